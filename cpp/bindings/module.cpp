@@ -1,0 +1,126 @@
+// The Python module: names and checks, no arithmetic.
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+
+#include "../dispatch.hpp"
+#include "../thread_pool.hpp"
+#include "plan.hpp"
+
+namespace py = pybind11;
+
+namespace gradstep {
+
+namespace {
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string all;
+  for (const std::string& name : names) all += (all.empty() ? "" : ", ") + name;
+  return all;
+}
+
+std::vector<std::string> simd_levels() {
+  std::vector<std::string> names;
+  for (const KernelTable* table : supported_tables()) names.push_back(table->isa);
+  return names;
+}
+
+void use_simd(const std::string& level, const std::string& argument) {
+  if (activate_table(level)) return;
+  throw py::value_error(argument + ": " + level + ", expected one of " + joined(simd_levels()) +
+                        " (what this build has and this CPU runs)");
+}
+
+// name -> state names, of the optimizers and of the assignments.
+py::dict kernels(bool optimizers) {
+  const KernelTable& table = active_table();
+  py::dict found;
+  const int first = optimizers ? 0 : table.optimizer_count;
+  const int last = optimizers ? table.optimizer_count : table.kernel_count;
+  for (int i = first; i < last; ++i) {
+    const Kernel& kernel = table.kernels[i];
+    py::tuple states(kernel.state_count);
+    for (int s = 0; s < kernel.state_count; ++s) states[s] = py::str(kernel.state_names[s]);
+    found[kernel.name] = states;
+  }
+  return found;
+}
+
+// A plan that only reads: its parameters are never written.
+StepPlan read_plan(const py::sequence& arrays, const py::sequence& names,
+                   const std::string& argument) {
+  StepPlan plan;
+  std::string missing;
+  plan.add_group(kernel_index("Assign"), {"maximize", "clip_value", "l1", "l2"}, &missing);
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    const ArrayView view = check_array(arrays[i], Access::kRead, argument, names[i]);
+    plan.add_tensor(0, view.type, view.n, view.data, nullptr);
+    plan.set_gradient(static_cast<int64_t>(i), view.data, true);
+  }
+  return plan;
+}
+
+double global_norm(const py::sequence& arrays, const py::sequence& names,
+                   const std::string& argument) {
+  StepPlan plan = read_plan(arrays, names, argument);
+  py::gil_scoped_release release;
+  return plan.gradient_norm();
+}
+
+// (min, max, sum, sum of squares, count of non-finite elements) of each array.
+py::list summarize(const py::sequence& arrays, const py::sequence& names,
+                   const std::string& argument) {
+  StepPlan plan = read_plan(arrays, names, argument);
+  std::vector<BlockSummary> summaries;
+  {
+    py::gil_scoped_release release;
+    summaries = plan.summarize_gradients();
+  }
+  py::list result;
+  for (const BlockSummary& s : summaries)
+    result.append(py::make_tuple(s.min, s.max, s.sum, s.sum_squares, s.nonfinite));
+  return result;
+}
+
+void set_num_threads(int64_t n) {
+  if (n < 1 || n > kMaxThreads)
+    throw py::value_error("n: " + std::to_string(n) + ", expected 1 to " +
+                          std::to_string(kMaxThreads));
+  ThreadPool::instance().set_threads(static_cast<int>(n));
+}
+
+void read_environment() {
+  if (const char* level = std::getenv("GRADSTEP_SIMD"); level && *level)
+    use_simd(level, "GRADSTEP_SIMD");
+  std::string error;
+  default_threads(&error);
+  if (!error.empty()) throw py::value_error(error);
+}
+
+}  // namespace
+
+// threadpoolctl finds libraries by their symbols.
+extern "C" __attribute__((visibility("default"))) int gradstep_num_threads() {
+  return ThreadPool::instance().threads();
+}
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The compiled kernels of gradstep.";
+  m.attr("__version__") = GRADSTEP_VERSION;
+  m.attr("compiler") = GRADSTEP_COMPILER;
+  m.attr("SUM_BLOCK") = kSumBlock;
+  read_environment();
+  m.def("simd_levels", simd_levels);
+  m.def("compiled_simd_levels", compiled_isas);
+  m.def("simd_level", [] { return active_table().isa; });
+  m.def("use_simd", [](const std::string& level) { use_simd(level, "level"); }, py::arg("level"));
+  m.def("get_num_threads", [] { return ThreadPool::instance().threads(); });
+  m.def("set_num_threads", set_num_threads, py::arg("n"));
+  m.def("optimizer_kernels", [] { return kernels(true); });
+  m.def("assignment_kernels", [] { return kernels(false); });
+  m.def("global_norm", global_norm, py::arg("arrays"), py::arg("names"), py::arg("argument"));
+  m.def("summarize", summarize, py::arg("arrays"), py::arg("names"), py::arg("argument"));
+  define_plan(m);
+}
+
+}  // namespace gradstep

@@ -1,0 +1,180 @@
+#include "plan.hpp"
+
+#include <pybind11/stl.h>
+
+#include <cmath>
+
+#include "../dispatch.hpp"
+
+namespace py = pybind11;
+
+namespace gradstep {
+
+Plan::Plan(const py::sequence& groups, const py::sequence& tensors, Labels labels)
+    : labels_(std::move(labels)) {
+  std::vector<int> state_counts;
+  for (const py::handle item : groups) {
+    const auto group = py::reinterpret_borrow<py::sequence>(item);
+    const auto kernel = py::cast<std::string>(group[0]);
+    const int index = kernel_index(kernel);
+    if (index < 0) throw py::value_error("kernel: " + kernel + ", expected a name in kernels()");
+    std::string missing;
+    plan_.add_group(index, py::cast<std::vector<std::string>>(group[1]), &missing);
+    if (!missing.empty()) throw py::value_error(kernel + ": needs a hyperparameter " + missing);
+    state_counts.push_back(active_table().kernels[index].state_count);
+  }
+  for (const py::handle item : tensors) {
+    const auto tensor = py::reinterpret_borrow<py::sequence>(item);
+    const int group = py::cast<int>(tensor[1]);
+    Entry entry{tensor[0], tensor[2], {}, nullptr};
+    const ArrayView p = check_array(entry.parameter, Access::kWrite, labels_[0], entry.name);
+    written_.add(p, labels_[0], entry.name);
+    if (static_cast<int>(tensor.size()) != 3 + state_counts.at(group))
+      throw py::value_error(label(labels_[1], entry.name) + ": " +
+                            std::to_string(tensor.size() - 3) + " arrays, expected " +
+                            std::to_string(state_counts[group]));
+    std::vector<void*> states;
+    for (size_t i = 3; i < tensor.size(); ++i) {
+      entry.states.push_back(tensor[i]);
+      const ArrayView state = check_like(entry.states.back(), entry.parameter, Access::kWrite,
+                                         labels_[1], labels_[0], entry.name);
+      written_.add(state, labels_[1], entry.name);
+      states.push_back(state.data);
+    }
+    plan_.add_tensor(group, p.type, p.n, p.data, states.data());
+    entries_.push_back(std::move(entry));
+  }
+  written_.finish();
+}
+
+void Plan::require_idle() const {
+  if (busy_)
+    throw std::runtime_error("this optimizer is in the middle of a step on another thread");
+}
+
+void Plan::set_hyper(int group, const py::sequence& values) {
+  require_idle();
+  const auto numbers = py::cast<std::vector<double>>(values);
+  if (numbers.size() != plan_.hyper_count(group))
+    throw py::value_error("values: " + std::to_string(numbers.size()) + ", expected " +
+                          std::to_string(plan_.hyper_count(group)));
+  plan_.set_hyper(group, numbers.data());
+}
+
+// Another library's array comes in through DLPack, without a copy.
+py::handle Plan::imported(py::handle object) {
+  if (py::isinstance<py::array>(object) || !py::hasattr(object, "__dlpack__")) return object;
+  imported_.push_back(py::module_::import("numpy").attr("from_dlpack")(object));
+  return imported_.back();
+}
+
+Plan::Gradient Plan::check_gradient(int64_t tensor, py::handle object) {
+  if (object.is_none()) return {nullptr, false};
+  object = imported(object);
+  Entry& entry = entries_[tensor];
+  const ArrayView view =
+      check_like(object, entry.parameter, Access::kRead, labels_[2], labels_[0], entry.name);
+  if (view.data != entry.verified) {
+    const auto parameter = py::reinterpret_borrow<py::array>(entry.parameter);
+    written_.check_read(view, parameter.data(), labels_[2], entry.name);
+    entry.verified = view.data;
+  }
+  return {view.data, true};
+}
+
+std::vector<Plan::Gradient>& Plan::checked(py::handle grads) {
+  const auto fast = py::reinterpret_steal<py::object>(
+      PySequence_Fast(grads.ptr(), (labels_[2] + ": expected a sequence of arrays").c_str()));
+  if (!fast) throw py::error_already_set();
+  const int64_t count = PySequence_Fast_GET_SIZE(fast.ptr());
+  if (count != plan_.size())
+    throw py::value_error(labels_[2] + ": " + std::to_string(count) + " arrays, expected " +
+                          std::to_string(plan_.size()) + ", one for each of " + labels_[0]);
+  imported_.clear();
+  given_.resize(count);
+  for (int64_t i = 0; i < count; ++i)
+    given_[i] = check_gradient(i, PySequence_Fast_GET_ITEM(fast.ptr(), i));
+  return given_;
+}
+
+void Plan::use(const std::vector<Gradient>& gradients) {
+  for (int64_t i = 0; i < plan_.size(); ++i)
+    plan_.set_gradient(i, gradients[i].data, gradients[i].present);
+}
+
+void Plan::bind(const py::sequence& grads) {
+  require_idle();
+  bound_ = checked(grads);
+  bound_arrays_.clear();
+  for (const py::handle array : grads)
+    bound_arrays_.push_back(py::reinterpret_borrow<py::object>(array));
+  is_bound_ = true;
+  uses_bound_ = false;
+}
+
+void Plan::unbind() {
+  require_idle();
+  bound_arrays_.clear();
+  is_bound_ = uses_bound_ = false;
+}
+
+void Plan::check(py::handle grads) {
+  require_idle();
+  if (!grads.is_none())
+    checked(grads);
+  else if (!is_bound_)
+    throw py::value_error(labels_[2] +
+                          ": None, expected arrays, or buffers given to bind() before");
+}
+
+py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool check_finite) {
+  check(grads);
+  if (!grads.is_none())
+    use(given_), uses_bound_ = false;
+  else if (!uses_bound_)
+    use(bound_), uses_bound_ = true;
+  const StepPlan::Options options{grad_scale, clip_norm, check_finite};
+  StepPlan::Outcome outcome;
+  if (plan_.elements() <= kItemSize) {
+    outcome = plan_.step(options);  // shorter than giving the GIL away and getting it back
+  } else {
+    busy_ = true;
+    {
+      py::gil_scoped_release release;
+      outcome = plan_.step(options);
+    }
+    busy_ = false;
+  }
+  const bool has_norm = clip_norm > 0 || check_finite;
+  return py::make_tuple(has_norm ? py::object(py::float_(outcome.grad_norm)) : py::none(),
+                        outcome.applied);
+}
+
+std::vector<int64_t> Plan::steps() const {
+  std::vector<int64_t> steps;
+  for (int64_t i = 0; i < plan_.size(); ++i) steps.push_back(plan_.steps(i));
+  return steps;
+}
+
+void Plan::set_steps(const std::vector<int64_t>& steps) {
+  require_idle();
+  if (static_cast<int64_t>(steps.size()) != plan_.size())
+    throw py::value_error("steps: " + std::to_string(steps.size()) + ", expected " +
+                          std::to_string(plan_.size()));
+  for (int64_t i = 0; i < plan_.size(); ++i) plan_.set_steps(i, steps[i]);
+}
+
+void define_plan(py::module_& m) {
+  py::class_<Plan>(m, "Plan")
+      .def(py::init<py::sequence, py::sequence, Plan::Labels>(), py::arg("groups"),
+           py::arg("tensors"), py::arg("labels") = Plan::Labels{"params", "state", "grads"})
+      .def("set_hyper", &Plan::set_hyper, py::arg("group"), py::arg("values"))
+      .def("bind", &Plan::bind, py::arg("grads"))
+      .def("unbind", &Plan::unbind)
+      .def("check", &Plan::check, py::arg("grads"))
+      .def("step", &Plan::step, py::arg("grads"), py::arg("grad_scale"), py::arg("clip_norm"),
+           py::arg("check_finite"))
+      .def_property("steps", &Plan::steps, &Plan::set_steps);
+}
+
+}  // namespace gradstep

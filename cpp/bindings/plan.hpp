@@ -1,0 +1,60 @@
+// StepPlan as Python sees it: arrays are checked when they are given, all before anything changes.
+#pragma once
+#include <array>
+
+#include "../step_plan.hpp"
+#include "arrays.hpp"
+
+namespace gradstep {
+
+class Plan {
+ public:
+  // What messages call the arrays that are updated, their states, and what is only read.
+  using Labels = std::array<std::string, 3>;
+
+  // groups: a sequence of (kernel name, names of its hyperparameters).
+  // tensors: a sequence of (name, group number, parameter, state arrays...).
+  Plan(const pybind11::sequence& groups, const pybind11::sequence& tensors, Labels labels);
+
+  void set_hyper(int group, const pybind11::sequence& values);
+  void bind(const pybind11::sequence& grads);
+  void unbind();
+  // (norm of the scaled gradients or None, whether the step was taken)
+  pybind11::tuple step(pybind11::handle grads, double grad_scale, double clip_norm,
+                       bool check_finite);
+  // Checks grads (or the bound ones) as `step` would, and changes nothing.
+  void check(pybind11::handle grads);
+
+  std::vector<int64_t> steps() const;
+  void set_steps(const std::vector<int64_t>& steps);
+
+ private:
+  struct Entry {
+    pybind11::object name, parameter;
+    std::vector<pybind11::object> states;
+    const void* verified;  // a gradient address known not to overlap what is written
+  };
+  struct Gradient {
+    const void* data;
+    bool present;
+  };
+
+  void require_idle() const;
+  std::vector<Gradient>& checked(pybind11::handle grads);
+  pybind11::handle imported(pybind11::handle object);
+  Gradient check_gradient(int64_t tensor, pybind11::handle object);
+  void use(const std::vector<Gradient>& gradients);
+
+  Labels labels_;
+  StepPlan plan_;
+  WrittenMemory written_;
+  std::vector<Entry> entries_;
+  std::vector<Gradient> given_, bound_;
+  std::vector<pybind11::object> bound_arrays_, imported_;
+  bool is_bound_ = false, uses_bound_ = false;
+  bool busy_ = false;  // guarded by the GIL
+};
+
+void define_plan(pybind11::module_& m);
+
+}  // namespace gradstep

@@ -1,0 +1,87 @@
+"""Exponentially weighted averages, in place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradstep import _core
+from gradstep import reference as spec
+from gradstep.hyperparameters import check_range
+from gradstep.reference import Array
+from gradstep.trees import Tree, flatten, leaves_like
+
+__all__ = ["ewma_", "ewma_reference"]
+
+HYPER = ["maximize", "clip_value", "l1", "l2", "beta"]
+
+
+def _step(step: int | None) -> int:
+    if step is None:
+        return 1
+    if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
+        raise TypeError(f"step: {type(step).__name__}, expected an integer")
+    if step < 1:
+        raise ValueError(f"step: {step}, expected 1 or more")
+    return int(step)
+
+
+def ewma_(
+    average: Tree, value: Tree, beta: float, *, step: int | None = None, out: Tree = None
+) -> Tree:
+    """Moves averages towards values in place: average = beta average + (1 - beta) value.
+
+    average: an array or a tree of arrays, float32 or float64, updated in place. value: the same
+    shapes and dtypes. beta: in [0, 1). With `step`, the number of values seen including this one,
+    the average without its bias towards a start at 0, average / (1 - beta**step), is written to
+    `out` (new arrays if None); `average` itself stays the plain sum.
+
+    Returns `average`, or the corrected one with `step`. Raises TypeError or ValueError, and then
+    nothing was written. Source: the moments of Kingma & Ba 2015 (arXiv:1412.6980), section 3.
+
+    >>> import numpy as np, gradstep as gs
+    >>> average = np.zeros(1)
+    >>> gs.ewma_(average, np.array([10.0]), 0.75)
+    array([2.5])
+    >>> gs.ewma_(average, np.array([10.0]), 0.75, step=2)
+    array([10.])
+    """
+    names, averages = flatten(average)
+    values = leaves_like(average, value, "value")
+    count = _step(step)
+    if step is None and out is not None:
+        raise ValueError("out: given without step, expected both or none")
+    outs: list[Array] = []
+    if step is not None:
+        outs = [np.empty_like(a) for a in averages] if out is None else leaves_like(average, out, "out")
+    rows = list(zip(names, averages, *([outs] if outs else []), strict=True))
+    tensors = [(name, 0, *arrays) for name, *arrays in rows]
+    kernel = "Average" if step is None else "CorrectedAverage"
+    plan = _core.Plan([(kernel, HYPER)], tensors, ("average", "out", "value"))
+    plan.set_hyper(0, [0.0, np.inf, 0.0, 0.0, check_range("betas", beta)])
+    plan.steps = [count - 1] * len(tensors)
+    plan.step(values, 1.0, 0.0, False)
+    if step is None:
+        return average
+    return _like(average, outs) if out is None else out
+
+
+def _like(tree: Tree, leaves: list[Array]) -> Tree:
+    remaining = iter(leaves)
+
+    def build(branch: Tree) -> Tree:
+        if isinstance(branch, dict):
+            return {key: build(value) for key, value in branch.items()}
+        if isinstance(branch, (list, tuple)):
+            return [build(value) for value in branch]
+        return next(remaining)
+
+    return build(tree)
+
+
+def ewma_reference(
+    average: Array, value: Array, beta: float, step: int | None = None
+) -> tuple[Array, Array | None]:
+    """The NumPy specification of `ewma_` for one array: new average and corrected average."""
+    f = average.dtype.type
+    average = f(beta) * average + f(1 - beta) * value
+    return average, None if step is None else average / f(1 - spec.power(beta, step))

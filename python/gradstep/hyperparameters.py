@@ -1,0 +1,84 @@
+"""Which values hyperparameters may have, and their value at a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, TypeAlias
+
+# A number, or a function of the step (1, 2, ...).
+Number: TypeAlias = float | Callable[[int], float]
+
+__all__ = ["Number", "at_step", "check_hyperparameter", "check_range", "is_schedule"]
+
+INF = math.inf
+
+# name -> (least, most, whether `most` is allowed)
+RANGES: dict[str, tuple[float, float, bool]] = {
+    "lr": (0.0, INF, False),
+    "momentum": (0.0, INF, False),
+    "dampening": (-INF, INF, False),
+    "lr_decay": (0.0, INF, False),
+    "initial_accumulator_value": (0.0, INF, False),
+    "alpha": (0.0, 1.0, True),
+    "rho": (0.0, 1.0, True),
+    "betas": (0.0, 1.0, False),
+    "eps": (0.0, INF, False),
+    "weight_decay": (0.0, INF, False),
+    "momentum_decay": (0.0, 100.0, True),
+    "l1": (0.0, INF, False),
+    "clip_value": (0.0, INF, True),
+    "clip_norm": (0.0, INF, True),
+    "grad_scale": (-INF, INF, False),
+}
+POSITIVE = ("clip_value", "clip_norm")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_range(name: str, value: Any) -> float:
+    """The value as a float. Raises TypeError or ValueError unless it is a number in range."""
+    if not _is_number(value):
+        raise TypeError(f"{name}: {type(value).__name__}, expected a number")
+    number = float(value)
+    least, most, included = RANGES[name]
+    inside = least <= number <= most if included else least <= number < most
+    if not inside or abs(number) == INF > most or (name in POSITIVE and number == 0):
+        left = "(" if name in POSITIVE or least == -INF else "["
+        interval = f"{left}{least:g}, {most:g}{']' if included else ')'}"
+        raise ValueError(f"{name}: {number:g}, expected a number in {interval}")
+    return number
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether a hyperparameter, or one of a pair, depends on the step."""
+    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
+
+
+def at_step(name: str, value: Any, step: int) -> float:
+    """The value of a hyperparameter at a step, checked again where a schedule gives it."""
+    if isinstance(value, bool):
+        return float(value)
+    return check_range(name, value(step)) if callable(value) else float(value)
+
+
+def check_hyperparameter(name: str, value: Any, default: Any) -> Any:
+    """The value as a group keeps it. Raises TypeError or ValueError for what cannot be one."""
+    if name == "on_nonfinite":
+        if value not in ("apply", "skip", "raise"):
+            raise ValueError(f"on_nonfinite: {value!r}, expected 'apply', 'skip' or 'raise'")
+        return value
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}: {type(value).__name__}, expected True or False")
+        return value
+    if isinstance(default, tuple):
+        if not isinstance(value, (tuple, list)) or len(value) != len(default):
+            raise TypeError(f"{name}: {value!r}, expected {len(default)} numbers")
+        return tuple(v if callable(v) else check_range(name, v) for v in value)
+    if value is None and default is None:
+        return None
+    return value if callable(value) else check_range(name, value)

@@ -1,0 +1,109 @@
+"""The parts of the NumPy specification that the optimizers share.
+
+Native code gives the same bits as these functions: they use `+ - * /`, square roots, comparisons
+and selections in the order of the kernels, with every scalar computed in double and rounded once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+Scalars: TypeAlias = Mapping[str, float]
+# Rounds a double to the type of the arrays.
+Round: TypeAlias = Callable[[float], Any]
+
+__all__ = ["Array", "Round", "Scalars", "clamp", "maximum", "power", "prepare", "sign"]
+
+SUM_BLOCK = 4096
+SUM_LANES = 16
+
+
+def power(base: float, exponent: int) -> float:
+    """base**exponent by repeated squaring: IEEE multiplications only, unlike libm's pow."""
+    result = 1.0
+    while exponent:
+        if exponent & 1:
+            result *= base
+        base *= base
+        exponent >>= 1
+    return result
+
+
+def maximum(a: Array, b: Array) -> Array:
+    """The larger; NaN in either gives NaN; b where they are equal."""
+    return np.where((a > b) | np.isnan(a), a, b)
+
+
+def clamp(x: Array, limit: Any) -> Array:
+    """x limited to [-limit, limit]; NaN stays."""
+    x = np.where(x > limit, limit, x)
+    return np.where(x < -limit, -limit, x)
+
+
+def sign(x: Array) -> Array:
+    """1, -1, or x itself where that is 0 or NaN."""
+    one = x.dtype.type(1)
+    return np.where(x > 0, one, np.where(x < 0, -one, x))
+
+
+def prepare(h: Scalars, scale: float, g: Array, p: Array) -> Array:
+    """The gradient that the formula sees: scaled, clipped by value, with L1 and L2 penalties."""
+    f = p.dtype.type
+    scale = f(-scale if h["maximize"] else scale)
+    limit, l1, l2 = f(h["clip_value"]), f(h["l1"]), f(h["l2"])
+    g = g * scale
+    if limit < math.inf:
+        g = clamp(g, limit)
+    if l1 != 0:
+        g = g + l1 * sign(p)
+    if l2 != 0:
+        g = g + l2 * p
+    return g
+
+
+def sum_blocks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of blocks of 4096 doubles: sixteen lanes down the rows, then folded in halves."""
+    blocks = -(-values.size // SUM_BLOCK)
+    rows = np.zeros((blocks, SUM_BLOCK // SUM_LANES, SUM_LANES))
+    rows.reshape(-1)[: values.size] = values
+    lanes = np.zeros((blocks, SUM_LANES))
+    for row in range(SUM_BLOCK // SUM_LANES):
+        lanes += rows[:, row]
+    width = SUM_LANES
+    while width > 1:
+        width //= 2
+        lanes = lanes[:, :width] + lanes[:, width:]
+    return lanes[:, 0]
+
+
+def sum_in_order(values: Iterable[float]) -> float:
+    """From the first to the last, in double."""
+    total = 0.0
+    for value in values:
+        total += float(value)
+    return total
+
+
+def global_norm(arrays: Iterable[Array]) -> float:
+    """L2 norm over all arrays: squares summed in double by blocks, blocks in order."""
+    total = 0.0
+    for array in arrays:
+        values = array.ravel("K").astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for block in sum_blocks(values * values):
+                total += float(block)
+    return math.sqrt(total)
+
+
+def clip_coefficient(norm: float, max_norm: float) -> float:
+    """What brings gradients of this norm to at most max_norm; NaN for NaN."""
+    if max_norm <= 0:
+        return 1.0
+    coefficient = max_norm / (norm + 1e-6)
+    return 1.0 if coefficient >= 1 else coefficient

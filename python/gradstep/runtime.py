@@ -1,0 +1,111 @@
+"""Threads and instruction sets: what runs, and how to choose it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gradstep import _core
+
+__all__ = [
+    "build_info",
+    "get_num_threads",
+    "set_num_threads",
+    "simd_level",
+    "threads",
+    "use_simd",
+]
+
+
+def simd_level() -> str:
+    """The instruction set in use: "baseline", "avx2" or "avx512".
+
+    The best that the CPU has, unless the environment variable GRADSTEP_SIMD or `use_simd` chose.
+    """
+    return _core.simd_level()
+
+
+def use_simd(level: str) -> None:
+    """Switches the instruction set of this process, for tests and benchmarks: results are the same.
+
+    Raises ValueError for one that this build lacks or this CPU cannot run.
+
+    >>> import gradstep as gs
+    >>> best = gs.simd_level()
+    >>> gs.use_simd("baseline")
+    >>> gs.use_simd(best)
+    """
+    _core.use_simd(level)
+
+
+def get_num_threads() -> int:
+    """The number of threads that a step may use, the caller's included."""
+    return _core.get_num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Sets the number of threads, from 1 to 1024; results do not depend on it.
+
+    At first it is GRADSTEP_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that the process may
+    use. Raises TypeError or ValueError.
+    """
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"n: {type(n).__name__}, expected an integer")
+    _core.set_num_threads(n)
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Uses n threads inside the block (in the whole process), then as many as before.
+
+    >>> import gradstep as gs
+    >>> with gs.threads(1):
+    ...     gs.get_num_threads()
+    1
+    """
+    before = get_num_threads()
+    set_num_threads(n)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
+
+
+def build_info() -> dict[str, Any]:
+    """Version, compiler, instruction sets that this CPU can run, the one in use, threads."""
+    return {
+        "version": _core.__version__,
+        "compiler": _core.compiler,
+        "simd_levels": tuple(_core.simd_levels()),
+        "simd_level": _core.simd_level(),
+        "threads": _core.get_num_threads(),
+    }
+
+
+def _register_with_threadpoolctl() -> None:
+    """Lets `threadpoolctl.threadpool_limits` and `threadpool_info` see our threads.
+
+    Only where threadpoolctl is already loaded: importing it here would cost everyone its time.
+    """
+    threadpoolctl = sys.modules.get("threadpoolctl")
+    if threadpoolctl is None or not hasattr(threadpoolctl, "register"):
+        return
+
+    class GradstepController(threadpoolctl.LibController):  # type: ignore[misc]
+        user_api = "gradstep"
+        internal_api = "gradstep"
+        filename_prefixes = ("_core.", "_core.cpython")
+        check_symbols = ("gradstep_num_threads",)
+
+        def get_num_threads(self) -> int:
+            return get_num_threads()
+
+        def set_num_threads(self, num_threads: int) -> None:
+            set_num_threads(num_threads)
+
+        def get_version(self) -> str:
+            return str(_core.__version__)
+
+    threadpoolctl.register(GradstepController)

@@ -1,0 +1,92 @@
+"""Arrays as people keep them: one, a sequence, a mapping, or these nested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+# The name of an array in its tree: None for a lone array, its index in a flat sequence, else the
+# path of keys and indices joined by dots.
+Name: TypeAlias = str | int | None
+Tree: TypeAlias = Any
+
+__all__ = ["Name", "Tree", "flatten", "is_branch", "leaves_like"]
+
+
+def is_branch(tree: Tree) -> bool:
+    return isinstance(tree, (list, tuple, Mapping))
+
+
+def _items(tree: Tree) -> list[tuple[Any, Tree]]:
+    return list(tree.items() if isinstance(tree, Mapping) else enumerate(tree))
+
+
+def _name(prefix: Name, key: Any) -> Name:
+    if prefix is not None:
+        return f"{prefix}.{key}"
+    return key if isinstance(key, int) else str(key)
+
+
+def as_array(leaf: Any) -> Any:
+    """The leaf, or the NumPy view of it when it is another library's array.
+
+    Anything that is not an array passes through: the boundary names it in its error.
+    """
+    if isinstance(leaf, np.ndarray) or not hasattr(leaf, "__dlpack__"):
+        return leaf
+    return np.from_dlpack(leaf)
+
+
+def flatten(tree: Tree, prefix: Name = None) -> tuple[list[Name], list[Any]]:
+    """Names and arrays of a tree, in order.
+
+    >>> import numpy as np
+    >>> flatten({"w": np.ones(2), "layers": [np.zeros(1), np.zeros(3)]})[0]
+    ['w', 'layers.0', 'layers.1']
+    """
+    if not is_branch(tree):
+        return [prefix], [as_array(tree)]
+    names: list[Name] = []
+    leaves: list[Any] = []
+    for key, branch in _items(tree):
+        branch_names, branch_leaves = flatten(branch, _name(prefix, key))
+        names += branch_names
+        leaves += branch_leaves
+    return names, leaves
+
+
+def leaves_like(shape: Tree, tree: Tree, argument: str) -> list[Any]:
+    """The leaves of `tree`, which must branch as `shape` does, in the order of `shape`."""
+    if not is_branch(shape):
+        return [tree]
+    if isinstance(shape, Mapping):
+        if not isinstance(tree, Mapping):
+            raise TypeError(f"{argument}: {type(tree).__name__}, expected a mapping like params")
+        missing = [key for key in shape if key not in tree]
+        unknown = [key for key in tree if key not in shape]
+        if missing or unknown:
+            what = f"no {missing[0]!r}" if missing else f"an unknown {unknown[0]!r}"
+            raise ValueError(f"{argument}: {what}, expected the keys of params")
+    else:
+        if not isinstance(tree, (list, tuple)):
+            raise TypeError(f"{argument}: {type(tree).__name__}, expected a sequence like params")
+        if len(tree) != len(shape):
+            raise ValueError(f"{argument}: {len(tree)} entries, expected {len(shape)} as in params")
+    leaves: list[Any] = []
+    for key, branch in _items(shape):
+        if is_branch(branch):
+            leaves += leaves_like(branch, tree[key], f"{argument}[{key!r}]")
+        else:
+            leaves.append(tree[key])
+    return leaves
+
+
+def skeleton(tree: Tree) -> Tree:
+    """The branching of a tree without its arrays."""
+    if isinstance(tree, Mapping):
+        return {key: skeleton(branch) for key, branch in tree.items()}
+    if isinstance(tree, Sequence) and is_branch(tree):
+        return [skeleton(branch) for branch in tree]
+    return None
