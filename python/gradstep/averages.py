@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from gradstep import _core
 from gradstep import reference as spec
+from gradstep.checkpoints import MAX_STEP
 from gradstep.hyperparameters import check_range
 from gradstep.reference import Array
 from gradstep.trees import Tree, flatten, leaves_like
@@ -20,8 +23,8 @@ def _step(step: int | None) -> int:
         return 1
     if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
         raise TypeError(f"step: {type(step).__name__}, expected an integer")
-    if step < 1:
-        raise ValueError(f"step: {step}, expected 1 or more")
+    if not 1 <= step <= MAX_STEP:
+        raise ValueError(f"step: {step}, expected 1 to 2**62")
     return int(step)
 
 
@@ -52,12 +55,13 @@ def ewma_(
         raise ValueError("out: given without step, expected both or none")
     outs: list[Array] = []
     if step is not None:
-        outs = [np.empty_like(a) for a in averages] if out is None else leaves_like(average, out, "out")
+        new = out is None
+        outs = [np.empty_like(a) for a in averages] if new else leaves_like(average, out, "out")
     rows = list(zip(names, averages, *([outs] if outs else []), strict=True))
     tensors = [(name, 0, *arrays) for name, *arrays in rows]
     kernel = "Average" if step is None else "CorrectedAverage"
     plan = _core.Plan([(kernel, HYPER)], tensors, ("average", "out", "value"))
-    plan.set_hyper(0, [0.0, np.inf, 0.0, 0.0, check_range("betas", beta)])
+    plan.set_hyper(0, [0.0, np.inf, 0.0, 0.0, check_range("betas", beta, "beta")])
     plan.steps = [count - 1] * len(tensors)
     plan.step(values, 1.0, 0.0, False)
     if step is None:
@@ -69,7 +73,7 @@ def _like(tree: Tree, leaves: list[Array]) -> Tree:
     remaining = iter(leaves)
 
     def build(branch: Tree) -> Tree:
-        if isinstance(branch, dict):
+        if isinstance(branch, Mapping):
             return {key: build(value) for key, value in branch.items()}
         if isinstance(branch, (list, tuple)):
             return [build(value) for value in branch]

@@ -37,6 +37,8 @@ def _step(mapping: Any, where: str) -> int:
 def _check_array(found: Any, expected: np.ndarray[Any, Any], where: str) -> None:
     if not isinstance(found, np.ndarray):
         raise TypeError(f"{where}: {type(found).__name__}, expected a numpy.ndarray")
+    if isinstance(found, np.ma.MaskedArray):
+        raise TypeError(f"{where}: a masked array, expected a plain numpy.ndarray")
     if found.dtype != expected.dtype:
         raise TypeError(f"{where}: dtype {found.dtype}, expected {expected.dtype}")
     if found.shape != expected.shape:
@@ -52,17 +54,23 @@ def load_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
     hyper = _checked_groups(optimizer, _entry(state_dict, "param_groups", "state_dict"))
     saved = _entry(state_dict, "state", "state_dict")
     arrays, steps = _checked_state(optimizer, saved, hyper)
+    optimizer._plan.steps = steps  # first: it refuses in the middle of a step
     for group, values in zip(optimizer._groups, hyper, strict=True):
         group._values.update(values)
     for key in hyper[0] if hyper else ():
         optimizer._changed(key)
-    for own, states in zip(arrays, optimizer._states, strict=True):
+    for i, own in enumerate(arrays):
+        optimizer._states[i] = {name: _target(optimizer, i, name) for name in own}
         for name, array in own.items():
-            states.setdefault(name, np.empty_like(array))
-            states[name][...] = array
-    optimizer._plan.steps = steps
+            optimizer._states[i][name][...] = array
     optimizer.__dict__["_t"] = count
-    optimizer._refresh(count + 1)
+    optimizer._stale, optimizer._kernels = True, []  # the next step makes a plan of all this
+
+
+def _target(optimizer: Optimizer, i: int, name: str) -> np.ndarray[Any, Any]:
+    """The state array to load into; a new one where the present hyperparameters need none."""
+    present = optimizer._states[i].get(name)
+    return np.zeros_like(optimizer._arrays[i], subok=False) if present is None else present
 
 
 def _checked_groups(optimizer: Optimizer, saved: Any) -> list[dict[str, Any]]:
@@ -73,7 +81,7 @@ def _checked_groups(optimizer: Optimizer, saved: Any) -> list[dict[str, Any]]:
     for number, (group, entry) in enumerate(zip(groups, saved, strict=True)):
         where = f"state_dict['param_groups'][{number}]"
         names = _entry(entry, "params", where)
-        if list(names) != group["params"]:
+        if not isinstance(names, (list, tuple)) or list(names) != group["params"]:
             raise ValueError(f"{where}['params']: {names}, expected {group['params']}")
         values = {}
         for key, value in entry.items():
@@ -83,6 +91,7 @@ def _checked_groups(optimizer: Optimizer, saved: Any) -> list[dict[str, Any]]:
                 raise ValueError(f"{where}: unknown hyperparameter {key!r}")
             if not is_schedule(group[key]):
                 values[key] = check_hyperparameter(key, value, optimizer.default(key))
+        optimizer.kernel({**group, **values})  # raises for what does not go together
         checked.append(values)
     return checked
 
@@ -92,9 +101,12 @@ def _checked_state(
 ) -> tuple[list[dict[str, Any]], list[int]]:
     arrays: list[dict[str, Any]] = []
     steps: list[int] = []
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"state_dict['state']: {type(saved).__name__}, expected a mapping")
     keys = [optimizer._key(i) for i in range(len(optimizer._arrays))]
+    known = set(keys)
     for key in saved:
-        if key not in keys:
+        if key not in known:
             raise ValueError(f"state_dict['state']: unknown parameter {key!r}")
     for i, key in enumerate(keys):
         where = f"state_dict['state'][{key!r}]"

@@ -70,7 +70,7 @@ def clip_norm_(grads: Tree, max_norm: float) -> float:
     >>> g.round(3)
     array([0.6, 0.8])
     """
-    return _assign(grads, math.inf, check_range("clip_norm", max_norm))
+    return _assign(grads, math.inf, check_range("clip_norm", max_norm, "max_norm"))
 
 
 def clip_value_(grads: Tree, value: float) -> None:
@@ -84,7 +84,7 @@ def clip_value_(grads: Tree, value: float) -> None:
     >>> g
     array([-1. ,  0.5])
     """
-    _assign(grads, check_range("clip_value", value), 0.0)
+    _assign(grads, check_range("clip_value", value, "value"), 0.0)
 
 
 def describe(tree: Tree) -> dict[Name, Summary]:

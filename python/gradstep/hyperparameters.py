@@ -39,17 +39,29 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_range(name: str, value: Any) -> float:
-    """The value as a float. Raises TypeError or ValueError unless it is a number in range."""
+def _float(value: Real) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer or a fraction beyond the largest double
+        return INF if value > 0 else -INF
+
+
+def check_range(name: str, value: Any, argument: str | None = None) -> float:
+    """The value as a float, in the range of the hyperparameter `name`.
+
+    argument: what the caller calls it, if not `name`. Raises TypeError or ValueError.
+    """
+    argument = argument or name
     if not _is_number(value):
-        raise TypeError(f"{name}: {type(value).__name__}, expected a number")
-    number = float(value)
+        raise TypeError(f"{argument}: {type(value).__name__}, expected a number")
+    number = _float(value)
     least, most, included = RANGES[name]
-    inside = least <= number <= most if included else least <= number < most
-    if not inside or abs(number) == INF > most or (name in POSITIVE and number == 0):
-        left = "(" if name in POSITIVE or least == -INF else "["
-        interval = f"{left}{least:g}, {most:g}{']' if included else ')'}"
-        raise ValueError(f"{name}: {number:g}, expected a number in {interval}")
+    open_left = name in POSITIVE or least == -INF
+    above = least < number if open_left else least <= number
+    below = number <= most if included else number < most
+    if not (above and below):
+        interval = f"{'(' if open_left else '['}{least:g}, {most:g}{']' if included else ')'}"
+        raise ValueError(f"{argument}: {number:g}, expected a number in {interval}")
     return number
 
 
@@ -68,6 +80,8 @@ def at_step(name: str, value: Any, step: int) -> float:
 def check_hyperparameter(name: str, value: Any, default: Any) -> Any:
     """The value as a group keeps it. Raises TypeError or ValueError for what cannot be one."""
     if name == "on_nonfinite":
+        if not isinstance(value, str):
+            raise TypeError(f"on_nonfinite: {type(value).__name__}, expected a string")
         if value not in ("apply", "skip", "raise"):
             raise ValueError(f"on_nonfinite: {value!r}, expected 'apply', 'skip' or 'raise'")
         return value
@@ -81,4 +95,6 @@ def check_hyperparameter(name: str, value: Any, default: Any) -> Any:
         return tuple(v if callable(v) else check_range(name, v) for v in value)
     if value is None and default is None:
         return None
+    if name == "initial_accumulator_value":  # used once, before any step
+        return check_range(name, value)
     return value if callable(value) else check_range(name, value)

@@ -5,6 +5,7 @@ The optimizers themselves, with their formulas, are in `optimizers.py`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from functools import cache
@@ -17,7 +18,7 @@ from gradstep import reference as spec
 from gradstep.gradients import nonfinite
 from gradstep.hyperparameters import Number, at_step, check_hyperparameter, is_schedule
 from gradstep.reference import Array, Round, Scalars
-from gradstep.trees import Name, Tree, flatten, is_branch, leaves_like, skeleton
+from gradstep.trees import Name, Tree, as_array, flatten, is_branch, leaves_like, skeleton
 
 OnNonfinite: TypeAlias = Literal["apply", "skip", "raise"]
 
@@ -25,6 +26,7 @@ __all__ = ["Group", "OnNonfinite", "Optimizer", "StepInfo"]
 
 # Keywords that hold for the whole optimizer; all others belong to a group.
 OPTIONS = ("clip_norm", "grad_scale", "on_nonfinite")
+FLOATS = (np.float32, np.float64)
 
 
 class StepInfo(NamedTuple):
@@ -122,7 +124,7 @@ class Optimizer:
         raise NotImplementedError
 
     @classmethod
-    @cache  # noqa: B019 - a class lives as long as the process
+    @cache
     def _defaults(cls) -> dict[str, Any]:
         return {f.name: f.default for f in fields(cls)}
 
@@ -134,6 +136,7 @@ class Optimizer:
     def __post_init__(self, params: Tree) -> None:
         hyper = {key: getattr(self, key) for key in self._defaults() if key not in OPTIONS}
         self._take_params(params, hyper)
+        self.__dict__.update((key, self._groups[0][key]) for key in hyper)
         for option in OPTIONS:
             setattr(self, option, getattr(self, option))
         self._plan = self._make_plan([{} for _ in self._arrays])
@@ -165,9 +168,9 @@ class Optimizer:
             self._names += names
             self._arrays += arrays
             self._group_of += [number] * len(arrays)
-        twice = [name for name in self._names if self._names.count(name) > 1] if grouped else []
+        twice = [name for name, count in Counter(self._names).items() if count > 1]
         if twice:
-            raise ValueError(f"params[{twice[0]!r}]: in two groups, expected each name once")
+            raise ValueError(f"params[{twice[0]!r}]: two arrays of this name, expected one")
         branches = [skeleton(entry["params"]) for entry in entries]
         self._shape: Tree = branches if grouped else branches[0]
         self._flat = isinstance(self._shape, list) and not any(map(is_branch, self._shape))
@@ -223,7 +226,7 @@ class Optimizer:
             for name in self.KERNELS[kernels[self._group_of[i]]]:
                 if name in states[i]:
                     own[name] = states[i][name]
-                elif isinstance(array, np.ndarray):  # else the plan names the error
+                elif getattr(array, "dtype", None) in FLOATS:  # else the plan names the error
                     own[name] = np.zeros_like(array, subok=False)
                     initial = self.initial_state(name, group)
                     if initial:
@@ -280,7 +283,7 @@ class Optimizer:
         grads: arrays shaped like params; they are read at every step and must stay in place.
         Raises TypeError or ValueError as `step` does.
         """
-        leaves = [leaf if leaf is None else flatten(leaf)[1][0] for leaf in self._leaves(grads)]
+        leaves = [as_array(leaf) for leaf in self._leaves(grads)]
         self._plan.bind(leaves)
         self._bound = leaves
 
@@ -320,7 +323,7 @@ class Optimizer:
             bad = nonfinite(leaf).get(None, 0)
             if bad:
                 label = "grads" if name is None else f"grads[{name!r}]"
-                size = flatten(leaf)[1][0].size
+                size = as_array(leaf).size
                 raise FloatingPointError(f"{label}: {bad} of {size} elements are not finite")
         raise FloatingPointError("grads: the sum of their squares overflows float64")
 
@@ -334,7 +337,8 @@ class Optimizer:
             self._refresh(t)
         leaves = None if grads is None else self._leaves(grads)
         self._plan.check(leaves)
-        raw = [flatten(leaf)[1][0] for leaf in (self._bound or [] if leaves is None else leaves)]
+        given = (self._bound or []) if leaves is None else leaves
+        raw = [None if leaf is None else np.asarray(as_array(leaf)) for leaf in given]
         norm: float | None = None
         scale = self._scale
         if self._clip > 0 or self._checks:
@@ -354,7 +358,8 @@ class Optimizer:
     def _reference_update(self, i: int, g: Array, scale: float, t: int) -> None:
         number = self._group_of[i]
         h = {**self._current[number], "kernel": self._kernels[number]}
-        p, state = self._arrays[i], self._states[i].values()
+        # A subclass may give its operators another meaning, as np.matrix does.
+        p, state = np.asarray(self._arrays[i]), self._states[i].values()
         with np.errstate(all="ignore"):
             prepared = spec.prepare(h, scale, g, p)
             new = self.formula(p.dtype.type, h, t, p, prepared, *state)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from gradstep import _core
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "threads",
     "use_simd",
 ]
+
+MAX_THREADS = 1024
 
 
 def simd_level() -> str:
@@ -37,6 +41,8 @@ def use_simd(level: str) -> None:
     >>> gs.use_simd("baseline")
     >>> gs.use_simd(best)
     """
+    if not isinstance(level, str):
+        raise TypeError(f"level: {type(level).__name__}, expected a string")
     _core.use_simd(level)
 
 
@@ -51,8 +57,10 @@ def set_num_threads(n: int) -> None:
     At first it is GRADSTEP_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that the process may
     use. Raises TypeError or ValueError.
     """
-    if isinstance(n, bool) or not isinstance(n, int):
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise TypeError(f"n: {type(n).__name__}, expected an integer")
+    if not 1 <= n <= MAX_THREADS:
+        raise ValueError(f"n: {n}, expected 1 to {MAX_THREADS}")
     _core.set_num_threads(n)
 
 

@@ -1,0 +1,44 @@
+"""Builds and runs the C++ tests, which need no Python: value types, plan, pool, symbols, hashes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent
+
+
+def run(*command: str) -> str:
+    # cmake and ninja may be those that pip installed beside this Python.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    program = shutil.which(command[0], path=path) or command[0]
+    environment = {**os.environ, "PATH": path}
+    done = subprocess.run(
+        [program, *command[1:]], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("no C++ compiler here")
+    folder = tmp_path_factory.mktemp("cpp")
+    options = ["-DGRADSTEP_PYTHON=OFF", "-DGRADSTEP_TESTS=ON", "-DGRADSTEP_WERROR=ON"]
+    run("cmake", "-S", str(SOURCE), "-B", str(folder), "-G", "Ninja", *options)
+    run("cmake", "--build", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "test", ["test_simd", "test_step_plan", "test_thread_pool", "test_hashes", "test_symbols"]
+)
+def test_cpp(built: Path, test: str) -> None:
+    output = run("ctest", "--test-dir", str(built), "-R", f"^{test}$", "--output-on-failure", "-V")
+    assert "100% tests passed" in output

@@ -1,0 +1,191 @@
+"""Native results equal the NumPy specification bit for bit, wherever and however they are run."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import PREPARATIONS, label, variants
+
+import gradstep as gs
+from gradstep import _core
+
+LEVELS = gs.build_info()["simd_levels"]
+THREADS = (1, 2, 3, 7)
+DTYPES = (np.float32, np.float64)
+# Every size to four vectors of the widest ISA, and the borders of a preparation block, a sum block
+# and an item of work.
+SIZES = [*range(66), 1023, 1024, 1025, 4095, 4096, 4097, 8191, 8192, 8193, 16_385]
+LARGE = 100_003
+
+CASES = list(variants())
+PREPARED = [(name, options, prep) for name, options in CASES for prep in [{}, *PREPARATIONS]]
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    level, threads = gs.simd_level(), gs.get_num_threads()
+    yield
+    gs.use_simd(level)
+    gs.set_num_threads(threads)
+
+
+def values(rng: np.random.Generator, size: int, dtype: Any) -> Any:
+    """Numbers of many magnitudes, some zeros of both signs among them."""
+    x = rng.standard_normal(size) * 10.0 ** rng.integers(-6, 3, size)
+    x[rng.random(size) < 0.05] = 0.0
+    x[rng.random(size) < 0.02] = -0.0
+    return x.astype(dtype)
+
+
+def inputs(sizes: list[int], dtype: Any, steps: int, seed: int = 7) -> tuple[list[Any], Any]:
+    rng = np.random.default_rng(seed)
+    params = [values(rng, size, dtype) for size in sizes]
+    return params, [[values(rng, size, dtype) for size in sizes] for _ in range(steps)]
+
+
+def run(name: str, options: dict[str, Any], params: list[Any], grads: Any, method: str) -> Any:
+    """Everything that steps leave behind: parameters, states, and what they returned."""
+    params = [p.copy() for p in params]
+    optimizer = gs.OPTIMIZERS[name](params, **options)
+    infos = [getattr(optimizer, method)(g) for g in grads]
+    states = [list(state.values()) for state in optimizer.state.values()]
+    return params, states, infos
+
+
+def assert_same_bits(found: Any, expected: Any, where: str) -> None:
+    assert found[2] == expected[2], where
+    for i, (p, q) in enumerate(zip(found[0], expected[0], strict=True)):
+        assert p.tobytes() == q.tobytes(), f"{where}: parameter {i} of {p.size}"
+    for i, (a, b) in enumerate(zip(found[1], expected[1], strict=True)):
+        assert [s.tobytes() for s in a] == [s.tobytes() for s in b], f"{where}: state {i}"
+
+
+def everywhere(levels: tuple[str, ...] = LEVELS, threads: tuple[int, ...] = THREADS) -> Any:
+    for level in levels:
+        gs.use_simd(level)
+        for count in threads:
+            gs.set_num_threads(count)
+            yield f"{level}, {count} threads"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+@pytest.mark.parametrize(("name", "options", "prep"), PREPARED, ids=label)
+def test_same_bits_as_reference(name: str, options: Any, prep: Any, dtype: Any) -> None:
+    params, grads = inputs(SIZES, dtype, steps=3)
+    settings = {**options, **prep}
+    expected = run(name, settings, params, grads, "reference_step")
+    assert any(p.tobytes() != q.tobytes() for p, q in zip(params, expected[0], strict=True))
+    for where in everywhere():
+        assert_same_bits(run(name, settings, params, grads, "step"), expected, where)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+def test_same_bits_over_many_steps_of_a_large_tensor(name: str, options: Any, dtype: Any) -> None:
+    params, grads = inputs([LARGE], dtype, steps=20)
+    expected = run(name, options, params, grads, "reference_step")
+    for where in everywhere(threads=(1, 3)):
+        assert_same_bits(run(name, options, params, grads, "step"), expected, where)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+def test_many_tensors_in_one_step_equal_one_by_one(name: str, options: Any) -> None:
+    sizes = [0, 3, 8193, 0, 17, 4096, 1, 30_000, 64]
+    params, grads = inputs(sizes, np.float32, steps=3)
+    together = run(name, options, params, grads, "step")
+    for i in range(len(sizes)):
+        alone = run(name, options, [params[i]], [[g[i]] for g in grads], "step")
+        assert alone[0][0].tobytes() == together[0][i].tobytes(), sizes[i]
+
+
+@pytest.mark.parametrize("prep", [{}, PREPARATIONS[-1]], ids=label)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+def test_any_start_of_an_array_and_nothing_beside_it(name: str, options: Any, prep: Any) -> None:
+    settings = {**options, **prep, "clip_norm": None}
+    for where in everywhere(threads=(1,)):
+        for start in range(17):
+            size = 40 + start
+            (p,), ((g,),) = inputs([size], np.float32, steps=1, seed=start)
+            expected = run(name, settings, [p], [[g]], "reference_step")
+            memory = np.full(start + size + 32, 12.25, np.float32)
+            memory[start : start + size] = p
+            gradient = np.full(start + size + 3, np.nan, np.float32)[3 + start :]
+            gradient[:] = g
+            gs.OPTIMIZERS[name](memory[start : start + size], **settings).step(gradient)
+            assert memory[start : start + size].tobytes() == expected[0][0].tobytes(), where
+            assert (memory[:start] == 12.25).all() and (memory[start + size :] == 12.25).all()
+
+
+class Guarded:
+    """Memory between two pages that may not be touched."""
+
+    def __init__(self) -> None:
+        page = mmap.PAGESIZE
+        self.memory = mmap.mmap(-1, 4 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        libc = ctypes.CDLL(None, use_errno=True)
+        for guard in (start, start + 3 * page):
+            assert libc.mprotect(ctypes.c_void_p(guard), page, self.PROT_NONE) == 0
+        self.bytes = np.frombuffer(self.memory, np.uint8)[page : 3 * page]
+
+    PROT_NONE = 0
+
+    def array(self, like: Any, at_end: bool) -> Any:
+        data = self.bytes[-like.nbytes :] if at_end and like.nbytes else self.bytes[: like.nbytes]
+        array = data.view(like.dtype)
+        array[:] = like
+        return array
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Any:
+    if not hasattr(ctypes.CDLL(None), "mprotect"):
+        pytest.skip("no mprotect here")
+    return [Guarded() for _ in range(5)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+@pytest.mark.parametrize("prep", [{}, PREPARATIONS[-1]], ids=label)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+def test_no_byte_before_or_after_is_touched(
+    name: str, options: Any, prep: Any, dtype: Any, guarded: Any
+) -> None:
+    settings = {**options, **prep}
+    for where in everywhere(threads=(1,)):
+        for size in (*range(1, 40), 64, 65, 1023 if dtype is np.float32 else 1000):
+            (p,), ((g,),) = inputs([size], dtype, steps=1, seed=size)
+            expected = run(name, settings, [p], [[g]], "reference_step")
+            for at_end in (False, True):
+                param, grad = (m.array(a, at_end) for m, a in zip(guarded, (p, g), strict=False))
+                optimizer = gs.OPTIMIZERS[name]([param], **settings)
+                states = {
+                    key: memory.array(state, at_end)
+                    for memory, (key, state) in zip(
+                        guarded[2:], optimizer._states[0].items(), strict=False
+                    )
+                }
+                optimizer._plan = optimizer._make_plan([states])
+                optimizer._stale = True
+                optimizer.step([grad])
+                assert param.tobytes() == expected[0][0].tobytes(), (where, size)
+
+
+def test_every_kernel_is_compared() -> None:
+    used = {gs.OPTIMIZERS[n].kernel({**defaults(n), **o}) for n, o in CASES}
+    assert used == set(_core.optimizer_kernels())
+
+
+def defaults(name: str) -> dict[str, Any]:
+    return {key: value for key, value in gs.OPTIMIZERS[name]._defaults().items() if key != "params"}
+
+
+def test_levels_of_this_machine(record_testsuite_property: Any, capsys: Any) -> None:
+    """Says which levels the exactness tests ran: `pytest -rA` and the closing line of conftest."""
+    record_testsuite_property("simd_levels", ", ".join(LEVELS))
+    assert LEVELS[0] == "baseline"
+    assert set(LEVELS) <= set(_core.compiled_simd_levels())
