@@ -7,11 +7,10 @@ import mmap
 from collections.abc import Iterator
 from typing import Any
 
+import gradstep as gs
 import numpy as np
 import pytest
 from cases import PREPARATIONS, label, variants
-
-import gradstep as gs
 from gradstep import _core
 
 LEVELS = gs.build_info()["simd_levels"]

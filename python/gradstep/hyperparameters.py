@@ -39,7 +39,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _float(value: Real) -> float:
+def _float(value: Any) -> float:
     try:
         return float(value)
     except OverflowError:  # an integer or a fraction beyond the largest double

@@ -266,8 +266,8 @@ class Optimizer:
             self._plan.steps = steps
             if self._bound is not None:
                 self._plan.bind(self._bound)
-        for number, values in enumerate(scalars):
-            self._plan.set_hyper(number, list(values.values()))
+        for number, h in enumerate(scalars):
+            self._plan.set_hyper(number, list(h.values()))
         self._current = scalars
         self._scale, self._clip = scale, clip
         self._checks = self.on_nonfinite != "apply"
@@ -313,7 +313,7 @@ class Optimizer:
             return list(grads)
         return leaves_like(self._shape, grads, "grads")
 
-    def _refuse(self, grads: list[Any] | None, norm: float) -> StepInfo:
+    def _refuse(self, grads: list[Any] | None, norm: float | None) -> StepInfo:
         if self.on_nonfinite == "skip":
             return StepInfo(self._t, self._lr, norm, True)
         leaves = (self._bound or []) if grads is None else grads
@@ -357,7 +357,7 @@ class Optimizer:
 
     def _reference_update(self, i: int, g: Array, scale: float, t: int) -> None:
         number = self._group_of[i]
-        h = {**self._current[number], "kernel": self._kernels[number]}
+        h = self._current[number]
         # A subclass may give its operators another meaning, as np.matrix does.
         p, state = np.asarray(self._arrays[i]), self._states[i].values()
         with np.errstate(all="ignore"):

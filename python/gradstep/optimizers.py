@@ -16,7 +16,17 @@ import numpy as np
 
 from gradstep.hyperparameters import Number
 from gradstep.optimizer import Optimizer
-from gradstep.reference import Array, Round, Scalars, maximum, power, sign
+from gradstep.reference import (
+    Array,
+    Round,
+    Scalars,
+    denominator,
+    maximum,
+    moments,
+    power,
+    shrunk,
+    sign,
+)
 
 __all__ = [
     "OPTIMIZERS",
@@ -245,24 +255,6 @@ class Adadelta(Optimizer):
         delta = np.sqrt(u + eps) / np.sqrt(s + eps) * g
         u = rho * u + rest * (delta * delta)
         return p - f(h["lr"]) * delta, s, u
-
-
-def moments(f: Round, h: Scalars, g: Array, m: Array, v: Array) -> tuple[Array, Array]:
-    """The two moving averages of the Adam family."""
-    m = f(h["beta1"]) * m + f(1 - h["beta1"]) * g
-    v = f(h["beta2"]) * v + f(1 - h["beta2"]) * (g * g)
-    return m, v
-
-
-def denominator(f: Round, h: Scalars, t: int, v: Array) -> Array:
-    """√v / √(1 - β₂ᵗ) + eps."""
-    root_scale = f(1 / math.sqrt(1 - power(h["beta2"], t)))
-    return np.sqrt(v) * root_scale + f(h["eps"])
-
-
-def shrunk(f: Round, h: Scalars, p: Array) -> Array:
-    """The parameter after decoupled weight decay."""
-    return f(1 - h["lr"] * h["decay"]) * p
 
 
 @register

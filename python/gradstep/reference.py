@@ -18,7 +18,21 @@ Scalars: TypeAlias = Mapping[str, float]
 # Rounds a double to the type of the arrays.
 Round: TypeAlias = Callable[[float], Any]
 
-__all__ = ["Array", "Round", "Scalars", "clamp", "maximum", "power", "prepare", "sign"]
+__all__ = [
+    "Array",
+    "Round",
+    "Scalars",
+    "clamp",
+    "clip_coefficient",
+    "denominator",
+    "global_norm",
+    "maximum",
+    "moments",
+    "power",
+    "prepare",
+    "shrunk",
+    "sign",
+]
 
 SUM_BLOCK = 4096
 SUM_LANES = 16
@@ -67,6 +81,26 @@ def prepare(h: Scalars, scale: float, g: Array, p: Array) -> Array:
     return g
 
 
+def moments(f: Round, h: Scalars, g: Array, m: Array, v: Array) -> tuple[Array, Array]:
+    """The two moving averages of the Adam family."""
+    m = f(h["beta1"]) * m + f(1 - h["beta1"]) * g
+    v = f(h["beta2"]) * v + f(1 - h["beta2"]) * (g * g)
+    return m, v
+
+
+def denominator(f: Round, h: Scalars, t: int, v: Array) -> Array:
+    """√v / √(1 - β₂ᵗ) + eps."""
+    root_scale = f(1 / math.sqrt(1 - power(h["beta2"], t)))
+    result: Array = np.sqrt(v) * root_scale + f(h["eps"])
+    return result
+
+
+def shrunk(f: Round, h: Scalars, p: Array) -> Array:
+    """The parameter after decoupled weight decay."""
+    factor: Array = f(1 - h["lr"] * h["decay"])
+    return factor * p
+
+
 def sum_blocks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sums of blocks of 4096 doubles: sixteen lanes down the rows, then folded in halves."""
     blocks = -(-values.size // SUM_BLOCK)
@@ -80,14 +114,6 @@ def sum_blocks(values: NDArray[np.float64]) -> NDArray[np.float64]:
         width //= 2
         lanes = lanes[:, :width] + lanes[:, width:]
     return lanes[:, 0]
-
-
-def sum_in_order(values: Iterable[float]) -> float:
-    """From the first to the last, in double."""
-    total = 0.0
-    for value in values:
-        total += float(value)
-    return total
 
 
 def global_norm(arrays: Iterable[Array]) -> float:

@@ -97,11 +97,12 @@ def _register_with_threadpoolctl() -> None:
 
     Only where threadpoolctl is already loaded: importing it here would cost everyone its time.
     """
-    threadpoolctl = sys.modules.get("threadpoolctl")
-    if threadpoolctl is None or not hasattr(threadpoolctl, "register"):
+    threadpoolctl: Any = sys.modules.get("threadpoolctl")
+    if not hasattr(threadpoolctl, "register"):
         return
+    base: Any = threadpoolctl.LibController
 
-    class GradstepController(threadpoolctl.LibController):  # type: ignore[misc]
+    class GradstepController(base):  # type: ignore[misc]
         user_api = "gradstep"
         internal_api = "gradstep"
         filename_prefixes = ("_core.", "_core.cpython")

@@ -1,0 +1,42 @@
+"""Every example in the docstrings, the README and the docs runs."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+from pathlib import Path
+
+import gradstep
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# The compiled module has no examples; __main__ runs the command line when imported.
+MODULES = sorted(
+    {"gradstep"}
+    | {
+        f"gradstep.{module.name}"
+        for module in pkgutil.iter_modules(gradstep.__path__)
+        if module.name not in ("_core", "__main__")
+    }
+)
+PAGES = sorted(path.relative_to(ROOT) for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_pages(page: Path) -> None:
+    result = doctest.testfile(str(ROOT / page), module_relative=False)
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", gradstep.__all__)
+def test_public_names_are_documented(name: str) -> None:
+    thing = getattr(gradstep, name)
+    if not callable(thing) or name == "Schedule":
+        return
+    assert thing.__doc__, name
