@@ -92,6 +92,23 @@ ArrayView check_like(py::handle object, py::handle model, Access access,
   return view;
 }
 
+py::array check_out(py::handle out, py::handle model, const std::string& model_argument,
+                    const std::vector<py::handle>& inputs) {
+  if (out.is_none()) return py::module_::import("numpy").attr("empty_like")(model);
+  const ArrayView view = check_like(out, model, Access::kWrite, "out", model_argument, py::none());
+  for (const py::handle input : inputs) {
+    const auto array = py::reinterpret_borrow<py::array>(input);
+    const bool same = array.data() == view.data && array.nbytes() == view.n * array.itemsize();
+    const char* begin = static_cast<const char*>(array.data());
+    const char* out_begin = static_cast<const char*>(view.data);
+    const auto out_bytes = view.n * (view.type == kFloat32 ? 4 : 8);
+    if (!same && begin < out_begin + out_bytes && out_begin < begin + array.nbytes())
+      throw py::value_error(
+          "out: partly overlaps an input, expected memory of its own or exactly " + model_argument);
+  }
+  return py::reinterpret_borrow<py::array>(out);
+}
+
 void WrittenMemory::add(const ArrayView& array, const std::string& argument, py::handle name) {
   if (array.n == 0) return;
   const char* begin = static_cast<const char*>(array.data);

@@ -32,6 +32,12 @@ ArrayView check_like(pybind11::handle object, pybind11::handle model, Access acc
                      const std::string& argument, const std::string& model_argument,
                      pybind11::handle name);
 
+// Where a result goes: a new array like `model` for None, else `out` itself, checked to be like it.
+// It may be exactly one of `inputs` (then the call works in place) but not overlap one otherwise.
+pybind11::array check_out(pybind11::handle out, pybind11::handle model,
+                          const std::string& model_argument,
+                          const std::vector<pybind11::handle>& inputs);
+
 // The memory that a call writes, so that nothing else of the call may overlap it.
 class WrittenMemory {
  public:

@@ -1,0 +1,117 @@
+// The fork-join thread pool under every parallel kernel call.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <type_traits>
+
+namespace gradstep {
+
+inline constexpr int kMaxThreads = 1024;
+
+// A callable borrowed for the duration of a call: two pointers, no allocation.
+template <class Signature>
+class FunctionRef;
+
+template <class Result, class... Args>
+class FunctionRef<Result(Args...)> {
+ public:
+  constexpr FunctionRef() = default;
+
+  template <class Callable>
+    requires(!std::is_same_v<std::remove_cvref_t<Callable>, FunctionRef> &&
+             std::is_object_v<std::remove_reference_t<Callable>> &&
+             std::is_invocable_r_v<Result, Callable&, Args...>)
+  FunctionRef(Callable&& callable) noexcept  // implicit, so that a lambda can be passed as it is
+      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(callable)))),
+        call_([](void* object, Args... args) -> Result {
+          return (*static_cast<std::remove_reference_t<Callable>*>(object))(args...);
+        }) {}
+
+  Result operator()(Args... args) const { return call_(object_, args...); }
+
+ private:
+  void* object_ = nullptr;
+  Result (*call_)(void*, Args...) = nullptr;
+};
+
+// Runs the tasks [begin, end). Must not throw.
+using TaskRange = FunctionRef<void(int64_t begin, int64_t end)>;
+
+// One pool for the process. It has no destructor: its workers are detached and only touch its
+// static storage, so they may sleep or spin through exit(). After fork() the child has the same
+// thread setting and no workers. Forking from inside a body and dlclose() are not supported.
+class ThreadPool {
+ public:
+  static ThreadPool& instance() noexcept;
+
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  // Number of threads that `run` uses, the caller included; default_threads() until set. Falls
+  // when the system refuses to start that many.
+  int threads() const noexcept;
+
+  // Clamps n to [1, kMaxThreads]. Takes effect at the next run and waits for none.
+  void set_threads(int n) noexcept;
+
+  // Calls `body` on disjoint ranges that cover [0, tasks), on at most min(threads(), tasks)
+  // threads, the caller among them; returns when all are done. A thread works through a contiguous
+  // share of its own first, the same one whenever the call is repeated, then through what is left
+  // of the others' shares. The caller does everything itself when the pool is busy, be it with
+  // another caller's run or with the one that this call is made from. Workers compute under the
+  // caller's floating-point control state (rounding, flush to zero).
+  void run(int64_t tasks, TaskRange body) noexcept;
+
+ private:
+  // Who writes which phase of a worker:
+  //   worker: idle -> parked (goes to sleep), invited -> working, working or awaited -> idle
+  //   caller: idle or parked -> invited, invited -> idle (too late, all is done),
+  //           working -> awaited (the caller goes to sleep)
+  // Whoever takes over from parked or awaited has a sleeper to notify; nobody else pays for that.
+  enum Phase : uint32_t { kIdle, kParked, kInvited, kWorking, kAwaited };
+
+  // 128 bytes: x86 prefetches lines of 64 in pairs, Apple silicon has lines of 128.
+  struct alignas(128) Member {
+    std::atomic<uint32_t> phase{kIdle};
+    std::atomic<int64_t> next{0};  // the share of tasks [next, end) that nobody has taken yet
+    int64_t end = 0;
+  };
+
+  constexpr ThreadPool() = default;
+
+  static void* worker_main(void* index);
+  static void reset_in_forked_child() noexcept;
+  static const int fork_handler_;
+  static ThreadPool pool_;
+
+  [[noreturn]] void work(int self) noexcept;
+  void drain(int self) noexcept;
+  void start_workers(int wanted) noexcept;
+  void share_out(int64_t tasks) noexcept;
+  void invite() noexcept;
+  void join() noexcept;
+
+  mutable std::atomic<int> threads_{0};  // 0: not asked for yet
+  alignas(128) std::atomic<bool> busy_{false};
+  // Everything below belongs to the caller that holds busy_; the members of its run read it.
+  int started_ = 0;  // workers that exist: members [1, started_]
+  int active_ = 0;   // members of this run: [0, active_), 0 is the caller
+  uint64_t float_control_ = 0;
+  TaskRange body_;
+  Member members_[kMaxThreads];
+};
+
+// The number of threads to begin with, in [1, kMaxThreads]: GRADSTEP_NUM_THREADS, else the first
+// number of OMP_NUM_THREADS, else the CPUs that the process may run on, limited by its CPU quota.
+// A bad OMP_NUM_THREADS is ignored; so is a bad GRADSTEP_NUM_THREADS, but `error` then says why.
+int default_threads(std::string* error = nullptr);
+
+// The CPU quota of this process in whole CPUs, rounded up, the smallest along its path of control
+// groups (v2 cpu.max, v1 cpu.cfs_quota_us); kMaxThreads if there is none.
+// `membership`: a file like /proc/self/cgroup; `mount`: a directory like /sys/fs/cgroup.
+int cgroup_cpus(const std::string& membership, const std::string& mount);
+
+}  // namespace gradstep
