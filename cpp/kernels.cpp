@@ -2,6 +2,7 @@
 // nothing else.
 #include "kernels.hpp"
 
+#include <cstring>
 #include <utility>
 
 #include "assignments.hpp"
@@ -15,6 +16,7 @@ template <class T, template <class> class F>
 struct Compiled {
   Preparation<T> prepare;
   F<T> formula;
+  bool zero_gradient;
 };
 
 template <class T, template <class> class F>
@@ -22,7 +24,7 @@ static void make(const Hyper& hyper, Formula* formula) {
   typedef Compiled<T, F> C;
   static_assert(sizeof(C) <= sizeof(Formula) && alignof(C) <= alignof(Formula));
   static_assert(__is_trivially_copyable(C));
-  const C compiled{Preparation<T>(hyper), F<T>(hyper)};
+  const C compiled{Preparation<T>(hyper), F<T>(hyper), hyper.zero_gradient};
   __builtin_memcpy(formula->bytes, &compiled, sizeof compiled);
 }
 
@@ -40,6 +42,8 @@ static void update_items(const Formula& formula, const Tensor* tensors, const It
                       (static_cast<T*>(tensor.state[kState]) + item->begin)...);
     else
       update(c.formula, n, p, g, (static_cast<T*>(tensor.state[kState]) + item->begin)...);
+    // While it is in cache.
+    if (c.zero_gradient) std::memset(const_cast<T*>(g), 0, static_cast<size_t>(n) * sizeof(T));
   }
 }
 

@@ -28,8 +28,9 @@ struct Hyper {
   const uint64_t* names;
   const double* values;
   int count;
-  int64_t step;  // 1, 2, ...
-  double scale;  // multiplies the gradient: loss scale and clip coefficient
+  int64_t step;        // 1, 2, ...
+  double scale;        // multiplies the gradient: loss scale and clip coefficient
+  bool zero_gradient;  // once it was read
   mutable const char* missing = nullptr;  // set when a formula asks for what is not there
 
   __attribute__((always_inline)) double operator[](Name name) const {
@@ -42,7 +43,7 @@ struct Hyper {
 
 struct Tensor {
   void* p;
-  const void* g;
+  const void* g;  // written only where Hyper::zero_gradient
   void* state[kMaxStates];
 };
 

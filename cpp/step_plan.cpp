@@ -14,7 +14,8 @@ static int64_t block_count(int64_t n) { return (n + kSumBlock - 1) / kSumBlock; 
 int StepPlan::add_group(int kernel, const std::vector<std::string>& names, std::string* missing) {
   Group group{kernel, {}, std::vector<double>(names.size(), 0.5)};
   for (const std::string& name : names) group.names.push_back(Name::of(name.c_str()));
-  const Hyper trial{group.names.data(), group.values.data(), static_cast<int>(names.size()), 1, 1};
+  const Hyper trial{
+      group.names.data(), group.values.data(), static_cast<int>(names.size()), 1, 1, false};
   Formula formula;
   active_table().kernels[kernel].typed[kFloat64].make(trial, &formula);
   if (trial.missing) *missing = trial.missing;
@@ -79,12 +80,16 @@ void StepPlan::lay_out() {
   stale_ = false;
 }
 
-void StepPlan::make_formulas(const KernelTable& table, double scale) {
+void StepPlan::make_formulas(const KernelTable& table, double scale, bool zero_grads) {
   for (Segment& segment : segments_) {
     const Info& info = info_[segment.tensor];
     const Group& group = groups_[info.group];
-    const Hyper hyper{group.names.data(), group.values.data(), static_cast<int>(group.names.size()),
-                      info.steps + 1, scale};
+    const Hyper hyper{group.names.data(),
+                      group.values.data(),
+                      static_cast<int>(group.names.size()),
+                      info.steps + 1,
+                      scale,
+                      zero_grads};
     table.kernels[group.kernel].typed[info.type].make(hyper, &segment.formula);
   }
 }
@@ -153,7 +158,7 @@ StepPlan::Outcome StepPlan::step(const Options& options) {
   }
   if (!outcome.applied) return outcome;
   const KernelTable& table = active_table();
-  make_formulas(table, scale);
+  make_formulas(table, scale, options.zero_grads);
   ThreadPool::instance().run(task_count(),
                              [&](int64_t first, int64_t last) { update(table, first, last); });
   for (Info& info : info_) info.steps += info.present;

@@ -17,6 +17,7 @@ class StepPlan {
     double grad_scale = 1;      // multiplies every gradient
     double clip_norm = 0;       // largest L2 norm of all gradients together; <= 0: none
     bool check_finite = false;  // do nothing when a gradient is not finite
+    bool zero_grads = false;    // fill the gradients with zeros once they are used
   };
   struct Outcome {
     double grad_norm;  // of the scaled gradients; NaN where neither option asked for it
@@ -66,7 +67,7 @@ class StepPlan {
   };
 
   void lay_out();
-  void make_formulas(const KernelTable& table, double scale);
+  void make_formulas(const KernelTable& table, double scale, bool zero_grads);
   void update(const KernelTable& table, int64_t first_task, int64_t last_task) const;
   template <class Block>
   void reduce(void (*const kernels[2])(const void*, int64_t, Block*), Block* blocks) const;

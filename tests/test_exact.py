@@ -188,3 +188,34 @@ def test_levels_of_this_machine(record_testsuite_property: Any, capsys: Any) -> 
     record_testsuite_property("simd_levels", ", ".join(LEVELS))
     assert LEVELS[0] == "baseline"
     assert set(LEVELS) <= set(_core.compiled_simd_levels())
+
+
+@pytest.mark.parametrize("prep", [{}, PREPARATIONS[-1]], ids=label)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+def test_zeroing_gradients_changes_nothing_else(name: str, options: Any, prep: Any) -> None:
+    params, (grads,) = inputs([0, 1, 37, 8193, 30_000], np.float32, steps=1)
+    settings = {**options, **prep}
+    expected = run(name, settings, params, [grads], "reference_step")
+    optimizer = gs.OPTIMIZERS[name](params, **settings)
+    optimizer.step(grads, zero_grads=True)
+    assert [p.tobytes() for p in params] == [p.tobytes() for p in expected[0]]
+    assert all(g.tobytes() == bytes(g.nbytes) for g in grads)
+
+
+def test_gradients_that_cannot_be_zeroed_are_refused_and_kept() -> None:
+    p, q, g = np.ones(4), np.ones(4), np.ones(8)
+    optimizer = gs.SGD([p, q])
+    fixed = np.ones(4)
+    fixed.flags.writeable = False
+    for grads, message in [
+        ([g[:4], g[:4]], r"grads\[1\]: the same memory as grads\[0\]"),
+        ([g[:4], g[2:6]], r"grads\[1\]: overlaps grads\[0\]"),
+        ([p, g[:4]], r"grads\[0\]: the same memory as params\[0\]"),
+        ([g[:4], fixed], r"grads\[1\]: read-only"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            optimizer.step(grads, zero_grads=True)
+        assert (p == 1).all() and (q == 1).all() and (g == 1).all()
+    optimizer.bind([g[:4], g[4:]])
+    optimizer.step(zero_grads=True)
+    assert (g == 0).all() and (p == 0.999).all()

@@ -109,13 +109,31 @@ void Plan::bind(const py::sequence& grads) {
   for (const py::handle array : grads)
     bound_arrays_.push_back(py::reinterpret_borrow<py::object>(array));
   is_bound_ = true;
-  uses_bound_ = false;
+  uses_bound_ = bound_zeroable_ = false;
 }
 
 void Plan::unbind() {
   require_idle();
   bound_arrays_.clear();
   is_bound_ = uses_bound_ = false;
+}
+
+// Gradients that the step fills with zeros: writable, and each with memory of its own.
+void Plan::check_zeroable(const py::sequence& grads) {
+  std::vector<const void*> addresses;
+  std::vector<std::pair<ArrayView, size_t>> views;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const py::object object = grads[i];
+    if (object.is_none()) continue;
+    views.emplace_back(check_array(imported(object), Access::kWrite, labels_[2], entries_[i].name),
+                       i);
+    addresses.push_back(views.back().first.data);
+  }
+  if (addresses == zeroable_) return;
+  WrittenMemory memory = written_;
+  for (const auto& [view, i] : views) memory.add(view, labels_[2], entries_[i].name);
+  memory.finish();
+  zeroable_ = addresses;
 }
 
 void Plan::check(py::handle grads) {
@@ -127,13 +145,20 @@ void Plan::check(py::handle grads) {
                           ": None, expected arrays, or buffers given to bind() before");
 }
 
-py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool check_finite) {
+py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool check_finite,
+                     bool zero_grads) {
   check(grads);
+  if (zero_grads && !grads.is_none()) {
+    check_zeroable(py::reinterpret_borrow<py::sequence>(grads));
+  } else if (zero_grads && !bound_zeroable_) {
+    check_zeroable(py::cast(bound_arrays_));
+    bound_zeroable_ = true;
+  }
   if (!grads.is_none())
     use(given_), uses_bound_ = false;
   else if (!uses_bound_)
     use(bound_), uses_bound_ = true;
-  const StepPlan::Options options{grad_scale, clip_norm, check_finite};
+  const StepPlan::Options options{grad_scale, clip_norm, check_finite, zero_grads};
   StepPlan::Outcome outcome;
   if (plan_.elements() <= kItemSize) {
     outcome = plan_.step(options);  // shorter than giving the GIL away and getting it back
@@ -173,7 +198,7 @@ void define_plan(py::module_& m) {
       .def("unbind", &Plan::unbind)
       .def("check", &Plan::check, py::arg("grads"))
       .def("step", &Plan::step, py::arg("grads"), py::arg("grad_scale"), py::arg("clip_norm"),
-           py::arg("check_finite"))
+           py::arg("check_finite"), py::arg("zero_grads") = false)
       .def_property("steps", &Plan::steps, &Plan::set_steps);
 }
 

@@ -21,7 +21,7 @@ class Plan {
   void unbind();
   // (norm of the scaled gradients or None, whether the step was taken)
   pybind11::tuple step(pybind11::handle grads, double grad_scale, double clip_norm,
-                       bool check_finite);
+                       bool check_finite, bool zero_grads);
   // Checks grads (or the bound ones) as `step` would, and changes nothing.
   void check(pybind11::handle grads);
 
@@ -44,14 +44,16 @@ class Plan {
   pybind11::handle imported(pybind11::handle object);
   Gradient check_gradient(int64_t tensor, pybind11::handle object);
   void use(const std::vector<Gradient>& gradients);
+  void check_zeroable(const pybind11::sequence& grads);
 
   Labels labels_;
   StepPlan plan_;
   WrittenMemory written_;
   std::vector<Entry> entries_;
   std::vector<Gradient> given_, bound_;
+  std::vector<const void*> zeroable_;  // gradient addresses known to overlap nothing
   std::vector<pybind11::object> bound_arrays_, imported_;
-  bool is_bound_ = false, uses_bound_ = false;
+  bool is_bound_ = false, uses_bound_ = false, bound_zeroable_ = false;
   bool busy_ = false;  // guarded by the GIL
 };
 

@@ -26,6 +26,7 @@ class Plan:
         grad_scale: float,
         clip_norm: float,
         check_finite: bool,
+        zero_grads: bool = False,
     ) -> tuple[float | None, bool]: ...
     steps: list[int]
 

@@ -11,7 +11,7 @@ from gradstep import reference as spec
 from gradstep.checkpoints import MAX_STEP
 from gradstep.hyperparameters import check_range
 from gradstep.reference import Array
-from gradstep.trees import Tree, flatten, leaves_like
+from gradstep.trees import Tree, as_array, flatten, leaves_like
 
 __all__ = ["ewma_", "ewma_reference"]
 
@@ -49,14 +49,15 @@ def ewma_(
     array([10.])
     """
     names, averages = flatten(average)
-    values = leaves_like(average, value, "value")
+    values = leaves_like(average, value, "value", "average")
     count = _step(step)
     if step is None and out is not None:
         raise ValueError("out: given without step, expected both or none")
     outs: list[Array] = []
-    if step is not None:
-        new = out is None
-        outs = [np.empty_like(a) for a in averages] if new else leaves_like(average, out, "out")
+    if step is not None and out is None:
+        outs = [np.empty_like(a) for a in averages]
+    elif step is not None:
+        outs = [as_array(leaf) for leaf in leaves_like(average, out, "out", "average")]
     rows = list(zip(names, averages, *([outs] if outs else []), strict=True))
     tensors = [(name, 0, *arrays) for name, *arrays in rows]
     kernel = "Average" if step is None else "CorrectedAverage"

@@ -13,7 +13,7 @@ import numpy as np
 
 from gradstep import _core
 from gradstep.hyperparameters import check_range
-from gradstep.trees import Name, Tree, flatten
+from gradstep.trees import Name, Tree, check_names, flatten
 
 __all__ = ["Summary", "clip_norm_", "clip_value_", "describe", "global_norm", "nonfinite"]
 
@@ -97,6 +97,7 @@ def describe(tree: Tree) -> dict[Name, Summary]:
     Summary(min=1.0, max=3.0, mean=2.0, rms=2.23606797749979, nonfinite=1, size=3)
     """
     names, arrays = flatten(tree)
+    check_names(names, "tree")
     found: dict[Name, Summary] = {}
     for name, array, row in zip(names, arrays, _core.summarize(arrays, names, "tree"), strict=True):
         found[name] = _summary(array, *row)

@@ -5,7 +5,6 @@ The optimizers themselves, with their formulas, are in `optimizers.py`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from functools import cache
@@ -18,7 +17,16 @@ from gradstep import reference as spec
 from gradstep.gradients import nonfinite
 from gradstep.hyperparameters import Number, at_step, check_hyperparameter, is_schedule
 from gradstep.reference import Array, Round, Scalars
-from gradstep.trees import Name, Tree, as_array, flatten, is_branch, leaves_like, skeleton
+from gradstep.trees import (
+    Name,
+    Tree,
+    as_array,
+    check_names,
+    flatten,
+    is_branch,
+    leaves_like,
+    skeleton,
+)
 
 OnNonfinite: TypeAlias = Literal["apply", "skip", "raise"]
 
@@ -168,9 +176,7 @@ class Optimizer:
             self._names += names
             self._arrays += arrays
             self._group_of += [number] * len(arrays)
-        twice = [name for name, count in Counter(self._names).items() if count > 1]
-        if twice:
-            raise ValueError(f"params[{twice[0]!r}]: two arrays of this name, expected one")
+        check_names(self._names, "params")
         branches = [skeleton(entry["params"]) for entry in entries]
         self._shape: Tree = branches if grouped else branches[0]
         self._flat = isinstance(self._shape, list) and not any(map(is_branch, self._shape))
@@ -287,12 +293,13 @@ class Optimizer:
         self._plan.bind(leaves)
         self._bound = leaves
 
-    def step(self, grads: Tree = None) -> StepInfo:
+    def step(self, grads: Tree = None, *, zero_grads: bool = False) -> StepInfo:
         """Updates the parameters and the state in place, all of them or, on an error, none.
 
         grads: arrays of the dtype, shape and order of the parameters, arranged like params (a list,
         a mapping, one array, or one of these per group); None for a tensor leaves it alone. Without
-        argument, the buffers given to `bind`.
+        argument, the buffers given to `bind`. zero_grads: fill the gradients with zeros once they
+        are read, while they are in cache; they must then be writable and share no memory.
 
         Raises TypeError or ValueError for gradients that do not fit, FloatingPointError with
         `on_nonfinite="raise"` for those that are not finite. Then nothing was written.
@@ -302,7 +309,7 @@ class Optimizer:
             self._refresh(t)
         if grads is not None and not (self._flat and type(grads) is list):
             grads = self._leaves(grads)
-        norm, applied = self._plan.step(grads, self._scale, self._clip, self._checks)
+        norm, applied = self._plan.step(grads, self._scale, self._clip, self._checks, zero_grads)
         if not applied:
             return self._refuse(grads, norm)
         self.__dict__["_t"] = t

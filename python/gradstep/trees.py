@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -57,27 +58,38 @@ def flatten(tree: Tree, prefix: Name = None) -> tuple[list[Name], list[Any]]:
     return names, leaves
 
 
-def leaves_like(shape: Tree, tree: Tree, argument: str) -> list[Any]:
-    """The leaves of `tree`, which must branch as `shape` does, in the order of `shape`."""
+def check_names(names: Sequence[Name], argument: str) -> None:
+    """Raises ValueError if two arrays have one name, as those of {"a.b": x, "a": {"b": y}}."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{argument}[{twice[0]!r}]: two arrays of this name, expected one")
+
+
+def leaves_like(shape: Tree, tree: Tree, argument: str, model: str = "params") -> list[Any]:
+    """The leaves of `tree`, which must branch as `shape` does, in the order of `shape`.
+
+    argument, model: what errors call them.
+    """
     if not is_branch(shape):
         return [tree]
     if isinstance(shape, Mapping):
         if not isinstance(tree, Mapping):
-            raise TypeError(f"{argument}: {type(tree).__name__}, expected a mapping like params")
+            raise TypeError(f"{argument}: {type(tree).__name__}, expected a mapping like {model}")
         missing = [key for key in shape if key not in tree]
         unknown = [key for key in tree if key not in shape]
         if missing or unknown:
             what = f"no {missing[0]!r}" if missing else f"an unknown {unknown[0]!r}"
-            raise ValueError(f"{argument}: {what}, expected the keys of params")
+            raise ValueError(f"{argument}: {what}, expected the keys of {model}")
     else:
         if not isinstance(tree, (list, tuple)):
-            raise TypeError(f"{argument}: {type(tree).__name__}, expected a sequence like params")
+            raise TypeError(f"{argument}: {type(tree).__name__}, expected a sequence like {model}")
         if len(tree) != len(shape):
-            raise ValueError(f"{argument}: {len(tree)} entries, expected {len(shape)} as in params")
+            what = f"{len(tree)} entries, expected {len(shape)} as in {model}"
+            raise ValueError(f"{argument}: {what}")
     leaves: list[Any] = []
     for key, branch in _items(shape):
         if is_branch(branch):
-            leaves += leaves_like(branch, tree[key], f"{argument}[{key!r}]")
+            leaves += leaves_like(branch, tree[key], f"{argument}[{key!r}]", model)
         else:
             leaves.append(tree[key])
     return leaves
