@@ -194,7 +194,8 @@ struct NesterovSchedule {
   double now, next, product;  // mu_t, mu_{t+1}, mu_1 ... mu_t
 
   // 0.96^psi by its Taylor series, and the powers of that by multiplication: no libm.
-  // The product is taken as 0 once 1 - product is 1 in double.
+  // The product is taken as 0 once 1 - product is 1 in double, and its factors as beta1 once
+  // 0.96^.. no longer counts, so t may be large.
   NesterovSchedule(double beta1, double psi, int64_t t) {
     const double x = psi * -0.040821994520255166;  // log 0.96
     double base = 1, term = 1;
@@ -204,10 +205,12 @@ struct NesterovSchedule {
     }
     double decay = 1;
     product = 1;
-    for (int64_t i = 1; i <= t && product > 0x1p-60; ++i) {
+    int64_t i = 0;
+    for (; i < t && product > 0x1p-60 && decay > 0x1p-54; ++i) {
       decay *= base;
       product *= beta1 * (1 - 0.5 * decay);
     }
+    product *= power(beta1, t - i);
     if (product <= 0x1p-60) product = 0;
     now = beta1 * (1 - 0.5 * power(base, t));
     next = beta1 * (1 - 0.5 * power(base, t + 1));

@@ -154,7 +154,8 @@ StepPlan::Outcome StepPlan::step(const Options& options) {
     outcome.grad_norm = gradient_norm() * std::fabs(scale);
     outcome.applied = !options.check_finite || std::isfinite(outcome.grad_norm);
     const double coefficient = options.clip_norm / (outcome.grad_norm + 1e-6);
-    if (options.clip_norm > 0 && !(coefficient >= 1)) scale *= coefficient;
+    const bool clips = options.clip_norm > 0 && !std::isinf(options.clip_norm);
+    if (clips && !(coefficient >= 1)) scale *= coefficient;
   }
   if (!outcome.applied) return outcome;
   const KernelTable& table = active_table();
@@ -162,6 +163,7 @@ StepPlan::Outcome StepPlan::step(const Options& options) {
   ThreadPool::instance().run(task_count(),
                              [&](int64_t first, int64_t last) { update(table, first, last); });
   for (Info& info : info_) info.steps += info.present;
+  ++step_count_;
   return outcome;
 }
 

@@ -43,6 +43,8 @@ class StepPlan {
 
   int64_t size() const { return static_cast<int64_t>(tensors_.size()); }
   int64_t elements() const { return elements_; }
+  int64_t step_count() const { return step_count_; }  // steps that were applied
+  void set_step_count(int64_t count) { step_count_ = count; }
   int64_t steps(int64_t tensor) const { return info_[tensor].steps; }
   void set_steps(int64_t tensor, int64_t steps);
 
@@ -76,7 +78,7 @@ class StepPlan {
   std::vector<Group> groups_;
   std::vector<Tensor> tensors_;
   std::vector<Info> info_;
-  int64_t elements_ = 0;
+  int64_t elements_ = 0, step_count_ = 0;
 
   bool stale_ = true;  // what follows must be laid out again
   std::vector<Item> items_;

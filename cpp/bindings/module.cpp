@@ -5,6 +5,7 @@
 
 #include "../dispatch.hpp"
 #include "../thread_pool.hpp"
+#include "gil.hpp"
 #include "plan.hpp"
 
 namespace py = pybind11;
@@ -63,8 +64,9 @@ StepPlan read_plan(const py::sequence& arrays, const py::sequence& names,
 double global_norm(const py::sequence& arrays, const py::sequence& names,
                    const std::string& argument) {
   StepPlan plan = read_plan(arrays, names, argument);
-  py::gil_scoped_release release;
-  return plan.gradient_norm();
+  double norm = 0;
+  without_gil([&] { norm = plan.gradient_norm(); });
+  return norm;
 }
 
 // (min, max, sum, sum of squares, count of non-finite elements) of each array.
@@ -72,10 +74,7 @@ py::list summarize(const py::sequence& arrays, const py::sequence& names,
                    const std::string& argument) {
   StepPlan plan = read_plan(arrays, names, argument);
   std::vector<BlockSummary> summaries;
-  {
-    py::gil_scoped_release release;
-    summaries = plan.summarize_gradients();
-  }
+  without_gil([&] { summaries = plan.summarize_gradients(); });
   py::list result;
   for (const BlockSummary& s : summaries)
     result.append(py::make_tuple(s.min, s.max, s.sum, s.sum_squares, s.nonfinite));

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "../dispatch.hpp"
+#include "gil.hpp"
 
 namespace py = pybind11;
 
@@ -47,13 +48,13 @@ Plan::Plan(const py::sequence& groups, const py::sequence& tensors, Labels label
   written_.finish();
 }
 
-void Plan::require_idle() const {
-  if (busy_)
-    throw std::runtime_error("this optimizer is in the middle of a step on another thread");
+Plan::Busy::Busy(Plan& plan) : flag_(plan.busy_) {
+  if (flag_) throw std::runtime_error("this optimizer is in the middle of a step");
+  flag_ = true;
 }
 
 void Plan::set_hyper(int group, const py::sequence& values) {
-  require_idle();
+  const Busy busy(*this);
   const auto numbers = py::cast<std::vector<double>>(values);
   if (numbers.size() != plan_.hyper_count(group))
     throw py::value_error("values: " + std::to_string(numbers.size()) + ", expected " +
@@ -62,16 +63,17 @@ void Plan::set_hyper(int group, const py::sequence& values) {
 }
 
 // Another library's array comes in through DLPack, without a copy.
-py::handle Plan::imported(py::handle object) {
+py::handle Plan::imported(py::handle object, py::handle name) {
   if (py::isinstance<py::array>(object) || !py::hasattr(object, "__dlpack__")) return object;
-  imported_.push_back(py::module_::import("numpy").attr("from_dlpack")(object));
+  const auto as_array = py::module_::import("gradstep.trees").attr("as_array");
+  imported_.push_back(as_array(object, labels_[2], name));
   return imported_.back();
 }
 
 Plan::Gradient Plan::check_gradient(int64_t tensor, py::handle object) {
   if (object.is_none()) return {nullptr, false};
-  object = imported(object);
   Entry& entry = entries_[tensor];
+  object = imported(object, entry.name);
   const ArrayView view =
       check_like(object, entry.parameter, Access::kRead, labels_[2], labels_[0], entry.name);
   if (view.data != entry.verified) {
@@ -103,7 +105,7 @@ void Plan::use(const std::vector<Gradient>& gradients) {
 }
 
 void Plan::bind(const py::sequence& grads) {
-  require_idle();
+  const Busy busy(*this);
   bound_ = checked(grads);
   bound_arrays_.clear();
   for (const py::handle array : grads)
@@ -113,7 +115,7 @@ void Plan::bind(const py::sequence& grads) {
 }
 
 void Plan::unbind() {
-  require_idle();
+  const Busy busy(*this);
   bound_arrays_.clear();
   is_bound_ = uses_bound_ = false;
 }
@@ -124,8 +126,12 @@ void Plan::check_zeroable(const py::sequence& grads) {
   std::vector<std::pair<ArrayView, size_t>> views;
   for (size_t i = 0; i < entries_.size(); ++i) {
     const py::object object = grads[i];
-    if (object.is_none()) continue;
-    views.emplace_back(check_array(imported(object), Access::kWrite, labels_[2], entries_[i].name),
+    if (object.is_none()) {
+      addresses.push_back(nullptr);
+      continue;
+    }
+    views.emplace_back(check_array(imported(object, entries_[i].name), Access::kWrite, labels_[2],
+                                   entries_[i].name),
                        i);
     addresses.push_back(views.back().first.data);
   }
@@ -136,8 +142,7 @@ void Plan::check_zeroable(const py::sequence& grads) {
   zeroable_ = addresses;
 }
 
-void Plan::check(py::handle grads) {
-  require_idle();
+void Plan::check_bound_or(py::handle grads) {
   if (!grads.is_none())
     checked(grads);
   else if (!is_bound_)
@@ -145,9 +150,15 @@ void Plan::check(py::handle grads) {
                           ": None, expected arrays, or buffers given to bind() before");
 }
 
+void Plan::check(py::handle grads) {
+  const Busy busy(*this);
+  check_bound_or(grads);
+}
+
 py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool check_finite,
                      bool zero_grads) {
-  check(grads);
+  const Busy busy(*this);
+  check_bound_or(grads);
   if (zero_grads && !grads.is_none()) {
     check_zeroable(py::reinterpret_borrow<py::sequence>(grads));
   } else if (zero_grads && !bound_zeroable_) {
@@ -160,19 +171,19 @@ py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool
     use(bound_), uses_bound_ = true;
   const StepPlan::Options options{grad_scale, clip_norm, check_finite, zero_grads};
   StepPlan::Outcome outcome;
-  if (plan_.elements() <= kItemSize) {
+  if (plan_.elements() <= kItemSize)
     outcome = plan_.step(options);  // shorter than giving the GIL away and getting it back
-  } else {
-    busy_ = true;
-    {
-      py::gil_scoped_release release;
-      outcome = plan_.step(options);
-    }
-    busy_ = false;
-  }
+  else
+    without_gil([&] { outcome = plan_.step(options); });
   const bool has_norm = clip_norm > 0 || check_finite;
-  return py::make_tuple(has_norm ? py::object(py::float_(outcome.grad_norm)) : py::none(),
+  return py::make_tuple(plan_.step_count(),
+                        has_norm ? py::object(py::float_(outcome.grad_norm)) : py::none(),
                         outcome.applied);
+}
+
+void Plan::set_step_count(int64_t count) {
+  const Busy busy(*this);
+  plan_.set_step_count(count);
 }
 
 std::vector<int64_t> Plan::steps() const {
@@ -182,7 +193,7 @@ std::vector<int64_t> Plan::steps() const {
 }
 
 void Plan::set_steps(const std::vector<int64_t>& steps) {
-  require_idle();
+  const Busy busy(*this);
   if (static_cast<int64_t>(steps.size()) != plan_.size())
     throw py::value_error("steps: " + std::to_string(steps.size()) + ", expected " +
                           std::to_string(plan_.size()));
@@ -199,6 +210,7 @@ void define_plan(py::module_& m) {
       .def("check", &Plan::check, py::arg("grads"))
       .def("step", &Plan::step, py::arg("grads"), py::arg("grad_scale"), py::arg("clip_norm"),
            py::arg("check_finite"), py::arg("zero_grads") = false)
+      .def_property("step_count", &Plan::step_count, &Plan::set_step_count)
       .def_property("steps", &Plan::steps, &Plan::set_steps);
 }
 

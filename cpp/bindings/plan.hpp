@@ -19,12 +19,14 @@ class Plan {
   void set_hyper(int group, const pybind11::sequence& values);
   void bind(const pybind11::sequence& grads);
   void unbind();
-  // (norm of the scaled gradients or None, whether the step was taken)
+  // (number of steps taken, norm of the scaled gradients or None, whether this one was taken)
   pybind11::tuple step(pybind11::handle grads, double grad_scale, double clip_norm,
                        bool check_finite, bool zero_grads);
   // Checks grads (or the bound ones) as `step` would, and changes nothing.
   void check(pybind11::handle grads);
 
+  int64_t step_count() const { return plan_.step_count(); }
+  void set_step_count(int64_t count);
   std::vector<int64_t> steps() const;
   void set_steps(const std::vector<int64_t>& steps);
 
@@ -39,9 +41,19 @@ class Plan {
     bool present;
   };
 
-  void require_idle() const;
+  // Python code may run inside the checks of a call, and call again.
+  class Busy {
+   public:
+    explicit Busy(Plan& plan);
+    ~Busy() { flag_ = false; }
+
+   private:
+    bool& flag_;
+  };
+
   std::vector<Gradient>& checked(pybind11::handle grads);
-  pybind11::handle imported(pybind11::handle object);
+  void check_bound_or(pybind11::handle grads);
+  pybind11::handle imported(pybind11::handle object, pybind11::handle name);
   Gradient check_gradient(int64_t tensor, pybind11::handle object);
   void use(const std::vector<Gradient>& gradients);
   void check_zeroable(const pybind11::sequence& grads);
@@ -54,7 +66,7 @@ class Plan {
   std::vector<const void*> zeroable_;  // gradient addresses known to overlap nothing
   std::vector<pybind11::object> bound_arrays_, imported_;
   bool is_bound_ = false, uses_bound_ = false, bound_zeroable_ = false;
-  bool busy_ = false;  // guarded by the GIL
+  bool busy_ = false;
 };
 
 void define_plan(pybind11::module_& m);

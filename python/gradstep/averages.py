@@ -48,7 +48,7 @@ def ewma_(
     >>> gs.ewma_(average, np.array([10.0]), 0.75, step=2)
     array([10.])
     """
-    names, averages = flatten(average)
+    names, averages = flatten(average, "average")
     values = leaves_like(average, value, "value", "average")
     count = _step(step)
     if step is None and out is not None:

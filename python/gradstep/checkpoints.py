@@ -54,7 +54,8 @@ def load_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
     hyper = _checked_groups(optimizer, _entry(state_dict, "param_groups", "state_dict"))
     saved = _entry(state_dict, "state", "state_dict")
     arrays, steps = _checked_state(optimizer, saved, hyper)
-    optimizer._plan.steps = steps  # first: it refuses in the middle of a step
+    optimizer._plan.steps = steps  # first: it refuses inside the checks of a step
+    optimizer._plan.step_count = count
     for group, values in zip(optimizer._groups, hyper, strict=True):
         group._values.update(values)
     for key in hyper[0] if hyper else ():
@@ -63,7 +64,6 @@ def load_state(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
         optimizer._states[i] = {name: _target(optimizer, i, name) for name in own}
         for name, array in own.items():
             optimizer._states[i][name][...] = array
-    optimizer.__dict__["_t"] = count
     optimizer._stale, optimizer._kernels = True, []  # the next step makes a plan of all this
 
 

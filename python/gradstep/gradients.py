@@ -42,17 +42,17 @@ def global_norm(grads: Tree) -> float:
     >>> gs.global_norm({"w": np.array([3.0]), "b": np.array([4.0])})
     5.0
     """
-    names, arrays = flatten(grads)
+    names, arrays = flatten(grads, "grads")
     return _core.global_norm(arrays, names, "grads")
 
 
 def _assign(grads: Tree, clip_value: float, clip_norm: float) -> float:
-    names, arrays = flatten(grads)
+    names, arrays = flatten(grads, "grads")
     hyper = ["maximize", "clip_value", "l1", "l2"]
     tensors = [(name, 0, array) for name, array in zip(names, arrays, strict=True)]
     plan = _core.Plan([("Assign", hyper)], tensors, ("grads", "state", "grads"))
     plan.set_hyper(0, [0.0, clip_value, 0.0, 0.0])
-    norm, _ = plan.step(arrays, 1.0, clip_norm, False)
+    _, norm, _ = plan.step(arrays, 1.0, clip_norm, False)
     return 0.0 if norm is None else norm
 
 
@@ -96,7 +96,7 @@ def describe(tree: Tree) -> dict[Name, Summary]:
     >>> gs.describe({"w": np.array([1.0, 3.0, np.nan])})["w"]
     Summary(min=1.0, max=3.0, mean=2.0, rms=2.23606797749979, nonfinite=1, size=3)
     """
-    names, arrays = flatten(tree)
+    names, arrays = flatten(tree, "tree")
     check_names(names, "tree")
     found: dict[Name, Summary] = {}
     for name, array, row in zip(names, arrays, _core.summarize(arrays, names, "tree"), strict=True):

@@ -5,6 +5,9 @@ The optimizers themselves, with their formulas, are in `optimizers.py`.
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from functools import cache
@@ -34,6 +37,23 @@ __all__ = ["Group", "OnNonfinite", "Optimizer", "StepInfo"]
 
 # Keywords that hold for the whole optimizer; all others belong to a group.
 OPTIONS = ("clip_norm", "grad_scale", "on_nonfinite")
+
+# One call at a time works on an optimizer; those of other threads wait. A forked child must not
+# wait for a thread that only its parent has.
+_LOCKS: weakref.WeakKeyDictionary[Optimizer, None] = weakref.WeakKeyDictionary()
+
+
+def _new_lock(optimizer: Optimizer) -> Any:
+    _LOCKS[optimizer] = None
+    return threading.RLock()
+
+
+def _renew_locks() -> None:
+    for optimizer in list(_LOCKS):
+        optimizer.__dict__["_lock"] = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 FLOATS = (np.float32, np.float64)
 
 
@@ -142,6 +162,9 @@ class Optimizer:
         return cls._defaults()[key]
 
     def __post_init__(self, params: Tree) -> None:
+        if not self.KERNELS:
+            raise TypeError(f"{type(self).__name__}: has no formula, expected one of OPTIMIZERS")
+        self._lock = _new_lock(self)
         hyper = {key: getattr(self, key) for key in self._defaults() if key not in OPTIONS}
         self._take_params(params, hyper)
         self.__dict__.update((key, self._groups[0][key]) for key in hyper)
@@ -169,7 +192,7 @@ class Optimizer:
                 if key not in hyper:
                     what = f"params[{number}]: unknown hyperparameter {key!r}"
                     raise ValueError(f"{what}, expected one of {', '.join(hyper)}")
-            names, arrays = flatten(entry["params"])
+            names, arrays = flatten(entry["params"], "params")
             if grouped and not isinstance(entry["params"], Mapping):
                 names = list(range(len(self._names), len(self._names) + len(names)))
             groups.append(Group({**hyper, **own}, names, self))
@@ -182,7 +205,6 @@ class Optimizer:
         self._flat = isinstance(self._shape, list) and not any(map(is_branch, self._shape))
         self._groups = groups
         self._stale = True
-        self._t = 0
         self._bound: list[Array | None] | None = None
 
     @property
@@ -193,7 +215,7 @@ class Optimizer:
     @property
     def step_count(self) -> int:
         """The number of steps taken."""
-        return self._t
+        return self._plan.step_count
 
     @property
     def state(self) -> dict[str | int, dict[str, Array]]:
@@ -241,7 +263,8 @@ class Optimizer:
                     own[name] = array
             kept.append(own)
             tensors.append((self._names[i], self._group_of[i], array, *own.values()))
-        names = list(self._scalars(self._groups[0], 1)) if self._groups else []
+        defaults = {k: v for k, v in self._defaults().items() if k not in (*OPTIONS, "params")}
+        names = list(self._scalars(defaults, 1))
         plan = _core.Plan([(kernel, names) for kernel in kernels], tensors)
         self._kernels = kernels
         self._states = kept
@@ -263,23 +286,36 @@ class Optimizer:
 
     def _refresh(self, t: int) -> None:
         """Takes over what changed since the last step, and the values of schedules at step t."""
+        self._stale = False  # first: what another thread changes meanwhile counts for the next step
+        try:
+            self._take_over(t)
+        except BaseException:
+            self._stale = True
+            raise
+
+    def _take_over(self, t: int) -> None:
         scalars = [self._scalars(group, t) for group in self._groups]
         scale = at_step("grad_scale", self.grad_scale, t)
         clip = 0.0 if self.clip_norm is None else at_step("clip_norm", self.clip_norm, t)
         if [self.kernel(group) for group in self._groups] != self._kernels:
-            steps = self._plan.steps
-            self._plan = self._make_plan(self._states)
-            self._plan.steps = steps
-            if self._bound is not None:
-                self._plan.bind(self._bound)
+            self._replace_plan(self._plan.steps, self._plan.step_count)
         for number, h in enumerate(scalars):
             self._plan.set_hyper(number, list(h.values()))
         self._current = scalars
         self._scale, self._clip = scale, clip
         self._checks = self.on_nonfinite != "apply"
         values = [value for group in self._groups for value in group.values()]
-        self._stale = any(map(is_schedule, [*values, self.grad_scale, self.clip_norm]))
+        if any(map(is_schedule, [*values, self.grad_scale, self.clip_norm])):
+            self._stale = True
         self._lr = scalars[0]["lr"] if scalars else 0.0
+
+    def _replace_plan(self, steps: list[int], step_count: int) -> None:
+        plan = self._make_plan(self._states)
+        plan.steps = steps
+        plan.step_count = step_count
+        if self._bound is not None:
+            plan.bind(self._bound)
+        self._plan = plan
 
     # Steps
 
@@ -289,9 +325,12 @@ class Optimizer:
         grads: arrays shaped like params; they are read at every step and must stay in place.
         Raises TypeError or ValueError as `step` does.
         """
-        leaves = [as_array(leaf) for leaf in self._leaves(grads)]
-        self._plan.bind(leaves)
-        self._bound = leaves
+        leaves = self._leaves(grads)
+        names = dict(enumerate(self._names))  # the plan refuses too many leaves
+        arrays = [as_array(leaf, "grads", names.get(i)) for i, leaf in enumerate(leaves)]
+        with self._lock:
+            self._plan.bind(arrays)
+            self._bound = arrays
 
     def step(self, grads: Tree = None, *, zero_grads: bool = False) -> StepInfo:
         """Updates the parameters and the state in place, all of them or, on an error, none.
@@ -304,16 +343,17 @@ class Optimizer:
         Raises TypeError or ValueError for gradients that do not fit, FloatingPointError with
         `on_nonfinite="raise"` for those that are not finite. Then nothing was written.
         """
-        t = self._t + 1
-        if self._stale:
-            self._refresh(t)
         if grads is not None and not (self._flat and type(grads) is list):
             grads = self._leaves(grads)
-        norm, applied = self._plan.step(grads, self._scale, self._clip, self._checks, zero_grads)
-        if not applied:
-            return self._refuse(grads, norm)
-        self.__dict__["_t"] = t
-        return StepInfo(t, self._lr, norm, False)
+        with self._lock:
+            if self._stale:
+                self._refresh(self._plan.step_count + 1)
+            count, norm, applied = self._plan.step(
+                grads, self._scale, self._clip, self._checks, zero_grads
+            )
+            if not applied:
+                return self._refuse(grads, norm)
+            return StepInfo(count, self._lr, norm, False)
 
     def _leaves(self, grads: Tree) -> list[Any]:
         if self._flat and isinstance(grads, (list, tuple)):
@@ -322,7 +362,7 @@ class Optimizer:
 
     def _refuse(self, grads: list[Any] | None, norm: float | None) -> StepInfo:
         if self.on_nonfinite == "skip":
-            return StepInfo(self._t, self._lr, norm, True)
+            return StepInfo(self.step_count, self._lr, norm, True)
         leaves = (self._bound or []) if grads is None else grads
         for name, leaf in zip(self._names, leaves, strict=True):
             if leaf is None:
@@ -339,10 +379,14 @@ class Optimizer:
 
         Takes, returns and raises what `step` does.
         """
-        t = self._t + 1
-        if self._stale:
-            self._refresh(t)
         leaves = None if grads is None else self._leaves(grads)
+        with self._lock:
+            t = self._plan.step_count + 1
+            if self._stale:
+                self._refresh(t)
+            return self._reference_step(leaves, t)
+
+    def _reference_step(self, leaves: list[Any] | None, t: int) -> StepInfo:
         self._plan.check(leaves)
         given = (self._bound or []) if leaves is None else leaves
         raw = [None if leaf is None else np.asarray(as_array(leaf)) for leaf in given]
@@ -359,7 +403,7 @@ class Optimizer:
                 steps[i] += 1
                 self._reference_update(i, g, scale, steps[i])
         self._plan.steps = steps
-        self.__dict__["_t"] = t
+        self._plan.step_count = t
         return StepInfo(t, self._lr, norm, False)
 
     def _reference_update(self, i: int, g: Array, scale: float, t: int) -> None:
@@ -376,10 +420,15 @@ class Optimizer:
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of all that a resumed run needs: numbers, names and NumPy arrays.
+        """A copy of what a resumed run needs beside its parameters: numbers, names, NumPy arrays.
 
-        Hyperparameters that are callables are functions of the step and are left out.
+        Hyperparameters that are callables are functions of the step and are left out, and so are
+        `clip_norm`, `grad_scale` and `on_nonfinite`, which no group has.
         """
+        with self._lock:
+            return self._state_dict()
+
+    def _state_dict(self) -> dict[str, Any]:
         groups = [
             {key: value for key, value in group.items() if not is_schedule(value)}
             for group in self._groups
@@ -391,7 +440,7 @@ class Optimizer:
         }
         return {
             "optimizer": type(self).__name__,
-            "step": self._t,
+            "step": self.step_count,
             "param_groups": groups,
             "state": state,
         }
@@ -404,20 +453,22 @@ class Optimizer:
         """
         from gradstep.checkpoints import load_state
 
-        load_state(self, state_dict)
+        with self._lock:
+            load_state(self, state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {key: value for key, value in self.__dict__.items() if key != "_plan"}
-        return {**kept, "_steps": self._plan.steps}
+        with self._lock:
+            left_out = ("_plan", "_lock", "_groups")
+            kept = {key: value for key, value in self.__dict__.items() if key not in left_out}
+            groups = [(group._values, group._names) for group in self._groups]
+            return {"kept": kept, "groups": groups, "steps": (self._plan.steps, self.step_count)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        steps = state.pop("_steps")
-        self.__dict__.update(state)
-        self.__dict__["_plan"] = self._make_plan(self._states)
-        self._plan.steps = steps
-        if self._bound is not None:
-            self._plan.bind(self._bound)
-        self.__dict__["_stale"] = True
+        self.__dict__.update(state["kept"])
+        self._lock = _new_lock(self)
+        self.__dict__["_groups"] = [Group(values, names, self) for values, names in state["groups"]]
+        self._replace_plan(*state["steps"])
+        self._stale = True
 
     def __repr__(self) -> str:
         elements = sum(array.size for array in self._arrays)

@@ -356,19 +356,21 @@ class NAdam(Optimizer):
 
     @staticmethod
     def schedule(beta1: float, psi: float, t: int) -> tuple[float, float, float]:
-        """μₜ, μₜ₊₁ and Πₜ, without libm; Πₜ is 0 once 1 - Πₜ is 1 in double."""
+        """μₜ, μₜ₊₁ and Πₜ, without libm: see NesterovSchedule in optimizers.hpp."""
         x = psi * -0.040821994520255166  # log 0.96
         base = term = 1.0
         for i in range(1, 41):
             term = term * x / i
             base += term
         decay = product = 1.0
-        for _ in range(t):
+        i = 0
+        while i < t and product > 2.0**-60 and decay > 2.0**-54:
+            i += 1
             decay *= base
             product *= beta1 * (1 - 0.5 * decay)
-            if product <= 2.0**-60:
-                product = 0.0
-                break
+        product *= power(beta1, t - i)
+        if product <= 2.0**-60:
+            product = 0.0
         now = beta1 * (1 - 0.5 * power(base, t))
         return now, beta1 * (1 - 0.5 * power(base, t + 1)), product
 

@@ -129,7 +129,7 @@ def global_norm(arrays: Iterable[Array]) -> float:
 
 def clip_coefficient(norm: float, max_norm: float) -> float:
     """What brings gradients of this norm to at most max_norm; NaN for NaN."""
-    if max_norm <= 0:
+    if max_norm <= 0 or max_norm == math.inf:
         return 1.0
     coefficient = max_norm / (norm + 1e-6)
     return 1.0 if coefficient >= 1 else coefficient

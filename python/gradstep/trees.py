@@ -30,29 +30,41 @@ def _name(prefix: Name, key: Any) -> Name:
     return key if isinstance(key, int) else str(key)
 
 
-def as_array(leaf: Any) -> Any:
+def label(argument: str, name: Name) -> str:
+    """What messages call an array."""
+    return argument if name is None else f"{argument}[{name!r}]"
+
+
+def as_array(leaf: Any, argument: str = "tree", name: Name = None) -> Any:
     """The leaf, or the NumPy view of it when it is another library's array.
 
-    Anything that is not an array passes through: the boundary names it in its error.
+    Anything that is not an array passes through: the boundary names it in its error. Raises
+    TypeError for an array that cannot be exported.
     """
     if isinstance(leaf, np.ndarray) or not hasattr(leaf, "__dlpack__"):
         return leaf
-    return np.from_dlpack(leaf)
+    try:
+        return np.from_dlpack(leaf)
+    except Exception as error:
+        what = f"{label(argument, name)}: {type(leaf).__name__} that cannot be imported"
+        raise TypeError(f"{what} ({error}), expected a numpy.ndarray") from error
 
 
-def flatten(tree: Tree, prefix: Name = None) -> tuple[list[Name], list[Any]]:
-    """Names and arrays of a tree, in order.
+def flatten(
+    tree: Tree, argument: str = "tree", prefix: Name = None
+) -> tuple[list[Name], list[Any]]:
+    """Names and arrays of a tree, in order. argument: what an error calls the tree.
 
     >>> import numpy as np
     >>> flatten({"w": np.ones(2), "layers": [np.zeros(1), np.zeros(3)]})[0]
     ['w', 'layers.0', 'layers.1']
     """
     if not is_branch(tree):
-        return [prefix], [as_array(tree)]
+        return [prefix], [as_array(tree, argument, prefix)]
     names: list[Name] = []
     leaves: list[Any] = []
     for key, branch in _items(tree):
-        branch_names, branch_leaves = flatten(branch, _name(prefix, key))
+        branch_names, branch_leaves = flatten(branch, argument, _name(prefix, key))
         names += branch_names
         leaves += branch_leaves
     return names, leaves

@@ -1,0 +1,215 @@
+"""What importing the package does, and what the environment and other libraries can say to it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import gradstep as gs
+import numpy as np
+import pytest
+
+LEVELS = gs.build_info()["simd_levels"]
+SHOW = "import gradstep as gs; print(gs.simd_level(), gs.get_num_threads())"
+ALL_CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def test_the_version_is_written_once() -> None:
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    declared = tomllib.loads(project.read_text())["project"]["version"]
+    assert gs.__version__ == gs.build_info()["version"] == declared
+    assert importlib.metadata.version("gradstep") == declared
+
+
+def test_build_info_says_what_runs(level: str) -> None:
+    info = gs.build_info()
+    assert list(info) == ["version", "compiler", "simd_levels", "simd_level", "threads"]
+    assert (info["simd_levels"], info["simd_level"]) == (LEVELS, level)
+    assert info["compiler"] and info["simd_levels"][0] == "baseline"
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "message"),
+    [
+        ("sse9", ValueError, "level: sse9"),
+        ("", ValueError, "level: "),
+        ("AVX2", ValueError, "level: AVX2"),
+        (3, TypeError, "level: int, expected a string"),
+        (None, TypeError, "level: NoneType, expected a string"),
+    ],
+)
+def test_an_unknown_level_is_refused(
+    level: str, bad: Any, kind: type[Exception], message: str
+) -> None:
+    if kind is ValueError:
+        known = ", ".join(LEVELS)
+        message += f", expected one of {known} (what this build has and this CPU runs)"
+    with pytest.raises(kind) as caught:
+        gs.use_simd(bad)
+    assert str(caught.value) == message
+    assert gs.simd_level() == level
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    assert sorted(set(gs.__all__)) == sorted(gs.__all__)
+    for name in gs.__all__:
+        value = getattr(gs, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert value.__doc__, name
+
+
+def test_import_brings_in_numpy_and_nothing_heavy(python: Any) -> None:
+    code = "import sys, gradstep; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = set(python(code).split())
+    bare = set(python(code.replace("gradstep", "numpy")).split())
+    optional = {"matplotlib", "mlxtend", "pandas", "scipy", "sklearn", "threadpoolctl", "torch"}
+    assert "gradstep" in loaded and not (optional | {"tqdm"}) & loaded
+    assert not {"multiprocessing", "subprocess", "asyncio", "unittest"} & (loaded - bare)
+
+
+def test_import_warns_of_nothing(python: Any) -> None:
+    assert python(f"import warnings; warnings.simplefilter('error'); {SHOW}")
+
+
+# The environment
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_environment_chooses_the_level(level: str, python: Any) -> None:
+    assert python(SHOW, GRADSTEP_SIMD=level).split()[0] == level
+
+
+def test_the_best_level_by_default(python: Any) -> None:
+    assert python(SHOW).split()[0] == python(SHOW, GRADSTEP_SIMD="").split()[0] == LEVELS[-1]
+
+
+@pytest.mark.parametrize("level", ["sse9", "AVX2", "avx2 ", "1"])
+def test_a_level_that_cannot_be_stops_the_import(level: str, python: Any) -> None:
+    error = python(SHOW, fails=True, GRADSTEP_SIMD=level).strip().splitlines()[-1]
+    known = ", ".join(LEVELS)
+    expected = f"GRADSTEP_SIMD: {level}, expected one of {known} (what this build has"
+    assert expected in error, error
+
+
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [
+        ({"GRADSTEP_NUM_THREADS": "3"}, 3),
+        ({"GRADSTEP_NUM_THREADS": " 1024 "}, 1024),
+        ({"GRADSTEP_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
+        ({"GRADSTEP_NUM_THREADS": "", "OMP_NUM_THREADS": "5"}, 5),
+        ({"OMP_NUM_THREADS": "4,2"}, 4),
+        ({"OMP_NUM_THREADS": "9999"}, 1024),
+        ({"OMP_NUM_THREADS": "many"}, None),
+        ({"OMP_NUM_THREADS": "0"}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_the_environment_sets_the_threads(
+    variables: dict[str, str], threads: int | None, python: Any
+) -> None:
+    found = int(python(SHOW, **variables).split()[1])
+    assert found == threads or (threads is None and 1 <= found <= ALL_CPUS)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1025", "2.5", "two", "3 4", "0x2", str(2**70)])
+def test_a_bad_number_of_threads_stops_the_import(value: str, python: Any) -> None:
+    error = python(SHOW, fails=True, GRADSTEP_NUM_THREADS=value).strip().splitlines()[-1]
+    assert f"GRADSTEP_NUM_THREADS: '{value}', expected a whole number from 1 to 1024" in error
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity here")
+def test_threads_respect_the_cpu_affinity(python: Any) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    pinned = f"import os; os.sched_setaffinity(0, {{{cpu}}}); {SHOW}"
+    assert python(pinned).split()[1] == "1"
+    assert python(pinned, GRADSTEP_NUM_THREADS="2").split()[1] == "2"
+
+
+# The end of the process, other libraries
+
+WORK = """
+import threading, numpy as np, gradstep as gs
+gs.set_num_threads(4)
+w, g = np.zeros(2_000_000, np.float32), np.ones(2_000_000, np.float32)
+optimizer = gs.AdamW(w)
+"""
+
+
+def test_the_process_ends_with_workers_awake(python: Any) -> None:
+    python(f"{WORK}\noptimizer.step(g)")
+
+
+def test_the_process_ends_while_a_daemon_thread_steps(python: Any) -> None:
+    python(
+        f"""{WORK}
+def forever():
+    while True:
+        optimizer.step(g)
+threading.Thread(target=forever, daemon=True).start()
+while not optimizer.step_count:
+    pass
+"""
+    )
+
+
+def test_threadpoolctl_sees_and_limits_our_threads(python: Any) -> None:
+    pytest.importorskip("threadpoolctl")
+    python(
+        """
+import threadpoolctl, gradstep as gs
+gs.set_num_threads(3)
+
+def ours():
+    return [row for row in threadpoolctl.threadpool_info() if row["user_api"] == "gradstep"]
+
+(row,) = ours()
+assert (row["internal_api"], row["num_threads"]) == ("gradstep", 3), row
+assert row["version"] == gs.__version__, row
+with threadpoolctl.threadpool_limits(limits=1, user_api="gradstep"):
+    assert gs.get_num_threads() == ours()[0]["num_threads"] == 1
+assert gs.get_num_threads() == 3
+with threadpoolctl.threadpool_limits(limits=2):
+    assert gs.get_num_threads() == 2
+with threadpoolctl.threadpool_limits(limits={"gradstep": 2}):
+    assert gs.get_num_threads() == 2
+assert gs.get_num_threads() == 3
+"""
+    )
+
+
+def test_threadpoolctl_is_left_alone_when_it_comes_later(python: Any) -> None:
+    pytest.importorskip("threadpoolctl")
+    python(
+        """
+import sys, gradstep as gs
+assert "threadpoolctl" not in sys.modules
+import threadpoolctl
+with threadpoolctl.threadpool_limits(limits=1):
+    pass
+"""
+    )
+
+
+def test_the_floating_point_state_of_the_process_stays(python: Any) -> None:
+    python(
+        """
+import numpy as np
+before = np.float32(1e-45) * np.float32(1), np.geterr()
+import gradstep as gs
+gs.set_num_threads(3)
+w = np.full(100_000, 1e-45, np.float32)
+gs.Adam(w).step(np.full(100_000, np.inf, np.float32))
+assert (np.float32(1e-45) * np.float32(1), np.geterr()) == before and before[0] > 0
+"""
+    )
+
+
+def test_doubles_round_to_nearest_after_a_step() -> None:
+    gs.SGD(np.zeros(100_000), lr=1.0).step(np.full(100_000, 1e308))
+    assert 0.1 + 0.2 == 0.30000000000000004

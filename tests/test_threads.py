@@ -1,0 +1,388 @@
+"""Threads of ours, threads of Python, forks and interrupts: whole steps with the same bits, or an
+error, never something between."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradstep as gs
+import numpy as np
+import pytest
+
+F4 = np.float32
+BUSY = "this optimizer is in the middle of a step"
+# More than one item of work, so that the pool is used and the GIL given away.
+LARGE = 400_000
+
+
+def good(size: Any = 6, dtype: Any = F4, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(size).astype(dtype)
+
+
+def together(*tasks: Callable[[], Any]) -> None:
+    """Runs each task on a thread of its own, all from one moment on; raises what they raised."""
+    start = threading.Barrier(len(tasks))
+    errors: list[BaseException] = []
+
+    def run(task: Callable[[], Any]) -> None:
+        start.wait()
+        try:
+            task()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
+
+
+@pytest.fixture
+def eager_switches() -> Iterator[None]:
+    """Python threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+# The setting
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 1024, np.int64(3)])
+def test_the_number_of_threads_is_what_was_set(n: int) -> None:
+    gs.set_num_threads(n)
+    assert gs.get_num_threads() == gs.build_info()["threads"] == n
+
+
+@pytest.mark.parametrize(
+    ("n", "kind", "message"),
+    [
+        (0, ValueError, "n: 0, expected 1 to 1024"),
+        (-1, ValueError, "n: -1, expected 1 to 1024"),
+        (1025, ValueError, "n: 1025, expected 1 to 1024"),
+        (2**70, ValueError, f"n: {2**70}, expected 1 to 1024"),
+        (True, TypeError, "n: bool, expected an integer"),
+        (2.0, TypeError, "n: float, expected an integer"),
+        ("2", TypeError, "n: str, expected an integer"),
+        (None, TypeError, "n: NoneType, expected an integer"),
+    ],
+)
+def test_bad_numbers_of_threads_are_refused(n: Any, kind: type[Exception], message: str) -> None:
+    gs.set_num_threads(5)
+    for call in (lambda: gs.set_num_threads(n), lambda: gs.threads(n).__enter__()):
+        with pytest.raises(kind) as caught:
+            call()
+        assert str(caught.value) == message
+        assert gs.get_num_threads() == 5
+
+
+def test_threads_are_put_back_whatever_happens() -> None:
+    gs.set_num_threads(5)
+    with gs.threads(2):
+        with pytest.raises(ZeroDivisionError), gs.threads(3):
+            assert gs.get_num_threads() == 3
+            raise ZeroDivisionError
+        assert gs.get_num_threads() == 2
+        gs.set_num_threads(7)
+    assert gs.get_num_threads() == 5
+
+    def interrupted() -> Iterator[None]:
+        with gs.threads(4):
+            yield
+
+    generator = interrupted()
+    next(generator)
+    assert gs.get_num_threads() == 4
+    del generator
+    assert gs.get_num_threads() == 5
+
+
+def test_workers_compute_with_subnormal_numbers() -> None:
+    params, grads = np.full(LARGE, 1e-40, F4), np.full(LARGE, -1e-42, F4)
+    with gs.threads(3):
+        gs.SGD(params, lr=1.0).step(grads)
+    assert np.unique(params).tolist() == [float(F4(1e-40) + F4(1e-42))]
+    assert F4(1e-45) * F4(1) > 0
+
+
+# Several Python threads
+
+
+def test_disjoint_optimizers_may_step_at_once() -> None:
+    classes = list(gs.OPTIMIZERS.values())[:8]
+    grads = [good(LARGE // 8, seed=50 + t) for t in range(4)]
+
+    def trained(cls: type[gs.Optimizer], found: dict[Any, bytes]) -> None:
+        w = good(LARGE // 8)
+        optimizer = cls(w, clip_norm=1.0)
+        for t in range(12):
+            optimizer.step(grads[t % 4])
+        found[cls] = w.tobytes()
+
+    alone: dict[Any, bytes] = {}
+    for cls in classes:
+        trained(cls, alone)
+    at_once: dict[Any, bytes] = {}
+    with gs.threads(3):
+        together(*(lambda cls=cls: trained(cls, at_once) for cls in classes))
+    assert at_once == alone
+
+
+def test_switching_levels_and_threads_changes_no_step_under_way() -> None:
+    expected, w = good(LARGE), good(LARGE)
+    grads = [good(LARGE, seed=t) for t in range(3)]
+    plain, disturbed = gs.Adam(expected, clip_norm=1.0), gs.Adam(w, clip_norm=1.0)
+    for t in range(60):
+        plain.step(grads[t % 3])
+    done = threading.Event()
+
+    def step() -> None:
+        for t in range(60):
+            disturbed.step(grads[t % 3])
+        done.set()
+
+    def switch() -> None:
+        levels, i = gs.build_info()["simd_levels"], 0
+        while not done.is_set():
+            i += 1
+            gs.use_simd(levels[i % len(levels)])
+            gs.set_num_threads(i % 4 + 1)
+
+    together(step, switch)
+    assert w.tobytes() == expected.tobytes()
+
+
+def counting(size: int, **options: Any) -> tuple[gs.Optimizer, Any, Any]:
+    """An optimizer whose every whole step subtracts 1 from all of w."""
+    w, g = np.zeros(size, F4), np.ones(size, F4)
+    return gs.SGD(w, lr=1.0, **options), w, g
+
+
+def assert_whole(optimizer: gs.Optimizer, w: Any, steps: int) -> None:
+    assert np.unique(w).tolist() == [-float(steps)]
+    assert optimizer.state_dict()["state"][0]["step"] == steps
+    assert optimizer.step_count == steps
+
+
+@pytest.mark.parametrize("size", [4, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("method", ["step", "bound"])
+def test_one_optimizer_on_several_threads_takes_whole_steps(
+    size: int, method: str, eager_switches: None
+) -> None:
+    optimizer, w, g = counting(size)
+    optimizer.bind(g)
+    args = () if method == "bound" else (g,)
+    taken: list[int] = []
+
+    def work() -> None:
+        for _ in range(3000 if size == 4 else 40):
+            try:
+                taken.append(optimizer.step(*args).step)
+            except RuntimeError as error:
+                assert str(error) == BUSY
+
+    together(work, work, work)
+    assert_whole(optimizer, w, len(taken))
+    assert sorted(taken) == list(range(1, len(taken) + 1))
+
+
+def test_a_change_of_kernel_waits_for_the_step_under_way(eager_switches: None) -> None:
+    optimizer, w, g = counting(4 * LARGE)
+    taken: list[int] = []
+
+    def work(change: bool) -> None:
+        for i in range(40):
+            try:
+                if change:  # a buffer without momentum: the same steps from another kernel
+                    optimizer.momentum = 1e-300 if i % 2 else 0.0
+                taken.append(optimizer.step(g).step)
+            except RuntimeError as error:
+                assert str(error) == BUSY
+
+    together(lambda: work(False), lambda: work(True))
+    assert_whole(optimizer, w, len(taken))
+
+
+def test_a_checkpoint_is_of_one_moment(eager_switches: None) -> None:
+    optimizer, _, g = counting(4 * LARGE, momentum=1.0)
+    done, found = threading.Event(), []
+
+    def step() -> None:
+        for _ in range(60):
+            optimizer.step(g)
+        done.set()
+
+    def save() -> None:
+        while not done.is_set():
+            try:
+                found.append(optimizer.state_dict())
+            except RuntimeError as error:
+                assert str(error) == BUSY
+
+    together(step, save)
+    for saved in found:
+        state = saved["state"][0]
+        assert np.unique(state["momentum_buffer"]).tolist() == [float(state["step"])]
+        assert saved["step"] == state["step"]
+
+
+@pytest.mark.parametrize("what", ["load_state_dict", "reference_step"])
+def test_nothing_else_writes_during_a_step(what: str, eager_switches: None) -> None:
+    optimizer, w, g = counting(4 * LARGE, momentum=1.0)
+    saved = optimizer.state_dict()
+    done = threading.Event()
+
+    def step() -> None:
+        for _ in range(40):
+            try:
+                optimizer.step(g)
+            except RuntimeError as error:
+                assert str(error) == BUSY
+        done.set()
+
+    def write() -> None:
+        while not done.is_set():
+            try:
+                getattr(optimizer, what)(saved if what == "load_state_dict" else g)
+            except RuntimeError as error:
+                assert str(error) == BUSY
+
+    together(step, write)
+    (buffer,) = optimizer.state[0].values()
+    assert len(np.unique(w)) == len(np.unique(buffer)) == 1
+    assert optimizer.step_count == optimizer.state_dict()["state"][0]["step"]
+
+
+class Nested:
+    """A gradient whose export takes a step of the optimizer it is meant for."""
+
+    def __init__(self, array: Any, inside: Callable[[], Any]) -> None:
+        self.array, self.inside = array, inside
+
+    def __dlpack__(self, **options: Any) -> Any:
+        self.inside()
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
+def test_a_step_inside_the_checks_of_a_step_mixes_no_gradients() -> None:
+    w = [np.zeros(3), np.zeros(3)]
+    optimizer = gs.SGD(w, lr=1.0)
+    taken = [10.0]
+
+    def inside() -> None:
+        try:
+            optimizer.step([np.ones(3), np.ones(3)])
+            taken.append(1.0)
+        except RuntimeError as error:
+            assert str(error) == BUSY
+
+    optimizer.step([np.full(3, 10.0), Nested(np.full(3, 10.0), inside)])
+    assert [p.tolist() for p in w] == [[-sum(taken)] * 3] * 2
+    assert optimizer.step_count == len(taken)
+
+
+# Interrupts and forks
+
+INTERRUPTED = """
+import signal, numpy as np, gradstep as gs
+w, g = np.zeros({size}, np.float32), np.ones({size}, np.float32)
+optimizer = gs.SGD(w, lr=1.0)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+for i in range({times}):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, {seconds} * (1 + i % 7))
+        while True:
+            optimizer.step(g)
+    except KeyboardInterrupt:
+        pass
+    steps = optimizer.state_dict()["state"][0]["step"]
+    assert np.unique(w).tolist() == [-float(steps)], "half a step"
+    assert optimizer.step_count == steps, f"{{optimizer.step_count}} counted of {{steps}} taken"
+"""
+
+
+@pytest.mark.parametrize(("size", "seconds"), [(8, 1e-4), (3_000_000, 2e-3)])
+def test_an_interrupt_leaves_whole_steps(size: int, seconds: float, python: Any) -> None:
+    times = 300 if size == 8 else 20
+    python(INTERRUPTED.format(size=size, seconds=seconds, times=times))
+
+
+FORK = """
+import os, threading, numpy as np, gradstep as gs
+gs.set_num_threads(3)
+rng = np.random.default_rng(0)
+g = [rng.standard_normal(300_000).astype(np.float32) for _ in range(4)]
+
+def train():
+    w = np.ones(300_000, np.float32)
+    optimizer = gs.AdamW(w, clip_norm=1.0)
+    for t in range(8):
+        optimizer.step(g[t % 4])
+    return w.tobytes()
+
+expected = train()
+
+def child():
+    # Twice: the pool of the child starts, then is used again.
+    ok = gs.get_num_threads() == 3 and train() == expected and train() == expected
+    os._exit(0 if ok else 1)
+
+def forked():
+    pid = os.fork()
+    if pid == 0:
+        child()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+FORK_IDLE = f"{FORK}\nassert [forked() for _ in range(5)] == [0] * 5"
+FORK_BUSY = f"""{FORK}
+stop = False
+def work():
+    while not stop:
+        train()
+workers = [threading.Thread(target=work) for _ in range(2)]
+for worker in workers: worker.start()
+codes = [forked() for _ in range(10)]
+stop = True
+for worker in workers: worker.join()
+assert codes == [0] * 10, codes
+assert train() == expected
+"""
+FORK_POOL = f"""{FORK}
+import multiprocessing
+def task(i):
+    return train() == expected
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        assert pool.map_async(task, range(6)).get(50) == [True] * 6
+    assert train() == expected
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("code", [FORK_IDLE, FORK_BUSY, FORK_POOL], ids=["idle", "busy", "pool"])
+def test_a_forked_child_computes_the_same(code: str, python: Any) -> None:
+    python(code)
+
+
+def test_a_step_on_many_more_threads_than_cores() -> None:
+    grads = good(LARGE * 3)
+    expected, w = good(LARGE * 3, seed=1), good(LARGE * 3, seed=1)
+    with gs.threads(1):
+        gs.NAdam(expected).step(grads)
+    with gs.threads(64):
+        gs.NAdam(w).step(grads)
+    assert w.tobytes() == expected.tobytes()
+    assert math.isfinite(float(w.sum()))
