@@ -68,6 +68,7 @@ struct Adagrad {
 // normalised gradient.
 template <class T>
 struct RMSpropScalars {
+  static constexpr T kLargest = sizeof(T) == 4 ? T(__FLT_MAX__) : T(__DBL_MAX__);
   T alpha, rest, eps, mu, lr;
   explicit RMSpropScalars(const Hyper& h)
       : alpha(h["alpha"]), rest(1 - h["alpha"]), eps(h["eps"]), mu(h["momentum"]), lr(h["lr"]) {}
@@ -80,7 +81,9 @@ struct RMSpropScalars {
   ALWAYS_INLINE V centered(V g, V& square_avg, V& grad_avg) const {
     square_avg = alpha * square_avg + rest * (g * g);
     grad_avg = alpha * grad_avg + rest * g;
-    return g / (sqrt(maximum(square_avg - grad_avg * grad_avg, V{})) + eps);
+    // Finite, so that an average of squares that overflowed stays infinite.
+    const V mean_square = clamp(grad_avg * grad_avg, V{} + kLargest);
+    return g / (sqrt(maximum(square_avg - mean_square, V{})) + eps);
   }
   template <class V>
   ALWAYS_INLINE void move(V& p, V direction, V& buffer) const {

@@ -274,14 +274,17 @@ def test_parameters_must_not_share_memory() -> None:
 def test_gradients_must_not_share_memory_that_a_step_writes(
     method: str, position: int, refused: Refused
 ) -> None:
-    memory = good((12,))
+    before = good((14,))
+    memory = before[2:]
     params = [memory[:4], memory[4:8], memory[8:]]
     optimizer = gs.Adam(params)
+    optimizer.step([np.ones(4, F4) for _ in range(3)])
     other = (position + 1) % 3
     state = optimizer.state[other]["exp_avg_sq"]
     shifted = memory[3:7] if position == 0 else memory[4 * position - 1 : 4 * position + 3]
     first = max(position - 1, 0)
     for grad, what in (
+        (before[:4], "params[0]"),
         (params[other], f"params[{other}]"),
         (shifted, f"params[{first}]"),
         (state, f"state[{other}]"),

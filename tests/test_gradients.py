@@ -61,6 +61,15 @@ def test_global_norm_has_the_bits_of_its_specification_everywhere(dtype: str) ->
         assert [gs.global_norm(case) for case in cases] == expected, where
 
 
+def test_blocks_are_added_from_the_first_to_the_last() -> None:
+    x = np.zeros((40, 4096))
+    x[:, 7] = 2.0**-27
+    x[0, 7] = 1.0
+    for where in everywhere():
+        assert gs.global_norm(x) == gs.global_norm(list(x)) == 1.0, where  # 1 + 2**-54 is 1
+        assert gs.global_norm(x[::-1].copy()) == gs.global_norm(list(x[::-1])) > 1.0, where
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_clipping_inside_a_step_uses_the_same_norm(dtype: str) -> None:
     arrays = many(dtype)

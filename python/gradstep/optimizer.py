@@ -80,7 +80,7 @@ class Group(MutableMapping[str, Any]):
     def __init__(self, values: Mapping[str, Any], names: Sequence[Name], owner: Optimizer) -> None:
         self._values: dict[str, Any] = {}
         self._names = tuple(names)
-        self._owner = owner
+        self._optimizer = weakref.ref(owner)  # no cycle: arrays go when the optimizer goes
         for key, value in values.items():
             self._values[key] = check_hyperparameter(key, value, owner.default(key))
 
@@ -90,8 +90,11 @@ class Group(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in self._values:
             raise KeyError(f"{key!r}, expected one of {', '.join(self._values)}")
-        self._values[key] = check_hyperparameter(key, value, self._owner.default(key))
-        self._owner._changed(key)
+        owner = self._optimizer()
+        if owner is None:
+            raise ReferenceError("the optimizer of this group is gone")
+        self._values[key] = check_hyperparameter(key, value, owner.default(key))
+        owner._changed(key)
 
     def __delitem__(self, key: str) -> None:
         raise TypeError(f"{key!r}: a hyperparameter cannot be removed")

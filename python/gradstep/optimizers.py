@@ -20,6 +20,7 @@ from gradstep.reference import (
     Array,
     Round,
     Scalars,
+    clamp,
     denominator,
     maximum,
     moments,
@@ -215,7 +216,8 @@ class RMSprop(Optimizer):
         variance = averages[0]
         if h["centered"]:
             averages.append(alpha * state[1] + rest * g)
-            variance = maximum(variance - averages[1] * averages[1], np.zeros_like(g))
+            mean_square = clamp(averages[1] * averages[1], np.finfo(g.dtype).max)
+            variance = maximum(variance - mean_square, np.zeros_like(g))
         step = g / (np.sqrt(variance) + f(h["eps"]))
         if len(state) > len(averages):
             step = f(h["momentum"]) * state[-1] + step
@@ -369,8 +371,7 @@ class NAdam(Optimizer):
             decay *= base
             product *= beta1 * (1 - 0.5 * decay)
         product *= power(beta1, t - i)
-        if product <= 2.0**-60:
-            product = 0.0
+        product = 0.0 if product <= 2.0**-60 else product
         now = beta1 * (1 - 0.5 * power(base, t))
         return now, beta1 * (1 - 0.5 * power(base, t + 1)), product
 

@@ -1,0 +1,134 @@
+"""Timing of several calls against each other: A B C A B C ..., never A A A B B B.
+
+The speed of a machine drifts by more than the differences that matter. Calls that are timed in
+turn see the same drift, so the ratio of their times within a round holds although the times do not.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import repeat
+
+__all__ = ["Rules", "Task", "Timing", "interleave", "ratio"]
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A call to time. before: runs ahead of every call and is not timed."""
+
+    run: Callable[[], object]
+    before: Callable[[], object] | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How to measure.
+
+    rounds: timings of each task. seconds: the least length of a timing; short calls are repeated
+    to fill it. pause: seconds of sleep before a timing, in which the worker threads of the task
+    before (those of OpenMP spin for some 8 ms after their work) go to sleep.
+    """
+
+    rounds: int = 7
+    seconds: float = 0.02
+    pause: float = 0.015
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call, by round. calls: how many were timed together in the last round."""
+
+    seconds: tuple[float, ...]
+    calls: int
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """From the fastest to the slowest round, as a share of the median."""
+        return (max(self.seconds) - self.best) / self.median
+
+
+def ratio(a: Timing, b: Timing) -> float:
+    """How many times as long a takes as b: the median over the rounds.
+
+    >>> ratio(Timing((2.0, 4.0, 9.0), 1), Timing((1.0, 2.0, 3.0), 1))
+    2.0
+    """
+    return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=True))
+
+
+def interleave(
+    tasks: Mapping[str, Task],
+    rules: Rules,
+    clock: Clock = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
+) -> dict[str, Timing]:
+    """Times the tasks in turn, `rules.rounds` times each, after a warm-up of each."""
+    with _no_garbage_collection():
+        calls = {name: _enough_calls(task, rules.seconds, clock) for name, task in tasks.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in tasks}
+        for _ in range(rules.rounds):
+            for name, task in tasks.items():
+                sleep(rules.pause)
+                if calls[name] > 1:
+                    _elapsed(task, 1, clock)  # brings the data of this task back to the caches
+                calls[name], once = _timed(task, calls[name], rules.seconds, clock)
+                seconds[name].append(once)
+    return {name: Timing(tuple(seconds[name]), calls[name]) for name in tasks}
+
+
+def _enough_calls(task: Task, seconds: float, clock: Clock) -> int:
+    _elapsed(task, 1, clock)
+    return _timed(task, 1, seconds, clock)[0]
+
+
+def _timed(task: Task, calls: int, seconds: float, clock: Clock) -> tuple[int, float]:
+    """The number of calls that filled `seconds`, from `calls` up, and the seconds of one."""
+    while True:
+        elapsed = _elapsed(task, calls, clock)
+        if elapsed >= seconds:
+            return calls, elapsed / calls
+        needed = calls * seconds / elapsed if elapsed > 0 else 0
+        calls = max(2 * calls, math.ceil(1.2 * needed))
+
+
+def _elapsed(task: Task, calls: int, clock: Clock) -> float:
+    run, before = task.run, task.before
+    if before is None:
+        start = clock()
+        for _ in repeat(None, calls):
+            run()
+        return clock() - start
+    total = 0.0
+    for _ in repeat(None, calls):
+        before()
+        start = clock()
+        run()
+        total += clock() - start
+    return total
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

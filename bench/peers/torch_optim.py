@@ -1,0 +1,73 @@
+"""torch.optim on the CPU: fused, foreach and the default loop over tensors.
+
+Tensors are in memory that torch allocates. With the environment variable THP_MEM_ALLOC_ENABLE=1,
+set before Python starts, torch asks for huge pages, as NumPy always does.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import gradstep as gs
+
+from bench.steps import Step
+from bench.work import Arrays, Contender, Inputs, Ready, Work
+
+REQUIRES = ("torch",)
+
+# "default" is what a call without these keywords takes on the CPU.
+VARIANTS: dict[str, dict[str, bool]] = {
+    "fused": {"fused": True},
+    "foreach": {"foreach": True},
+    "default": {},
+}
+
+
+def contenders(work: Work) -> list[Contender]:
+    """The variants that torch has of the optimizer; none if it lacks the optimizer."""
+    torch: Any = import_module("torch")
+    cls = getattr(torch.optim, work.optimizer, None) if isinstance(work, Step) else None
+    if cls is None:
+        return []
+    accepted = inspect.signature(cls).parameters
+    return [
+        Contender(f"torch {name}", partial(make, keywords))
+        for name, keywords in VARIANTS.items()
+        if all(key in accepted for key in keywords)
+    ]
+
+
+def make(keywords: dict[str, bool], work: Step, inputs: Inputs) -> Ready:
+    """All variants read the same gradients."""
+    torch: Any = import_module("torch")
+    torch.set_num_threads(gs.get_num_threads())
+    grads = inputs.once("torch", partial(_copied, torch))
+    params = [torch.nn.Parameter(p) for p in _copied(torch, inputs.arrays)]
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g
+    optimizer = getattr(torch.optim, work.optimizer)(params, **work.keywords, **keywords)
+    run = optimizer.step if work.clip_norm is None else _pipeline(torch, work, params, optimizer)
+    views = [p.detach().numpy() for p in params]
+    return work.ready(run, views, [g.numpy() for g in grads])
+
+
+def _pipeline(torch: Any, work: Step, params: list[Any], optimizer: Any) -> Callable[[], None]:
+    clip = partial(torch.nn.utils.clip_grad_norm_, params, work.clip_norm)
+
+    def run() -> None:
+        clip()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    return run
+
+
+def _copied(torch: Any, arrays: Arrays) -> list[Any]:
+    tensors = [torch.empty(array.shape, dtype=torch.float32) for array in arrays]
+    for tensor, array in zip(tensors, arrays, strict=True):
+        tensor.copy_(torch.from_numpy(array))
+    return tensors

@@ -1,0 +1,158 @@
+"""What gradstep has to reach, and whether it did.
+
+Some goals are ratios to the best peer known, which is not always installed. Then torch fused, as
+measured in this run, stands in for it: its time is multiplied by the ratio of both when they were
+measured side by side (2026-11-21, two cores with AVX-512, PyTorch 2.13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bench.measure import Timing, ratio
+from bench.runner import LIMIT, Result
+
+__all__ = ["CALLS", "TARGETS", "Verdict", "verdicts"]
+
+CALLS = ("gradstep step(grads)", "gradstep bound step()")
+TORCH = "torch fused"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """value: what was measured; excess: by what share it misses the goal, negative if met."""
+
+    value: str
+    excess: float
+
+
+class Goal(Protocol):
+    """Something to compare a timing of gradstep with."""
+
+    @property
+    def text(self) -> str:
+        """The goal as the table shows it."""
+
+    def basis(self, result: Result) -> str:
+        """What it is compared with in this result."""
+
+    def reached(self, result: Result, timing: Timing) -> Reached | None:
+        """None if what it is compared with was not measured."""
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """A time in seconds."""
+
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        return f"≤ {self.seconds * 1e6:g} µs"
+
+    def basis(self, result: Result) -> str:
+        return "the time itself"
+
+    def reached(self, result: Result, timing: Timing) -> Reached | None:
+        return Reached(f"{timing.median * 1e6:.3g} µs", timing.median / self.seconds - 1)
+
+
+@dataclass(frozen=True)
+class OfLimit:
+    """A share of the limit."""
+
+    share: float
+
+    @property
+    def text(self) -> str:
+        return f"≥ {self.share:.2f} of the limit"
+
+    def basis(self, result: Result) -> str:
+        return "limit"
+
+    def reached(self, result: Result, timing: Timing) -> Reached | None:
+        share = result.share_of_limit(timing)
+        return None if share is None else Reached(f"{share:.2f}", self.share / share - 1)
+
+
+@dataclass(frozen=True)
+class TimesFaster:
+    """A ratio to the best peer.
+
+    stand_in: name and milliseconds of the best peer known, and of torch fused beside it.
+    """
+
+    factor: float
+    stand_in: tuple[str, float, float] | None = None
+
+    @property
+    def text(self) -> str:
+        return f"≥ {self.factor:g}× best peer"
+
+    def _best(self, result: Result) -> tuple[str, Timing] | None:
+        peers = {row.name: row.timing for row in result.rows if row.timing}
+        for own in (*CALLS, LIMIT):
+            peers.pop(own, None)
+        if self.stand_in and TORCH in peers:
+            name, best, torch = self.stand_in
+            scaled = tuple(s * best / torch for s in peers[TORCH].seconds)
+            peers[f"{TORCH} × {best:g}/{torch:g}, in place of {name}"] = Timing(scaled, 0)
+        return min(peers.items(), key=lambda peer: peer[1].median) if peers else None
+
+    def basis(self, result: Result) -> str:
+        best = self._best(result)
+        return "no peer was measured" if best is None else best[0]
+
+    def reached(self, result: Result, timing: Timing) -> Reached | None:
+        best = self._best(result)
+        if best is None:
+            return None
+        times = ratio(best[1], timing)
+        return Reached(f"{times:.2f}×", self.factor / times - 1)
+
+
+# Name of a work -> its goals. Where the time of torch fused was a range, its middle.
+TARGETS: dict[str, tuple[Goal, ...]] = {
+    "AdamW, 134 217 728": (TimesFaster(1.10, ("prime-rl", 78, 90.5)), OfLimit(0.95)),
+    "AdamW, 65 536": (AtMost(16e-6),),
+    "AdamW, 4 096": (AtMost(3e-6),),
+    "AdamW, MLP 784-256-128-10": (TimesFaster(1.6, ("prime-rl", 0.088, 0.15)),),
+    "AdamW, ResNet-50": (TimesFaster(1.15),),
+    "AdamW, GPT-2 small": (TimesFaster(1.10, ("prime-rl", 74, 76)),),
+    "AdamW, 10 000 tensors of 64": (TimesFaster(10, ("prime-rl", 4.8, 62)),),
+    "clip + AdamW + zero gradients, GPT-2 small": (TimesFaster(1.5),),
+    "RMSprop, 16 777 216": (OfLimit(0.95),),
+    "NAdam, 16 777 216": (OfLimit(0.95),),
+    "Adadelta, 16 777 216": (OfLimit(0.95),),
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A goal of a work. reached: for each of CALLS, None where it was not measured."""
+
+    work: str
+    goal: str
+    basis: str
+    reached: tuple[Reached | None, ...]
+
+
+def verdicts(results: Sequence[Result]) -> list[Verdict]:
+    """All targets, those of works that were not measured too."""
+    measured = {result.work.name: result for result in results}
+    found: list[Verdict] = []
+    for name, goals in TARGETS.items():
+        result = measured.get(name)
+        for goal in goals:
+            found.append(_verdict(name, goal, result))
+    return found
+
+
+def _verdict(name: str, goal: Goal, result: Result | None) -> Verdict:
+    if result is None:
+        return Verdict(name, goal.text, "not measured in this run", (None,) * len(CALLS))
+    timings = [result.timing(call) for call in CALLS]
+    reached = tuple(None if t is None else goal.reached(result, t) for t in timings)
+    return Verdict(name, goal.text, goal.basis(result), reached)
