@@ -20,6 +20,19 @@ def good(size: Any = 6, dtype: Any = "f4", seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal(size).astype(dtype)
 
 
+class Unwilling:
+    """Another library's array that will not be shared."""
+
+    def __dlpack__(self, **_: Any) -> Any:
+        raise BufferError("use detach()")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+UNWILLING = "Unwilling that cannot be imported (use detach()), expected a numpy.ndarray"
+
+
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @pytest.mark.parametrize("step", STEPS)
 def test_same_bits_as_reference(level: str, dtype: str, step: int | None) -> None:
@@ -110,6 +123,7 @@ def test_a_bad_array_is_named_and_nothing_is_written(role: str, position: int) -
     frozen.flags.writeable = False
     for bad, kind, message in (
         (1.0, TypeError, "float, expected a numpy.ndarray"),
+        (Unwilling(), TypeError, UNWILLING),
         (np.arange(6), TypeError, "dtype <i8 (int64), expected native float32 or float64"),
         (
             good(12)[::2],

@@ -211,6 +211,19 @@ def test_clipping_nothing() -> None:
     gs.clip_value_({}, 1.0)
 
 
+class Unwilling:
+    """Another library's array that will not be shared."""
+
+    def __dlpack__(self, **_: Any) -> Any:
+        raise BufferError("use detach()")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+UNWILLING = "Unwilling that cannot be imported (use detach()), expected a numpy.ndarray"
+
+
 CALLS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "global_norm": (gs.global_norm, "grads"),
     "clip_norm_": (lambda g: gs.clip_norm_(g, 0.1), "grads"),
@@ -230,6 +243,7 @@ def test_a_bad_array_is_named_and_nothing_is_written(name: str, position: int) -
     for bad, kind, message in (
         (1.0, TypeError, "float, expected a numpy.ndarray"),
         (None, TypeError, "NoneType, expected a numpy.ndarray"),
+        (Unwilling(), TypeError, UNWILLING),
         (np.arange(3), TypeError, "dtype <i8 (int64), expected native float32 or float64"),
         (np.ma.array(good()), TypeError, "a masked array, expected a plain numpy.ndarray"),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
@@ -145,6 +146,18 @@ def test_groups_are_as_many_optimizers(optimizer_class: type[gs.Optimizer]) -> N
         for optimizer, g in zip(single, grads, strict=True):
             optimizer.step(g)
     assert [p.tobytes() for p in together] == [p.tobytes() for p in apart]
+
+
+def test_a_class_of_ones_own_needs_no_more_than_a_dataclass() -> None:
+    @dataclass
+    class Fast(gs.SGD):
+        lr: float = 0.5
+
+    w = np.zeros(2)
+    assert Fast(w).step(np.ones(2)) == (1, 0.5, None, False)
+    assert w.tolist() == [-0.5] * 2
+    with pytest.raises(TypeError, match=r"^Optimizer: has no formula, expected one of OPTIMIZERS$"):
+        gs.Optimizer(w)
 
 
 def test_clip_norm_is_over_all_groups() -> None:

@@ -8,11 +8,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gradstep as gs
 import numpy as np
 import pytest
+from gradstep import _core
 
 F4 = np.float32
 BUSY = "this optimizer is in the middle of a step"
@@ -320,6 +322,32 @@ def test_an_interrupt_leaves_whole_steps(size: int, seconds: float, python: Any)
     python(INTERRUPTED.format(size=size, seconds=seconds, times=times))
 
 
+def test_an_interrupted_change_of_kernel_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, contents: Any
+) -> None:
+    class Interrupted:
+        """A plan during whose making somebody presses Ctrl-C, late or early."""
+
+        def __init__(self, *arguments: Any) -> None:
+            self.plan = _core.Plan(*arguments)
+
+        def bind(self, grads: Any) -> None:
+            raise KeyboardInterrupt
+
+    optimizer, w, g = counting(10)
+    optimizer.bind(g)
+    optimizer.step()
+    optimizer.momentum = 0.5
+    before = contents(optimizer)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("gradstep.optimizer._core", SimpleNamespace(Plan=Interrupted))
+        optimizer.step()
+    assert contents(optimizer) == before
+    optimizer.step()
+    optimizer.step()
+    assert np.unique(w).tolist() == [-3.5]
+
+
 FORK = """
 import os, threading, numpy as np, gradstep as gs
 gs.set_num_threads(3)
@@ -360,6 +388,32 @@ for worker in workers: worker.join()
 assert codes == [0] * 10, codes
 assert train() == expected
 """
+# What the thread that does not exist in the child was doing when it was forked is not known there:
+# an error is right, waiting for that thread is not.
+FORK_SHARED = f"""{FORK}
+import signal
+shared = gs.SGD(np.zeros(300_000, np.float32))
+stop = False
+def work():
+    while not stop:
+        shared.step(g[0])
+        shared.reference_step(g[1])
+        shared.state_dict()
+worker = threading.Thread(target=work)
+worker.start()
+def child():
+    signal.alarm(20)
+    try:
+        shared.step(g[0])
+        shared.state_dict()
+    except RuntimeError as error:
+        assert "in the middle of a step" in str(error)
+    os._exit(0 if train() == expected else 1)
+codes = [forked() for _ in range(20)]
+stop = True
+worker.join()
+assert codes == [0] * 20, codes
+"""
 FORK_POOL = f"""{FORK}
 import multiprocessing
 def task(i):
@@ -372,7 +426,11 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.parametrize("code", [FORK_IDLE, FORK_BUSY, FORK_POOL], ids=["idle", "busy", "pool"])
+@pytest.mark.parametrize(
+    "code",
+    [FORK_IDLE, FORK_BUSY, FORK_SHARED, FORK_POOL],
+    ids=["idle", "busy", "shared optimizer", "process pool"],
+)
 def test_a_forked_child_computes_the_same(code: str, python: Any) -> None:
     python(code)
 

@@ -57,7 +57,8 @@ def ewma_(
     if step is not None and out is None:
         outs = [np.empty_like(a) for a in averages]
     elif step is not None:
-        outs = [as_array(leaf) for leaf in leaves_like(average, out, "out", "average")]
+        leaves = leaves_like(average, out, "out", "average")
+        outs = [as_array(leaf, "out", name) for name, leaf in zip(names, leaves, strict=True)]
     rows = list(zip(names, averages, *([outs] if outs else []), strict=True))
     tensors = [(name, 0, *arrays) for name, *arrays in rows]
     kernel = "Average" if step is None else "CorrectedAverage"

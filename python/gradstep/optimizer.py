@@ -40,16 +40,16 @@ OPTIONS = ("clip_norm", "grad_scale", "on_nonfinite")
 
 # One call at a time works on an optimizer; those of other threads wait. A forked child must not
 # wait for a thread that only its parent has.
-_LOCKS: weakref.WeakKeyDictionary[Optimizer, None] = weakref.WeakKeyDictionary()
+_LOCKED: weakref.WeakValueDictionary[int, Optimizer] = weakref.WeakValueDictionary()
 
 
 def _new_lock(optimizer: Optimizer) -> Any:
-    _LOCKS[optimizer] = None
+    _LOCKED[id(optimizer)] = optimizer
     return threading.RLock()
 
 
 def _renew_locks() -> None:
-    for optimizer in list(_LOCKS):
+    for optimizer in list(_LOCKED.values()):
         optimizer.__dict__["_lock"] = threading.RLock()
 
 
@@ -313,12 +313,17 @@ class Optimizer:
         self._lr = scalars[0]["lr"] if scalars else 0.0
 
     def _replace_plan(self, steps: list[int], step_count: int) -> None:
-        plan = self._make_plan(self._states)
-        plan.steps = steps
-        plan.step_count = step_count
-        if self._bound is not None:
-            plan.bind(self._bound)
-        self._plan = plan
+        kernels, states = self._kernels, self._states
+        try:
+            plan = self._make_plan(states)
+            plan.steps = steps
+            plan.step_count = step_count
+            if self._bound is not None:
+                plan.bind(self._bound)
+            self.__dict__["_plan"] = plan
+        except BaseException:  # Ctrl-C: the plan before stays in force
+            self._kernels, self._states = kernels, states
+            raise
 
     # Steps
 
