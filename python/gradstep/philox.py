@@ -6,8 +6,8 @@ of (seed, offset), the key is the seed and the counter is the number of the bloc
 and the offset (words 2 and 3), low words first: no two blocks, offsets or seeds share an input.
 
 A block serves eight elements with 16 bits each. Elements come in tiles of 64: four rows of 16
-lanes. Lane l of tile t takes block 8 t + l // 2, and its rows 0 to 3 are the low and the high half of
-word l % 2, then the low and the high half of word 2 + l % 2.
+lanes. Lane l of tile t takes block 8 t + l // 2, and its rows 0 to 3 are the low and the high half
+of word l % 2, then the low and the high half of word 2 + l % 2.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HALF = np.uint64(32)
 def philox4x32(counter: Any, key: Any, rounds: int = 10) -> NDArray[np.uint32]:
     """The blocks of random words for counters and keys.
 
-    counter: (..., 4) and key: (..., 2), 32-bit words, broadcast against each other. Returns (..., 4).
+    counter: (..., 4), key: (..., 2): 32-bit words, broadcast against each other. Gives (..., 4).
 
     >>> [hex(word) for word in philox4x32([0, 0, 0, 0], [0, 0])]
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
@@ -51,10 +51,10 @@ def uniform16(first: int, n: int, seed: int, offset: int = 0) -> NDArray[np.uint
     """The 16 bits of elements [first, first + n) of the stream of (seed, offset).
 
     >>> uniform16(0, 4, seed=0)
-    array([59605, 50573, 31880,  8029], dtype=uint16)
+    array([59605, 50573, 52388,   219], dtype=uint16)
     """
     begin, end = first // TILE, -(-(first + n) // TILE)
-    block = 8 * np.arange(begin, end, dtype=np.uint64)[:, None] + np.arange(8, dtype=np.uint64)
+    block = np.arange(8 * begin, 8 * end, dtype=np.uint64).reshape(-1, 8)
     counter = np.empty((*block.shape, 4), np.uint64)
     counter[..., 0], counter[..., 1] = block & LOW, block >> HALF
     counter[..., 2], counter[..., 3] = offset & 0xFFFFFFFF, offset >> 32
