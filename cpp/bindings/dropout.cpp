@@ -1,5 +1,6 @@
 #include "dropout.hpp"
 
+#include "../cache.hpp"
 #include "../dispatch.hpp"
 #include "../dropout_plan.hpp"
 #include "arrays.hpp"
@@ -157,6 +158,7 @@ void define_dropout(py::module_& m) {
         arg("out"), arg("argument"));
   m.def("dropout_mask", fill_mask, arg("keep"), arg("n"), arg("p"), arg("seed"), arg("offset"),
         arg("packed"), arg("first") = 0);
+  m.attr("CACHE_SHARE") = cache_share();
   m.def("philox_block", philox_block, arg("seed"), arg("offset"), arg("block"));
 }
 

@@ -9,6 +9,7 @@ from gradstep.trees import Name
 __version__: str
 compiler: str
 SUM_BLOCK: int
+CACHE_SHARE: int
 
 class Plan:
     def __init__(
