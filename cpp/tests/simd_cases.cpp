@@ -86,8 +86,9 @@ static void run_masks(const test::Report& report, uint32_t pattern) {
 
 static void run_products(const test::Report& report) {
   const uint64_t special[] = {0, 1, 0xffffffffu, 0x80000000u, 0xffffffff00000003u, ~uint64_t{0}};
+  const uint32_t factors[] = {0, 1, 0xD2511F53u, 0xffffffffu};
   for (const uint64_t a : special)
-    for (const uint32_t m : {0u, 1u, 0xD2511F53u, 0xffffffffu}) {
+    for (const uint32_t m : factors) {
       const u64 product = multiply_low32(u64{} + a, m);
       for (int i = 0; i < kBytes / 8; ++i)
         report(product[i] == (a & 0xffffffffu) * m, "multiply_low32");
