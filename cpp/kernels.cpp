@@ -68,6 +68,8 @@ static constexpr Kernel kKernels[] = {OPTIMIZERS(ROW) ASSIGNMENTS(ROW)};
 #define COUNT(Name, ...) +1
 static constexpr int kOptimizerCount = 0 OPTIMIZERS(COUNT);
 
+extern const DropoutKernels kDropout;
+
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 extern const KernelTable kTable;
@@ -76,6 +78,7 @@ const KernelTable kTable = {TEXT(GRADSTEP_ISA),
                             sizeof kKernels / sizeof *kKernels,
                             kOptimizerCount,
                             {sum_squares<float>, sum_squares<double>},
-                            {summarize<float>, summarize<double>}};
+                            {summarize<float>, summarize<double>},
+                            &kDropout};
 
 }  // namespace gradstep::GRADSTEP_ISA

@@ -115,4 +115,124 @@ ALWAYS_INLINE V sign(V x) {
   return x < zero ? -one : x;
 }
 
+// The 64-bit products of the low halves of the lanes of a, whatever their high halves, with m.
+ALWAYS_INLINE u64 multiply_low32(u64 a, uint32_t m) {
+#if defined(__AVX512F__)
+  return (u64)_mm512_mul_epu32((__m512i)a, (__m512i)(u64{} + m));
+#elif defined(__AVX2__)
+  return (u64)_mm256_mul_epu32((__m256i)a, (__m256i)(u64{} + m));
+#elif defined(__SSE2__)
+  return (u64)_mm_mul_epu32((__m128i)a, (__m128i)(u64{} + m));
+#elif defined(__aarch64__)
+  return (u64)vmull_u32(vmovn_u64((uint64x2_t)a), vdup_n_u32(m));
+#else
+  return (a & 0xffffffffu) * m;
+#endif
+}
+
+// Bit i is lane i of a mask whose lanes are 0 or -1.
+ALWAYS_INLINE uint32_t mask_bits(i32 mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask((__m512i)mask);
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)mask));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(_mm_movemask_ps((__m128)mask));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kBytes / 4; ++i) bits |= (mask[i] & 1u) << i;
+  return bits;
+#endif
+}
+
+// A mask of 32-bit lanes for as many 64-bit lanes, in two vectors. (Intrinsics because GCC 12 takes
+// __builtin_convertvector apart.)
+ALWAYS_INLINE void widen_mask(i32 mask, i64 wide[2]) {
+#if defined(__AVX512F__)
+  wide[0] = (i64)_mm512_cvtepi32_epi64(_mm512_castsi512_si256((__m512i)mask));
+  wide[1] = (i64)_mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64((__m512i)mask, 1));
+#elif defined(__AVX2__)
+  wide[0] = (i64)_mm256_cvtepi32_epi64(_mm256_castsi256_si128((__m256i)mask));
+  wide[1] = (i64)_mm256_cvtepi32_epi64(_mm256_extracti128_si256((__m256i)mask, 1));
+#elif defined(__SSE2__)
+  wide[0] = (i64)_mm_unpacklo_epi32((__m128i)mask, (__m128i)mask);
+  wide[1] = (i64)_mm_unpackhi_epi32((__m128i)mask, (__m128i)mask);
+#elif defined(__aarch64__)
+  wide[0] = (i64)vmovl_s32(vget_low_s32((int32x4_t)mask));
+  wide[1] = (i64)vmovl_high_s32((int32x4_t)mask);
+#else
+  for (int i = 0; i < kBytes / 4; ++i) wide[i / (kBytes / 8)][i % (kBytes / 8)] = mask[i];
+#endif
+}
+
+// a where the mask is -1, b where it is 0.
+ALWAYS_INLINE f32 select(i32 mask, f32 a, f32 b) { return mask ? a : b; }
+ALWAYS_INLINE f64 select(i64 mask, f64 a, f64 b) {
+#if defined(__AVX2__)
+  return mask ? a : b;
+#else  // SSE2 compares no 64-bit lanes: GCC makes branches of ?:
+  return (f64)(((i64)a & mask) | ((i64)b & ~mask));
+#endif
+}
+template <class T>
+ALWAYS_INLINE T select(bool mask, T a, T b) {
+  return mask ? a : b;
+}
+
+// One byte of 0 to 127 for each lane.
+ALWAYS_INLINE i32 load_bytes32(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (i32)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  return (i32)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  i32 v;
+  for (int i = 0; i < kBytes / 4; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+ALWAYS_INLINE i64 load_bytes64(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (i64)_mm512_cvtepi8_epi64(_mm_loadl_epi64((const __m128i*)p));
+#elif defined(__AVX2__)
+  return (i64)_mm256_cvtepi8_epi64(_mm_cvtsi32_si128(load<int>((const int*)p)));
+#else
+  i64 v;
+  for (int i = 0; i < kBytes / 8; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+
+// Copies past the cache, by whole vectors, to memory that is not read again soon: no line of y is
+// read first, and none displaces what is in use. The start and the end are stored as usual. Other
+// threads see it after stream_fence().
+template <class T>
+ALWAYS_INLINE void stream_copy(T* y, const T* x, int64_t n) {
+#if defined(__SSE2__)
+  typedef typename Native<T>::type V;
+  constexpr int64_t kWidth = kLanes<V, T>;
+  int64_t i = 0;
+  for (; i < n && reinterpret_cast<uintptr_t>(y + i) % kBytes; ++i) y[i] = x[i];
+  for (; i + kWidth <= n; i += kWidth) {
+    const V v = load<V>(x + i);
+#if defined(__AVX512F__)
+    _mm512_stream_si512((__m512i*)(y + i), (__m512i)v);
+#elif defined(__AVX2__)
+    _mm256_stream_si256((__m256i*)(y + i), (__m256i)v);
+#else
+    _mm_stream_si128((__m128i*)(y + i), (__m128i)v);
+#endif
+  }
+  for (; i < n; ++i) y[i] = x[i];
+#else
+  __builtin_memcpy(y, x, n * sizeof(T));
+#endif
+}
+
+ALWAYS_INLINE void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 }  // namespace gradstep::GRADSTEP_ISA

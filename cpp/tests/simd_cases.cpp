@@ -57,10 +57,70 @@ struct Cases {
   }
 };
 
+// Masks of 32-bit lanes, from a pattern of bits.
+static void run_masks(const test::Report& report, uint32_t pattern) {
+  constexpr int kWidth = kBytes / 4;
+  i32 mask, other;
+  uint32_t bits = 0;
+  uint8_t bytes[kWidth];
+  for (int i = 0; i < kWidth; ++i) {
+    bytes[i] = pattern >> i & 1, bits |= (pattern >> i & 1) << i;
+    mask[i] = -bytes[i], other[i] = 100 + i;
+  }
+  report(mask_bits(mask) == bits, "mask_bits");
+  i64 wide[2];
+  widen_mask(mask, wide);
+  const i32 narrow = load_bytes32(bytes);
+  const i64 narrow64 = load_bytes64(bytes);
+  const f32 chosen = select(mask, (f32)other, f32{} + 2);
+  for (int i = 0; i < kWidth; ++i) {
+    report(wide[i / (kWidth / 2)][i % (kWidth / 2)] == mask[i], "widen_mask");
+    report(narrow[i] == bytes[i], "load_bytes32");
+    report(i >= kWidth / 2 || narrow64[i] == bytes[i], "load_bytes64");
+    report(chosen[i] == select(mask[i] != 0, ((f32)other)[i], 2.0f), "select f32");
+  }
+  const f64 chosen64 = select(wide[0], f64{} + 3, f64{} - __builtin_inf());
+  for (int i = 0; i < kWidth / 2; ++i)
+    report(chosen64[i] == (mask[i] ? 3 : -__builtin_inf()), "select f64");
+}
+
+static void run_products(const test::Report& report) {
+  const uint64_t special[] = {0, 1, 0xffffffffu, 0x80000000u, 0xffffffff00000003u, ~uint64_t{0}};
+  const uint32_t factors[] = {0, 1, 0xD2511F53u, 0xffffffffu};
+  for (const uint64_t a : special)
+    for (const uint32_t m : factors) {
+      const u64 product = multiply_low32(u64{} + a, m);
+      for (int i = 0; i < kBytes / 8; ++i)
+        report(product[i] == (a & 0xffffffffu) * m, "multiply_low32");
+    }
+}
+
+// Every start and length around a vector, and nothing beside it.
+template <class T>
+static void run_stream_copy(const test::Report& report) {
+  constexpr int kSize = 3 * 64 / sizeof(T);
+  alignas(64) T x[kSize], y[kSize + 16];
+  for (int i = 0; i < kSize; ++i) x[i] = T(i + 1);
+  for (int start = 0; start < 16; ++start)
+    for (int n = 0; n <= kSize - 16; ++n) {
+      for (T& value : y) value = 0;
+      stream_copy(y + start, x, n);
+      stream_fence();
+      bool good = true;
+      for (int i = 0; i < kSize + 16; ++i)
+        good = good && y[i] == (i >= start && i < start + n ? x[i - start] : T(0));
+      report(good, "stream_copy");
+    }
+}
+
 extern const test::SimdCases kSimdCases;
 const test::SimdCases kSimdCases = [](const test::Report& report) {
   Cases<float>::run(report);
   Cases<double>::run(report);
+  for (uint32_t i = 0; i < 200; ++i) run_masks(report, i * 0x9E3779B9u);
+  run_products(report);
+  run_stream_copy<float>(report);
+  run_stream_copy<double>(report);
 };
 
 }  // namespace gradstep::GRADSTEP_ISA

@@ -11,6 +11,27 @@ array([-0.1, -0.1, -0.1], dtype=float32)
 
 from gradstep._core import __version__
 from gradstep.averages import ewma_
+from gradstep.dropout_layers import (
+    DROPOUTS,
+    AlphaDropout,
+    DropConnect,
+    Dropout,
+    DropPath,
+    SpatialDropout,
+)
+from gradstep.dropouts import (
+    alpha_dropout,
+    alpha_dropout_backward,
+    drop_connect,
+    drop_connect_backward,
+    drop_path,
+    drop_path_backward,
+    dropout,
+    dropout_backward,
+    dropout_mask,
+    spatial_dropout,
+    spatial_dropout_backward,
+)
 from gradstep.gradients import (
     Summary,
     clip_norm_,
@@ -62,6 +83,7 @@ from gradstep.schedules import (
 )
 
 __all__ = [
+    "DROPOUTS",
     "OPTIMIZERS",
     "SCHEDULES",
     "SGD",
@@ -70,6 +92,10 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "AlphaDropout",
+    "DropConnect",
+    "DropPath",
+    "Dropout",
     "Group",
     "Lion",
     "LrSearch",
@@ -78,9 +104,12 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Schedule",
+    "SpatialDropout",
     "StepInfo",
     "Summary",
     "__version__",
+    "alpha_dropout",
+    "alpha_dropout_backward",
     "build_info",
     "clip_norm_",
     "clip_value_",
@@ -88,6 +117,13 @@ __all__ = [
     "cosine",
     "cosine_restarts",
     "describe",
+    "drop_connect",
+    "drop_connect_backward",
+    "drop_path",
+    "drop_path_backward",
+    "dropout",
+    "dropout_backward",
+    "dropout_mask",
     "ewma_",
     "exponential",
     "find_lr",
@@ -103,6 +139,8 @@ __all__ = [
     "power",
     "set_num_threads",
     "simd_level",
+    "spatial_dropout",
+    "spatial_dropout_backward",
     "step_decay",
     "threads",
     "use_simd",

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gradstep.reference import Array
 from gradstep.trees import Name
 
 __version__: str
 compiler: str
 SUM_BLOCK: int
+CACHE_SHARE: int
 
 class Plan:
     def __init__(
@@ -43,3 +45,14 @@ def global_norm(arrays: Sequence[Any], names: Sequence[Name], argument: str) -> 
 def summarize(
     arrays: Sequence[Any], names: Sequence[Name], argument: str
 ) -> list[tuple[float, float, float, float, int]]: ...
+def dropout(
+    x: Any, p: Any, seed: Any, offset: Any, out: Any, argument: str, first: int = 0
+) -> Array: ...
+def alpha_dropout(x: Any, p: Any, seed: Any, offset: Any, out: Any, backward: bool) -> Array: ...
+def group_dropout(
+    x: Any, p: Any, axis: Any, seed: Any, offset: Any, out: Any, argument: str
+) -> Array: ...
+def dropout_mask(
+    keep: Array, n: int, p: Any, seed: Any, offset: Any, packed: bool, first: int = 0
+) -> None: ...
+def philox_block(seed: int, offset: int, block: int) -> tuple[int, int, int, int]: ...
