@@ -64,6 +64,8 @@ static constexpr Kernel kKernels[] = {OPTIMIZERS(ROW) ASSIGNMENTS(ROW)};
 #define COUNT(Name, ...) +1
 static constexpr int kOptimizerCount = 0 OPTIMIZERS(COUNT);
 
+extern const NormKernels kNorm;
+
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 extern const KernelTable kTable;
@@ -72,6 +74,7 @@ const KernelTable kTable = {TEXT(GRADSTEP_ISA),
                             sizeof kKernels / sizeof *kKernels,
                             kOptimizerCount,
                             {sum_squares<float>, sum_squares<double>},
-                            {summarize<float>, summarize<double>}};
+                            {summarize<float>, summarize<double>},
+                            &kNorm};
 
 }  // namespace gradstep::GRADSTEP_ISA

@@ -73,6 +73,8 @@ struct BlockSummary {
   int64_t nonfinite;
 };
 
+struct NormKernels;  // norm_kernels.hpp
+
 struct KernelTable {
   const char* isa;
   const Kernel* kernels;
@@ -81,6 +83,7 @@ struct KernelTable {
   // For each block of kSumBlock elements of x, one result.
   void (*sum_squares[2])(const void* x, int64_t n, double* blocks);
   void (*summarize[2])(const void* x, int64_t n, BlockSummary* blocks);
+  const NormKernels* norm;
 };
 
 }  // namespace gradstep
