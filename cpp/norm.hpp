@@ -44,19 +44,62 @@ ALWAYS_INLINE void finish_stores() {
 #endif
 }
 
-// y[i] = body(ValueType<V>, i) for every i of [0, n).
-template <class T, class Body>
-ALWAYS_INLINE void fill(T* y, int64_t n, bool stream, const Body& body) {
+// The first n elements, fewer than V has lanes, and `rest` in the other lanes.
+template <class V, class T>
+ALWAYS_INLINE V load_first(const T* x, int64_t n, T rest) {
+  V v = V{} + rest;
+#if defined(__AVX512F__)
+  const uint32_t mask = (uint32_t{1} << n) - 1;
+  if constexpr (sizeof(V) == 32)
+    return (V)_mm256_mask_loadu_ps((__m256)v, static_cast<__mmask8>(mask), x);
+  else if constexpr (sizeof(T) == 4)
+    return (V)_mm512_mask_loadu_ps((__m512)v, static_cast<__mmask16>(mask), x);
+  else
+    return (V)_mm512_mask_loadu_pd((__m512d)v, static_cast<__mmask8>(mask), x);
+#else
+  for (int64_t i = 0; i < kLanes<V, T>; ++i)
+    if (i < n) v[i] = x[i];
+  return v;
+#endif
+}
+
+// y[i] = f(x[i]...) for i < n, where n is smaller than a vector.
+template <class T, class F, class... X>
+ALWAYS_INLINE void fill_first(T* y, int64_t n, const F& f, const X*... x) {
+#if defined(__AVX512F__)
   typedef typename Native<T>::type V;
-  typedef ValueType<T> Scalar;
+  const V v = f(load_first<V>(x, n, T{})...);
+  const uint32_t mask = (uint32_t{1} << n) - 1;
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(y, static_cast<__mmask16>(mask), (__m512)v);
+  else
+    _mm512_mask_storeu_pd(y, static_cast<__mmask8>(mask), (__m512d)v);
+#else
+  for (int64_t i = 0; i < n; ++i) y[i] = f(x[i]...);
+#endif
+}
+
+// Elements before the first address of a whole vector.
+template <class T>
+ALWAYS_INLINE int64_t unaligned(const T* y, int64_t n) {
+  const auto past = reinterpret_cast<uintptr_t>(y) % kBytes;
+  const int64_t count = past ? static_cast<int64_t>((kBytes - past) / sizeof(T)) : 0;
+  return count < n ? count : n;
+}
+
+// y[i] = f(x[i]...) for every i of [0, n).
+template <class T, class F, class... X>
+ALWAYS_INLINE void fill(T* y, int64_t n, bool stream, const F& f, const X*... x) {
+  typedef typename Native<T>::type V;
+  constexpr int64_t kWidth = kLanes<V, T>;
   int64_t i = 0;
   if (stream) {
-    for (; i < n && reinterpret_cast<uintptr_t>(y + i) % kBytes; ++i) y[i] = body(Scalar{}, i);
-    for (; i + kLanes<V, T> <= n; i += kLanes<V, T>)
-      store_past_cache(y + i, body(ValueType<V>{}, i));
+    i = unaligned(y, n);
+    if (i) fill_first(y, i, f, x...);
+    for (; i + kWidth <= n; i += kWidth) store_past_cache(y + i, f(load<V>(x + i)...));
   }
-  for (; i + kLanes<V, T> <= n; i += kLanes<V, T>) store(y + i, body(ValueType<V>{}, i));
-  for (; i < n; ++i) y[i] = body(Scalar{}, i);
+  for (; i + kWidth <= n; i += kWidth) store(y + i, f(load<V>(x + i)...));
+  if (i < n) fill_first(y + i, n - i, f, (x + i)...);
 }
 
 // The value y, or dy at it, behind the ReLU of y: NaN is kept.
@@ -118,33 +161,30 @@ struct Slopes {
   }
 };
 
-// The first n elements, at most as many as f64 has lanes, and `rest` in the other lanes.
-template <class T>
-ALWAYS_INLINE auto load_part(const T* x, int64_t n, T rest) {
-  typedef typename PartOf<f64, T>::type P;
-#if defined(__AVX512F__)
-  const __mmask8 mask = n >= 8 ? 0xff : n <= 0 ? 0 : (1u << n) - 1;
-  if constexpr (sizeof(T) == 4)
-    return (P)_mm256_mask_loadu_ps((__m256)(P{} + rest), mask, x);
-  else
-    return (P)_mm512_mask_loadu_pd((__m512d)(P{} + rest), mask, x);
-#else
-  P part = P{} + rest;
-  for (int i = 0; i < Row::kWidth; ++i)
-    if (i < n) part[i] = x[i];
-  return part;
-#endif
-}
-
-// body(i, parts of x...) for the 16 lanes of every row of n elements, in parts of Row::kWidth: i is
-// the number of the part in its row. The last row is filled with `rest`.
+// body(i, at, parts of x...) for the 16 lanes of every row of n elements, in parts of Row::kWidth
+// that start at `at`: i is the number of the part in its row. The last row is filled with `rest`.
 template <class T, class Body, class... X>
 ALWAYS_INLINE void parts(int64_t n, T rest, const Body& body, const X*... x) {
   typedef typename PartOf<f64, T>::type P;
   int64_t at = 0;
   for (; at + kSumLanes <= n; at += kSumLanes)
-    for (int i = 0; i < Row::kVectors; ++i) body(i, load<P>(x + at + i * Row::kWidth)...);
-  for (int i = 0; at < n; ++i, at += Row::kWidth) body(i, load_part(x + at, n - at, rest)...);
+    for (int i = 0; i < Row::kVectors; ++i) {
+      const int64_t from = at + i * Row::kWidth;
+      body(i, from, load<P>(x + from)...);
+    }
+  for (int i = 0; at < n; ++i, at += Row::kWidth) {
+    if (at + Row::kWidth <= n)
+      body(i, at, load<P>(x + at)...);
+    else
+      body(i, at, load_first<P>(x + at, n - at, rest)...);
+  }
+}
+
+// Asks for the line of x + at, which may lie outside the array.
+template <class T>
+ALWAYS_INLINE void prefetch(const T* x, int64_t at) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x) +
+                                                   static_cast<uintptr_t>(at) * sizeof(T)));
 }
 
 struct TwoRows {
@@ -158,20 +198,6 @@ struct TwoRows {
 
 ALWAYS_INLINE double total(const Row& row) {
   return row.fold([](double a, double b) { return a + b; });
-}
-
-template <class T>
-ALWAYS_INLINE void add_shifted(const T* x, int64_t n, T shift, TwoRows* sums) {
-  TwoRows local = *sums;
-  const f64 wide_shift = f64{} + static_cast<double>(shift);
-  parts<T>(
-      n, shift,
-      [&](int i, auto part) __attribute__((always_inline)) {
-        const f64 d = widened(part) - wide_shift;
-        local.add(i, d, d * d);
-      },
-      x);
-  *sums = local;
 }
 
 }  // namespace gradstep::GRADSTEP_ISA

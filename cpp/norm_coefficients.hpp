@@ -7,12 +7,12 @@
 
 namespace gradstep {
 
-// Rows of coefficients, each repeated as the lanes need it.
+// Rows of coefficients, each repeated as the lanes need it, and with kTail more from the start.
 template <class T, int kRows>
 class Coefficients {
  public:
   Coefficients(int64_t channels, int64_t fold)
-      : channels_(channels), length_(channels * fold), values_(kRows * length_) {}
+      : channels_(channels), length_(channels * fold + kTail), values_(kRows * length_) {}
   const T* row(int r, int64_t c) const { return values_.data() + r * length_ + c; }
   void set(int r, int64_t c, double value) {
     for (int64_t i = c; i < length_; i += channels_)
@@ -20,6 +20,7 @@ class Coefficients {
   }
 
  private:
+  static constexpr int64_t kTail = 16;
   int64_t channels_, length_;
   std::vector<T> values_;
 };

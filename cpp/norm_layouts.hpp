@@ -10,23 +10,84 @@ namespace gradstep::GRADSTEP_ISA {
 inline constexpr int64_t kSpatialStrip = 32;
 
 struct Spatial {
+  // `ahead`: from this piece to the one that is read next.
+  template <class T>
+  static ALWAYS_INLINE void add_shifted(const T* x, int64_t n, T shift, int64_t ahead,
+                                        TwoRows* sums) {
+    TwoRows local = *sums;
+    const f64 wide_shift = f64{} + static_cast<double>(shift);
+    parts<T>(
+        n, shift,
+        [&](int i, int64_t at, auto part) __attribute__((always_inline)) {
+          if (i == 0) prefetch(x, at + ahead);
+          const f64 d = widened(part) - wide_shift;
+          local.add(i, d, d * d);
+        },
+        x);
+    *sums = local;
+  }
+
+  template <class T, bool kRelu>
+  static ALWAYS_INLINE void add_gradient(const T* dy, const T* x, int64_t n, double mean,
+                                         const Affine<T>& y, int64_t ahead, TwoRows* sums) {
+    TwoRows local = *sums;
+    parts<T>(
+        n, T{},
+        [&](int i, int64_t at, auto g, auto value) __attribute__((always_inline)) {
+          if (i == 0) prefetch(dy, at + ahead), prefetch(x, at + ahead);
+          if (kRelu) g = rectified(y(value), g);
+          const f64 wide = widened(g);
+          local.add(i, wide, wide * (widened(value) - mean));
+        },
+        dy, x);
+    *sums = local;
+  }
+
+  // f(channel, first element, from there to the piece read next) for all pieces of channels
+  // [first, last).
+  template <class F>
+  static ALWAYS_INLINE void pieces(const NormTile& tile, int64_t first, int64_t last, const F& f) {
+    const int64_t back = (last - first - 1) * tile.size;
+    for (int64_t n = 0; n < tile.pieces; ++n)
+      for (int64_t c = first; c < last; ++c)
+        f(c, n * tile.stride + c * tile.size, c + 1 < last ? tile.size : tile.stride - back);
+  }
+
   template <class T, bool kCentred>
   static void moments_as(const void* data, const NormTile& tile, ShiftedSums* channels) {
     const T* x = static_cast<const T*>(data);
     for (int64_t first = 0; first < tile.channels; first += kSpatialStrip) {
-      const int64_t left = tile.channels - first,
-                    count = left < kSpatialStrip ? left : kSpatialStrip;
+      const int64_t last =
+          first + kSpatialStrip < tile.channels ? first + kSpatialStrip : tile.channels;
       TwoRows sums[kSpatialStrip];
       T shift[kSpatialStrip];
-      for (int64_t c = 0; c < count; ++c) {
-        sums[c] = TwoRows::zero();
-        shift[c] = kCentred ? x[(first + c) * tile.size] : T{};
+      for (int64_t c = first; c < last; ++c) {
+        sums[c - first] = TwoRows::zero();
+        shift[c - first] = kCentred ? x[c * tile.size] : T{};
       }
-      for (int64_t n = 0; n < tile.pieces; ++n)
-        for (int64_t c = 0; c < count; ++c)
-          add_shifted(x + n * tile.stride + (first + c) * tile.size, tile.size, shift[c], sums + c);
-      for (int64_t c = 0; c < count; ++c)
-        channels[first + c] = {static_cast<double>(shift[c]), total(sums[c].a), total(sums[c].b)};
+      pieces(tile, first, last, [&](int64_t c, int64_t at, int64_t ahead) {
+        add_shifted(x + at, tile.size, shift[c - first], ahead, sums + (c - first));
+      });
+      for (int64_t c = first; c < last; ++c)
+        channels[c] = {static_cast<double>(shift[c - first]), total(sums[c - first].a),
+                       total(sums[c - first].b)};
+    }
+  }
+
+  template <class T, bool kRelu>
+  static void gradient_sums_as(const T* dy, const T* x, const NormTile& tile, const double* mean,
+                               const Scale<T>& y, GradientSums* channels) {
+    for (int64_t first = 0; first < tile.channels; first += kSpatialStrip) {
+      const int64_t last =
+          first + kSpatialStrip < tile.channels ? first + kSpatialStrip : tile.channels;
+      TwoRows sums[kSpatialStrip];
+      for (int64_t c = first; c < last; ++c) sums[c - first] = TwoRows::zero();
+      pieces(tile, first, last, [&](int64_t c, int64_t at, int64_t ahead) {
+        add_gradient<T, kRelu>(dy + at, x + at, tile.size, mean[c],
+                               kRelu ? y.of_channel(c) : Affine<T>{}, ahead, sums + (c - first));
+      });
+      for (int64_t c = first; c < last; ++c)
+        channels[c] = {total(sums[c - first].a), total(sums[c - first].b)};
     }
   }
 
@@ -37,46 +98,12 @@ struct Spatial {
       for (int64_t c = 0; c < tile.channels; ++c) {
         const int64_t at = n * tile.stride + c * tile.size;
         const Affine<T> affine = scale.of_channel(c);
-        fill(y + at, tile.size, stream, [&](auto type, int64_t i) __attribute__((always_inline)) {
-          typedef typename decltype(type)::type V;
-          const V value = affine(load<V>(x + at + i));
+        const auto f = [&](auto value) __attribute__((always_inline)) {
+          value = affine(value);
           return kRelu ? rectified(value, value) : value;
-        });
+        };
+        fill(y + at, tile.size, stream, f, x + at);
       }
-  }
-
-  template <class T, bool kRelu>
-  static ALWAYS_INLINE void add_gradient(const T* dy, const T* x, int64_t n, double mean,
-                                         const Affine<T>& y, TwoRows* sums) {
-    TwoRows local = *sums;
-    parts<T>(
-        n, T{},
-        [&](int i, auto g, auto value) __attribute__((always_inline)) {
-          if (kRelu) g = rectified(y(value), g);
-          const f64 wide = widened(g);
-          local.add(i, wide, wide * (widened(value) - mean));
-        },
-        dy, x);
-    *sums = local;
-  }
-
-  template <class T, bool kRelu>
-  static void gradient_sums_as(const T* dy, const T* x, const NormTile& tile, const double* mean,
-                               const Scale<T>& y, GradientSums* channels) {
-    for (int64_t first = 0; first < tile.channels; first += kSpatialStrip) {
-      const int64_t left = tile.channels - first,
-                    count = left < kSpatialStrip ? left : kSpatialStrip;
-      TwoRows sums[kSpatialStrip];
-      for (int64_t c = 0; c < count; ++c) sums[c] = TwoRows::zero();
-      for (int64_t n = 0; n < tile.pieces; ++n)
-        for (int64_t c = first; c < first + count; ++c) {
-          const int64_t at = n * tile.stride + c * tile.size;
-          add_gradient<T, kRelu>(dy + at, x + at, tile.size, mean[c],
-                                 kRelu ? y.of_channel(c) : Affine<T>{}, sums + (c - first));
-        }
-      for (int64_t c = 0; c < count; ++c)
-        channels[first + c] = {total(sums[c].a), total(sums[c].b)};
-    }
   }
 
   template <class T, bool kWithX, bool kRelu>
@@ -87,13 +114,15 @@ struct Spatial {
         const int64_t at = n * tile.stride + c * tile.size;
         const Affine<T> affine = kRelu ? y.of_channel(c) : Affine<T>{};
         const Slope<T> slope = slopes.of_channel(c, kWithX);
-        fill(dx + at, tile.size, stream, [&](auto type, int64_t i) __attribute__((always_inline)) {
-          typedef typename decltype(type)::type V;
-          V g = load<V>(dy + at + i);
-          if (kRelu) g = rectified(affine(load<V>(x + at + i)), g);
-          if (!kWithX) return g * slope.of_dy;
-          return slope(g, load<V>(x + at + i));
-        });
+        const auto with_x = [&](auto g, auto value) __attribute__((always_inline)) {
+          if (kRelu) g = rectified(affine(value), g);
+          return kWithX ? slope(g, value) : g * slope.of_dy;
+        };
+        const auto without = [&](auto g) __attribute__((always_inline)) { return g * slope.of_dy; };
+        if constexpr (kWithX || kRelu)
+          fill(dx + at, tile.size, stream, with_x, dy + at, x + at);
+        else
+          fill(dx + at, tile.size, stream, without, dy + at);
       }
   }
 };
@@ -112,11 +141,14 @@ struct Columns {
   // all columns of a strip that starts at column `first`, then for the next eight rows.
   template <class Body>
   static ALWAYS_INLINE void blocks(int64_t rows, int64_t width, const Body& body) {
-    for (int64_t from = 0; from < rows; from += kRowsAtOnce) {
-      const int64_t to = rows - from < kRowsAtOnce ? rows : from + kRowsAtOnce;
+    int64_t from = 0;
+    for (; from + kRowsAtOnce <= rows; from += kRowsAtOnce)
+      sweep<double>(width, [&](auto type, int64_t j) __attribute__((always_inline)) {
+        body(type, j, from, from + kRowsAtOnce);
+      });
+    for (; from < rows; ++from)
       sweep<double>(width, [&](auto type, int64_t j)
-                               __attribute__((always_inline)) { body(type, j, from, to); });
-    }
+                               __attribute__((always_inline)) { body(type, j, from, from + 1); });
   }
 
   // The tile as rows of the lanes: `full` whole ones, and `rest` elements of one more.
@@ -210,37 +242,67 @@ struct Columns {
         });
   }
 
-  // body(row's first element, elements of it) for the rows of the lanes, backwards.
-  template <class Body>
-  static ALWAYS_INLINE void rows_backwards(const NormTile& tile, const Body& body) {
+  // body(ValueType<V>, element, column) for all elements, stored to y. Whole rows are one run,
+  // whose vectors may begin in one row and end in the next: coefficients go on after their last
+  // column.
+  template <class T, class Body>
+  static ALWAYS_INLINE void fill_columns(T* y, const NormTile& tile, bool stream,
+                                         const Body& body) {
     const Lanes lanes(tile);
-    body(lanes.full * lanes.stride, lanes.rest);
-    for (int64_t r = lanes.full - 1; r >= 0; --r) body(r * lanes.stride, lanes.width);
+    const bool whole = tile.stride == tile.channels;
+    if (whole) return fill_run(y, lanes.full * lanes.width + lanes.rest, lanes.width, stream, body);
+    for (int64_t r = lanes.full - 1; r >= 0; --r) {
+      const int64_t at = r * lanes.stride;
+      fill_run(y + at, lanes.width, lanes.width, false,
+               [&](auto type, int64_t i, int64_t j)
+                   __attribute__((always_inline)) { return body(type, at + i, j); });
+    }
+  }
+
+  template <class T, class Body>
+  static ALWAYS_INLINE void fill_run(T* y, int64_t n, int64_t width, bool stream,
+                                     const Body& body) {
+    typedef typename Native<T>::type V;
+    constexpr int64_t kWidth = kLanes<V, T>;
+    int64_t i = 0, j = 0;
+    const auto next = [&](int64_t step) __attribute__((always_inline)) {
+      i += step;
+      j += step;
+      j = j >= width ? j - width : j;
+    };
+    const auto scalars = [&](int64_t end) __attribute__((always_inline)) {
+      for (; i < end; next(1)) y[i] = body(ValueType<T>{}, i, j);
+    };
+    if (width < kWidth) return scalars(n);
+    if (stream) {
+      scalars(unaligned(y, n));
+      for (; i + kWidth <= n; next(kWidth)) store_past_cache(y + i, body(ValueType<V>{}, i, j));
+    }
+    for (; i + kWidth <= n; next(kWidth)) store(y + i, body(ValueType<V>{}, i, j));
+    scalars(n);
   }
 
   template <class T, bool kRelu>
   static void scale_as(const T* x, T* y, const NormTile& tile, const Scale<T>& scale, bool stream) {
-    rows_backwards(tile, [&](int64_t at, int64_t n) __attribute__((always_inline)) {
-      fill(y + at, n, stream, [&](auto type, int64_t j) __attribute__((always_inline)) {
-        typedef typename decltype(type)::type V;
-        const V value = scale.of_channels(load<V>(x + at + j), j);
-        return kRelu ? rectified(value, value) : value;
-      });
-    });
+    fill_columns(y, tile, stream,
+                 [&](auto type, int64_t at, int64_t j) __attribute__((always_inline)) {
+                   typedef typename decltype(type)::type V;
+                   const V value = scale.of_channels(load<V>(x + at), j);
+                   return kRelu ? rectified(value, value) : value;
+                 });
   }
 
   template <class T, bool kWithX, bool kRelu>
   static void gradient_as(const T* dy, const T* x, T* dx, const NormTile& tile,
                           const Slopes<T>& slopes, const Scale<T>& y, bool stream) {
-    rows_backwards(tile, [&](int64_t at, int64_t n) __attribute__((always_inline)) {
-      fill(dx + at, n, stream, [&](auto type, int64_t j) __attribute__((always_inline)) {
-        typedef typename decltype(type)::type V;
-        V g = load<V>(dy + at + j);
-        if (kRelu) g = rectified(y.of_channels(load<V>(x + at + j), j), g);
-        if (!kWithX) return g * load<V>(slopes.of_dy + j);
-        return slopes.of_channels(g, load<V>(x + at + j), j);
-      });
-    });
+    fill_columns(dx, tile, stream,
+                 [&](auto type, int64_t at, int64_t j) __attribute__((always_inline)) {
+                   typedef typename decltype(type)::type V;
+                   V g = load<V>(dy + at);
+                   if (kRelu) g = rectified(y.of_channels(load<V>(x + at), j), g);
+                   if (!kWithX) return g * load<V>(slopes.of_dy + j);
+                   return slopes.of_channels(g, load<V>(x + at), j);
+                 });
   }
 };
 

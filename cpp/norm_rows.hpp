@@ -19,10 +19,9 @@ static void scale_rows(const void* from, void* to, const NormRows& rows, const v
     const Affine<T> xhat = xhat_of_row<T>(rows, r);
     const T* x = static_cast<const T*>(from) + r * rows.size;
     T* y = static_cast<T*>(to) + r * rows.size;
-    fill(y, rows.size, stream, [&](auto type, int64_t j) __attribute__((always_inline)) {
-      typedef typename decltype(type)::type V;
-      return xhat(load<V>(x + j)) * load<V>(weight + j) + load<V>(bias + j);
-    });
+    const auto f = [&](auto value, auto w, auto b)
+                       __attribute__((always_inline)) { return xhat(value) * w + b; };
+    fill(y, rows.size, stream, f, x, weight, bias);
   }
   if (stream) finish_stores();
 }
@@ -35,7 +34,7 @@ static GradientSums row_sums(const T* dy, const T* x, const T* weight, int64_t s
     TwoRows sums = TwoRows::zero();
     parts<T>(
         size - at < kNormTile ? size - at : kNormTile, T{},
-        [&](int i, auto g, auto value, auto w) __attribute__((always_inline)) {
+        [&](int i, int64_t, auto g, auto value, auto w) __attribute__((always_inline)) {
           const f64 wide = widened(w) * widened(g);
           sums.add(i, wide, wide * (widened(value) - mean));
         },
@@ -79,11 +78,9 @@ static void row_gradient(const void* dys, const void* xs, void* dxs, const NormR
     const double rest = by_x * ((static_cast<double>(shift) - mean) * invstd) - by_one;
     const Slope<T> slope{static_cast<T>(invstd), static_cast<T>(by_x), static_cast<T>(rest), shift,
                          static_cast<const T*>(rows.invstd)[r]};
-    fill(static_cast<T*>(dxs) + at, rows.size, stream,
-         [&](auto type, int64_t j) __attribute__((always_inline)) {
-           typedef typename decltype(type)::type V;
-           return slope(load<V>(weight + j) * load<V>(dy + j), load<V>(x + j));
-         });
+    const auto f = [&](auto g, auto value, auto w)
+                       __attribute__((always_inline)) { return slope(w * g, value); };
+    fill(static_cast<T*>(dxs) + at, rows.size, stream, f, dy, x, weight);
   }
   if (stream) finish_stores();
 }
