@@ -62,15 +62,14 @@ class Forward {
         stream_(streams(job.shape.type, job.shape.elements(), job.y, job.x, job.x)) {}
 
   void run() {
+    const auto finish_all = [&](int64_t first, int64_t last) {
+      for (int64_t c = first; c < last; ++c) finish(c);
+    };
+    const auto apply_all = [&](int64_t t, int64_t first, int64_t last) { apply(t, first, last); };
+    if (!job_.training) return tiles_.one_sweep(finish_all, apply_all);
     tiles_.two_sweeps(
-        sizeof(T),
-        [&](int64_t t, int64_t first, int64_t last) {
-          if (job_.training) reduce(t, first, last);
-        },
-        [&](int64_t first, int64_t last) {
-          for (int64_t c = first; c < last; ++c) finish(c);
-        },
-        [&](int64_t t, int64_t first, int64_t last) { apply(t, first, last); });
+        sizeof(T), [&](int64_t t, int64_t first, int64_t last) { reduce(t, first, last); },
+        finish_all, apply_all);
   }
 
  private:

@@ -64,6 +64,15 @@ class NormTiles {
         NormTile{pieces(t), stride, step, shape_.lanes == kChannelLanes ? fold_ : size(t)}, c);
   }
 
+  // finish(0, channels), then apply(t, 0, channels) for all tiles.
+  template <class Finish, class Apply>
+  void one_sweep(const Finish& finish, const Apply& apply) const {
+    finish(0, shape_.channels);
+    run_tasks(shape_.elements() <= kNormSerial, count(), [&](int64_t first, int64_t last) {
+      for (int64_t t = last - 1; t >= first; --t) apply(t, 0, shape_.channels);
+    });
+  }
+
   // reduce(t, first, last) for all tiles and channels, finish(first, last) when all tiles of these
   // channels are reduced, then apply(t, first, last), last tiles first. A block of channels that
   // fits the cache is finished before the next is begun; otherwise threads share the tiles.
@@ -77,11 +86,7 @@ class NormTiles {
       run_tasks(serial, tiles, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) reduce(t, 0, channels);
       });
-      finish(0, channels);
-      run_tasks(serial, tiles, [&](int64_t first, int64_t last) {
-        for (int64_t t = last - 1; t >= first; --t) apply(t, 0, channels);
-      });
-      return;
+      return one_sweep(finish, apply);
     }
     run_tasks(false, (channels + block - 1) / block, [&](int64_t first, int64_t last) {
       for (int64_t b = first; b < last; ++b) {
@@ -106,14 +111,14 @@ class NormTiles {
     const int64_t threads = ThreadPool::instance().threads();
     const int64_t least = shape_.lanes == kChannelLanes ? kNormLine : 1;
     const int64_t bytes = shape_.pieces * shape_.size * bytes_per_element;  // of a channel
-    if (fold_ > 1 || (least > 1 && bytes * least > kNormCache)) return 0;
+    if (fold_ > 1 || (least > 1 && bytes * least > kNormCache / 2)) return 0;
     if (shape_.channels < 4 * threads * least) return threads > 1 ? 0 : least;
     const int64_t fits = kNormCache / 2 / std::max<int64_t>(1, bytes);
     const int64_t fair = shape_.channels / (4 * threads);
     return std::max(least, std::min(fits, fair) / least * least);
   }
 
-  static constexpr int64_t kNormLine = 16;  // channels that share a line of the cache
+  static constexpr int64_t kNormLine = 64;  // channels whose part of a row is worth a visit
 
   NormShape shape_;
   int64_t fold_, chunks_, pieces_;

@@ -438,8 +438,21 @@ void define_norm(py::module_& m) {
   m.def("batch_norm", batch_norm);
   m.def("batch_norm_backward", batch_norm_backward);
   m.def("batch_norm_stats", batch_norm_stats);
-  m.def("row_norm", row_norm);
-  m.def("row_norm_backward", row_norm_backward);
+  m.def("layer_norm",
+        [](py::handle x, py::handle weight, py::handle bias, double eps, py::handle axes,
+           py::handle out) { return row_norm(x, weight, bias, eps, axes, true, out); });
+  m.def("layer_norm_backward", [](py::handle dy, py::handle x, py::handle weight, py::handle mean,
+                                  py::handle invstd, py::handle axes, py::handle out) {
+    return row_norm_backward(dy, x, weight, mean, invstd, axes, true, out);
+  });
+  m.def("rms_norm",
+        [](py::handle x, py::handle weight, double eps, py::handle axes, py::handle out) {
+          return row_norm(x, weight, py::none(), eps, axes, false, out);
+        });
+  m.def("rms_norm_backward", [](py::handle dy, py::handle x, py::handle weight, py::handle invstd,
+                                py::handle axes, py::handle out) {
+    return row_norm_backward(dy, x, weight, py::none(), invstd, axes, false, out);
+  });
   m.def("group_norm", group_norm);
   m.def("group_norm_backward", group_norm_backward);
 }

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gradstep.trees import Name
 
 __version__: str
@@ -41,3 +44,79 @@ def global_norm(arrays: Sequence[Any], names: Sequence[Name], argument: str) -> 
 def summarize(
     arrays: Sequence[Any], names: Sequence[Name], argument: str
 ) -> list[tuple[float, float, float, float, int]]: ...
+
+_Array = NDArray[Any]
+_Doubles = NDArray[np.float64]
+
+def batch_norm(
+    x: _Array,
+    weight: _Array | None,
+    bias: _Array | None,
+    running_mean: _Array | None,
+    running_var: _Array | None,
+    training: bool,
+    momentum: float | None,
+    num_batches_tracked: int | None,
+    eps: float,
+    axis: int,
+    activation: str | None,
+    out: _Array | None,
+) -> tuple[_Array, _Doubles, _Doubles]: ...
+def batch_norm_backward(
+    dy: _Array,
+    x: _Array,
+    weight: _Array | None,
+    mean: _Doubles,
+    invstd: _Doubles,
+    training: bool,
+    axis: int,
+    activation: str | None,
+    bias: _Array | None,
+    out: _Array | None,
+) -> tuple[_Array, _Array, _Array]: ...
+def batch_norm_stats(x: _Array, axis: int) -> tuple[_Doubles, _Doubles, int]: ...
+def layer_norm(
+    x: _Array,
+    weight: _Array | None,
+    bias: _Array | None,
+    eps: float,
+    axes: int | None,
+    out: _Array | None,
+) -> tuple[_Array, _Doubles, _Doubles]: ...
+def layer_norm_backward(
+    dy: _Array,
+    x: _Array,
+    weight: _Array | None,
+    mean: _Doubles,
+    invstd: _Doubles,
+    axes: int | None,
+    out: _Array | None,
+) -> tuple[_Array, _Array, _Array]: ...
+def rms_norm(
+    x: _Array, weight: _Array | None, eps: float, axes: int | None, out: _Array | None
+) -> tuple[_Array, _Doubles]: ...
+def rms_norm_backward(
+    dy: _Array,
+    x: _Array,
+    weight: _Array | None,
+    invstd: _Doubles,
+    axes: int | None,
+    out: _Array | None,
+) -> tuple[_Array, _Array]: ...
+def group_norm(
+    x: _Array,
+    groups: int | None,
+    weight: _Array | None,
+    bias: _Array | None,
+    eps: float,
+    out: _Array | None,
+) -> tuple[_Array, _Doubles, _Doubles]: ...
+def group_norm_backward(
+    dy: _Array,
+    x: _Array,
+    groups: int | None,
+    weight: _Array | None,
+    mean: _Doubles,
+    invstd: _Doubles,
+    out: _Array | None,
+) -> tuple[_Array, _Array, _Array]: ...

@@ -1,15 +1,15 @@
 """The NumPy specification of `gradstep.norm`: native results equal these to the bit.
 
 Sums are in double, in an order that depends on the shape and the layout alone. A tile is at most
-4096 elements of a channel (spatial lanes) or 1024 rows (channel lanes). With spatial lanes element i
-of a piece goes to lane i % 16; with channel lanes each channel is a lane, or 16 of them, row by
-row, where there are fewer than 64 channels. Lanes are folded in halves. Tiles meet in index order.
+4096 elements of a channel (spatial lanes) or 1024 rows (channel lanes). With spatial lanes element
+i of a piece goes to lane i % 16; with channel lanes each channel is a lane, or 16 of them, row by
+row, where there are fewer than 64 channels. Lanes are folded in halves, tiles meet in index order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,9 @@ LaneSums: TypeAlias = Callable[[Doubles], Doubles]
 
 
 class Moments(NamedTuple):
-    """Count, mean and sum of squared deviations from the mean, of every channel."""
+    """Number, mean and sum of squared deviations from the mean, of the values of every channel."""
 
-    count: float
+    number: float
     mean: Doubles
     m2: Doubles
 
@@ -50,10 +50,10 @@ def merge(a: Moments | None, b: Moments) -> Moments:
     """Moments of both parts together: Chan, Golub & LeVeque 1979."""
     if a is None:
         return b
-    count = a.count + b.count
-    share = b.count / count
+    count = a.number + b.number
+    share = b.number / count
     delta = b.mean - a.mean
-    m2 = (a.m2 + b.m2) + (delta * delta) * (a.count * share)
+    m2 = (a.m2 + b.m2) + (delta * delta) * (a.number * share)
     return Moments(count, a.mean + delta * share, m2)
 
 
@@ -63,7 +63,8 @@ def fold(lanes: Doubles, axis: int) -> Doubles:
     while len(lanes) > 1:
         half = len(lanes) // 2
         lanes = lanes[:half] + lanes[half:]
-    return lanes[0]
+    total: Doubles = lanes[0]
+    return total
 
 
 def spatial_sums(values: Doubles) -> Doubles:
@@ -164,7 +165,7 @@ def rectified(y: Array, values: Array) -> Array:
 def batch_norm_stats_reference(x: Array, axis: int = 1) -> tuple[Doubles, Doubles, int]:
     """Mean, biased variance and count of every channel."""
     found = moments(layout(x, axis))
-    count = found.count
+    count = found.number
     return found.mean, found.m2 / count if count else found.m2, int(count)
 
 
@@ -187,9 +188,9 @@ def batch_norm_reference(
     if training:
         found = moments(of)
         mean = found.mean
-        variance = found.m2 / found.count if found.count else found.m2
-        if running_mean is not None and running_var is not None and found.count:
-            unbiased = found.m2 / (found.count - 1)
+        variance = found.m2 / found.number if found.number else found.m2
+        if running_mean is not None and running_var is not None and found.number:
+            unbiased = found.m2 / (found.number - 1)
             running_mean[:] = (1 - momentum) * doubles(running_mean, 0, 0) + momentum * mean
             running_var[:] = (1 - momentum) * doubles(running_var, 0, 0) + momentum * unbiased
     else:
@@ -214,7 +215,13 @@ def _gradient_sums(of: Layout, dy: Array, mean: Doubles) -> tuple[Doubles, Doubl
 
 
 def _slope(
-    dy: Array, x: Array, of_dy: Doubles, of_x: Doubles, rest: Doubles, mean: Doubles, invstd: Doubles
+    dy: Array,
+    x: Array,
+    of_dy: Doubles,
+    of_x: Doubles,
+    rest: Doubles,
+    mean: Doubles,
+    invstd: Doubles,
 ) -> Array:
     """of_dy dy + of_x xhat + rest in the type of x; all but dy and x are per channel."""
     shift = mean.astype(x.dtype)
@@ -270,9 +277,9 @@ def layer_norm_reference(
     x: Array, weight: Array | None, bias: Array | None, *, axes: int = 1, eps: float = 1e-5
 ) -> tuple[Array, Doubles, Doubles]:
     """y, mean and invstd."""
-    rows, outer, inner = _rows(x, axes)
+    rows, outer, _ = _rows(x, axes)
     found = moments(Layout(rows, spatial_sums))
-    invstd = inverse_deviation(found.m2 / found.count if found.count else found.m2, eps)
+    invstd = inverse_deviation(found.m2 / found.number if found.number else found.m2, eps)
     size = rows.shape[2]
     y = _scale_rows(rows, found.mean, invstd, doubles(weight, size, 1), doubles(bias, size, 0))
     return y.reshape(x.shape), found.mean.reshape(outer), invstd.reshape(outer)
@@ -345,7 +352,7 @@ def group_norm_reference(
     samples, channels = x.shape[:2]
     rows = x.reshape(1, samples * groups, -1) if x.size else np.zeros((1, samples * groups, 0))
     found = moments(Layout(rows, spatial_sums))
-    invstd = inverse_deviation(found.m2 / found.count if found.count else found.m2, eps)
+    invstd = inverse_deviation(found.m2 / found.number if found.number else found.m2, eps)
     per_channel = [np.repeat(v, channels // groups) for v in (found.mean, invstd)]
     w, b = (
         np.tile(doubles(v, channels, missing), samples) for v, missing in ((weight, 1), (bias, 0))
@@ -381,4 +388,3 @@ def group_norm_backward_reference(
         dweight = dweight + total_x[at] * r[at]
         dbias = dbias + total[at]
     return dx.reshape(x.shape), dweight.astype(x.dtype), dbias.astype(x.dtype)
-
