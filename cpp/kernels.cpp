@@ -69,6 +69,7 @@ static constexpr Kernel kKernels[] = {OPTIMIZERS(ROW) ASSIGNMENTS(ROW)};
 static constexpr int kOptimizerCount = 0 OPTIMIZERS(COUNT);
 
 extern const DropoutKernels kDropout;
+extern const NormKernels kNorm;
 
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
@@ -79,6 +80,7 @@ const KernelTable kTable = {TEXT(GRADSTEP_ISA),
                             kOptimizerCount,
                             {sum_squares<float>, sum_squares<double>},
                             {summarize<float>, summarize<double>},
-                            &kDropout};
+                            &kDropout,
+                            &kNorm};
 
 }  // namespace gradstep::GRADSTEP_ISA

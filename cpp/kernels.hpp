@@ -75,6 +75,7 @@ struct BlockSummary {
 };
 
 struct DropoutKernels;  // dropout_kernels.hpp
+struct NormKernels;  // norm_kernels.hpp
 
 struct KernelTable {
   const char* isa;
@@ -85,6 +86,7 @@ struct KernelTable {
   void (*sum_squares[2])(const void* x, int64_t n, double* blocks);
   void (*summarize[2])(const void* x, int64_t n, BlockSummary* blocks);
   const DropoutKernels* dropout;
+  const NormKernels* norm;
 };
 
 }  // namespace gradstep

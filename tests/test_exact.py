@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from cases import PREPARATIONS, label, variants
 from gradstep import _core
+from guarded import Guarded
 
 LEVELS = gs.build_info()["simd_levels"]
 THREADS = (1, 2, 3, 7)
@@ -118,27 +118,6 @@ def test_any_start_of_an_array_and_nothing_beside_it(name: str, options: Any, pr
             gs.OPTIMIZERS[name](memory[start : start + size], **settings).step(gradient)
             assert memory[start : start + size].tobytes() == expected[0][0].tobytes(), where
             assert (memory[:start] == 12.25).all() and (memory[start + size :] == 12.25).all()
-
-
-class Guarded:
-    """Memory between two pages that may not be touched."""
-
-    def __init__(self) -> None:
-        page = mmap.PAGESIZE
-        self.memory = mmap.mmap(-1, 4 * page)
-        start = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-        libc = ctypes.CDLL(None, use_errno=True)
-        for guard in (start, start + 3 * page):
-            assert libc.mprotect(ctypes.c_void_p(guard), page, self.PROT_NONE) == 0
-        self.bytes = np.frombuffer(self.memory, np.uint8)[page : 3 * page]
-
-    PROT_NONE = 0
-
-    def array(self, like: Any, at_end: bool) -> Any:
-        data = self.bytes[-like.nbytes :] if at_end and like.nbytes else self.bytes[: like.nbytes]
-        array = data.view(like.dtype)
-        array[:] = like
-        return array
 
 
 @pytest.fixture(scope="module")

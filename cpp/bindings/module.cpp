@@ -7,6 +7,7 @@
 #include "../thread_pool.hpp"
 #include "gil.hpp"
 #include "dropout.hpp"
+#include "norm.hpp"
 #include "plan.hpp"
 
 namespace py = pybind11;
@@ -122,6 +123,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("summarize", summarize, py::arg("arrays"), py::arg("names"), py::arg("argument"));
   define_plan(m);
   define_dropout(m);
+  define_norm(m);
 }
 
 }  // namespace gradstep

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from gradstep.reference import Array
+import numpy as np
+from numpy.typing import NDArray
+
 from gradstep.trees import Name
 
 __version__: str
@@ -51,8 +54,41 @@ def dropout(
 def alpha_dropout(x: Any, p: Any, seed: Any, offset: Any, out: Any, backward: bool) -> Array: ...
 def group_dropout(
     x: Any, p: Any, axis: Any, seed: Any, offset: Any, out: Any, argument: str
-) -> Array: ...
 def dropout_mask(
     keep: Array, n: int, p: Any, seed: Any, offset: Any, packed: bool, first: int = 0
 ) -> None: ...
 def philox_block(seed: int, offset: int, block: int) -> tuple[int, int, int, int]: ...
+
+_Array = NDArray[Any]
+_Doubles = NDArray[np.float64]
+def batch_norm(
+    x: _Array,
+    weight: _Array | None,
+    bias: _Array | None,
+    running_mean: _Array | None,
+    running_var: _Array | None,
+    training: bool,
+    momentum: float | None,
+    num_batches_tracked: int | None,
+    eps: float,
+    axis: int,
+    activation: str | None,
+    out: _Array | None,
+) -> tuple[_Array, _Doubles, _Doubles]: ...
+def batch_norm_backward(
+    dy: _Array,
+    mean: _Doubles,
+    invstd: _Doubles,
+) -> tuple[_Array, _Array, _Array]: ...
+def batch_norm_stats(x: _Array, axis: int) -> tuple[_Doubles, _Doubles, int]: ...
+def layer_norm(
+    axes: int | None,
+def layer_norm_backward(
+def rms_norm(
+    x: _Array, weight: _Array | None, eps: float, axes: int | None, out: _Array | None
+) -> tuple[_Array, _Doubles]: ...
+def rms_norm_backward(
+) -> tuple[_Array, _Array]: ...
+def group_norm(
+    groups: int | None,
+def group_norm_backward(

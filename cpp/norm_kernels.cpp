@@ -1,0 +1,17 @@
+// Compiled once per ISA with -DGRADSTEP_ISA=<name> and that ISA's flags; exports its kernels and
+// nothing else.
+#include "norm_kernels.hpp"
+
+#include "norm_layouts.hpp"
+#include "norm_rows.hpp"
+
+namespace gradstep::GRADSTEP_ISA {
+
+extern const NormKernels kNorm;
+const NormKernels kNorm = {{{Layout<Spatial, float>::table, Layout<Spatial, double>::table},
+                            {Layout<Columns, float>::table, Layout<Columns, double>::table}},
+                           {Spatial::moments_as<float, false>, Spatial::moments_as<double, false>},
+                           {scale_rows<float>, scale_rows<double>},
+                           {row_gradient<float>, row_gradient<double>}};
+
+}  // namespace gradstep::GRADSTEP_ISA
