@@ -35,7 +35,7 @@ ALWAYS_INLINE void update(const F& f, int64_t n, T* p, const T* g, S*... state) 
 
 // base^exponent by repeated squaring: IEEE multiplications only, so every machine gets the same
 // bits, which libm's pow does not promise.
-static double power(double base, int64_t exponent) {
+[[maybe_unused]] static double power(double base, int64_t exponent) {
   double result = 1;
   for (; exponent; exponent >>= 1, base *= base)
     if (exponent & 1) result *= base;
