@@ -66,12 +66,14 @@ static constexpr int kOptimizerCount = 0 OPTIMIZERS(COUNT);
 
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
+extern const ActivationKernels kActivation;
 extern const KernelTable kTable;
 const KernelTable kTable = {TEXT(GRADSTEP_ISA),
                             kKernels,
                             sizeof kKernels / sizeof *kKernels,
                             kOptimizerCount,
                             {sum_squares<float>, sum_squares<double>},
-                            {summarize<float>, summarize<double>}};
+                            {summarize<float>, summarize<double>},
+                            &kActivation};
 
 }  // namespace gradstep::GRADSTEP_ISA

@@ -5,6 +5,8 @@
 
 namespace gradstep {
 
+struct ActivationKernels;
+
 enum DType : int32_t { kFloat32, kFloat64 };
 
 inline constexpr int kMaxStates = 3;
@@ -81,6 +83,7 @@ struct KernelTable {
   // For each block of kSumBlock elements of x, one result.
   void (*sum_squares[2])(const void* x, int64_t n, double* blocks);
   void (*summarize[2])(const void* x, int64_t n, BlockSummary* blocks);
+  const ActivationKernels* activation;
 };
 
 }  // namespace gradstep

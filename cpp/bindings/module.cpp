@@ -5,6 +5,7 @@
 
 #include "../dispatch.hpp"
 #include "../thread_pool.hpp"
+#include "activation.hpp"
 #include "plan.hpp"
 
 namespace py = pybind11;
@@ -121,6 +122,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("global_norm", global_norm, py::arg("arrays"), py::arg("names"), py::arg("argument"));
   m.def("summarize", summarize, py::arg("arrays"), py::arg("names"), py::arg("argument"));
   define_plan(m);
+  define_activation(m);
 }
 
 }  // namespace gradstep

@@ -9,7 +9,30 @@
 array([-0.1, -0.1, -0.1], dtype=float32)
 """
 
+from gradstep import init
 from gradstep._core import __version__
+from gradstep.activations import (
+    gelu,
+    gelu_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    log_softmax,
+    log_softmax_backward,
+    maxout,
+    maxout_backward,
+    prelu,
+    prelu_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    silu,
+    silu_backward,
+    softmax,
+    softmax_backward,
+    tanh,
+    tanh_backward,
+)
 from gradstep.averages import ewma_
 from gradstep.gradients import (
     Summary,
@@ -19,6 +42,7 @@ from gradstep.gradients import (
     global_norm,
     nonfinite,
 )
+from gradstep.losses import cross_entropy, mse
 from gradstep.lr_search import LrSearch, find_lr
 from gradstep.optimizer import Group, Optimizer, StepInfo
 from gradstep.optimizers import (
@@ -87,23 +111,46 @@ __all__ = [
     "constant",
     "cosine",
     "cosine_restarts",
+    "cross_entropy",
     "describe",
     "ewma_",
     "exponential",
     "find_lr",
+    "gelu",
+    "gelu_backward",
     "get_num_threads",
     "global_norm",
+    "init",
     "inverse_time",
     "join",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "maxout",
+    "maxout_backward",
+    "mse",
     "nonfinite",
     "one_cycle",
     "per_epoch",
     "piecewise",
     "polynomial",
     "power",
+    "prelu",
+    "prelu_backward",
+    "relu",
+    "relu_backward",
     "set_num_threads",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
     "simd_level",
+    "softmax",
+    "softmax_backward",
     "step_decay",
+    "tanh",
+    "tanh_backward",
     "threads",
     "use_simd",
     "warmup",

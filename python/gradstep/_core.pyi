@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from numpy.typing import NDArray
+
 from gradstep.trees import Name
 
 __version__: str
 compiler: str
 SUM_BLOCK: int
+ACTIVATIONS: dict[str, int]
+CHANNEL_ROWS: int
 
 class Plan:
     def __init__(
@@ -41,3 +45,27 @@ def global_norm(arrays: Sequence[Any], names: Sequence[Name], argument: str) -> 
 def summarize(
     arrays: Sequence[Any], names: Sequence[Name], argument: str
 ) -> list[tuple[float, float, float, float, int]]: ...
+
+# Activations and losses; the index is that of ACTIVATIONS.
+def activate(index: int, x: Any, out: Any, parameter: float) -> NDArray[Any]: ...
+def activate_backward(
+    index: int, dy: Any, saved: Any, argument: str, out: Any, parameter: float
+) -> NDArray[Any]: ...
+def softmax(log_form: bool, x: Any, axis: int, out: Any) -> NDArray[Any]: ...
+def softmax_backward(log_form: bool, dy: Any, y: Any, axis: int, out: Any) -> NDArray[Any]: ...
+def cross_entropy(
+    logits: Any,
+    targets: Any,
+    weight: Any,
+    smoothing: float,
+    ignored: int,
+    reduction: int,
+    out: Any,
+) -> tuple[Any, NDArray[Any]]: ...
+def mse(prediction: Any, target: Any, out: Any) -> tuple[float, NDArray[Any]]: ...
+def prelu(x: Any, weight: Any, axis: int, out: Any) -> NDArray[Any]: ...
+def prelu_backward(
+    dy: Any, x: Any, weight: Any, axis: int, out: Any
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
+def maxout(x: Any, pieces: int, axis: int, out: Any) -> NDArray[Any]: ...
+def maxout_backward(dy: Any, x: Any, pieces: int, axis: int, out: Any) -> NDArray[Any]: ...
