@@ -73,13 +73,13 @@ struct Silu {
   explicit Silu(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
-    const ExpParts<V> e = exp_parts(-abs(x));
+    const ExpParts<V> e = exp_parts(negative_abs(x));
     const V finite = at_least(x, ConstantsOf<V>::kExpLow);
     return (x < V{} ? e.times(finite) : x) / (e.value() + T(1));
   }
   template <class V>
   ALWAYS_INLINE V backward(V dy, V x) const {
-    const V e = exp_parts(-abs(x)).value(), d = e + T(1);
+    const V e = exp_parts(negative_abs(x)).value(), d = e + T(1);
     const V finite = with_sign(at_most(abs(x), -ConstantsOf<V>::kExpLow), x);
     return dy * (((x < V{} ? e : splat<V>(1)) + finite * e / d) / d);
   }

@@ -123,10 +123,23 @@ static void prelu_backward(const PreluJob& job, int64_t begin, int64_t end) {
   }
 }
 
+// Pieces side by side in memory.
+template <class T>
+static void maxout_beside(const MaxoutJob& job, int64_t begin, int64_t end) {
+  const T* x = static_cast<const T*>(job.x) + begin * job.pieces;
+  T* y = static_cast<T*>(job.y);
+  for (int64_t row = begin; row < end; ++row, x += job.pieces) {
+    T most = x[0];
+    for (int64_t k = 1; k < job.pieces; ++k) most = ((x[k] > most) | (x[k] != x[k])) ? x[k] : most;
+    y[row] = most;
+  }
+}
+
 // Goodfellow et al. 2013 (arXiv:1302.4389). NaN wins, as in numpy.max.
 template <class T>
 static void maxout(const MaxoutJob& job, int64_t begin, int64_t end) {
   const int64_t n = job.inner, pieces = job.pieces;
+  if (n == 1) return maxout_beside<T>(job, begin, end);
   for (int64_t row = begin; row < end; ++row) {
     const T* x = static_cast<const T*>(job.x) + row * pieces * n;
     T* y = static_cast<T*>(job.y) + row * n;

@@ -46,7 +46,7 @@ ALWAYS_INLINE V splat(typename Lane<V>::type x) {
   return V{} + x;
 }
 
-// |x| with the sign of `sign`, for x >= 0.
+// x with the sign of `sign`, for x >= 0 or sign < 0.
 template <class V>
 ALWAYS_INLINE V with_sign(V x, V sign) {
   typedef typename Lane<V>::bits U;
@@ -54,7 +54,8 @@ ALWAYS_INLINE V with_sign(V x, V sign) {
   return bits_as<V>(bits_as<U>(x) | (bits_as<U>(sign) >> kTop << kTop));
 }
 
-// x but at most `limit`; NaN stays NaN.
+// x but at most (at least) `limit`; NaN stays NaN. GCC does not find these instructions itself;
+// they return the second operand where one is NaN.
 template <class V>
 ALWAYS_INLINE V at_most(V x, typename Lane<V>::type limit) {
   return x > splat<V>(limit) ? splat<V>(limit) : x;
@@ -62,6 +63,26 @@ ALWAYS_INLINE V at_most(V x, typename Lane<V>::type limit) {
 template <class V>
 ALWAYS_INLINE V at_least(V x, typename Lane<V>::type limit) {
   return x < splat<V>(limit) ? splat<V>(limit) : x;
+}
+#if defined(__AVX512F__)
+ALWAYS_INLINE f32 at_most(f32 x, float limit) {
+  return (f32)_mm512_min_ps(_mm512_set1_ps(limit), (__m512)x);
+}
+ALWAYS_INLINE f64 at_most(f64 x, double limit) {
+  return (f64)_mm512_min_pd(_mm512_set1_pd(limit), (__m512d)x);
+}
+ALWAYS_INLINE f32 at_least(f32 x, float limit) {
+  return (f32)_mm512_max_ps(_mm512_set1_ps(limit), (__m512)x);
+}
+ALWAYS_INLINE f64 at_least(f64 x, double limit) {
+  return (f64)_mm512_max_pd(_mm512_set1_pd(limit), (__m512d)x);
+}
+#endif
+
+// -|x|.
+template <class V>
+ALWAYS_INLINE V negative_abs(V x) {
+  return with_sign(x, splat<V>(-1));
 }
 
 // c[0] + c[1] x + ..., even and odd powers apart: two chains, half the latency.
@@ -232,7 +253,7 @@ ALWAYS_INLINE V tanh(V x) {
 template <class V>
 ALWAYS_INLINE V sigmoid(V x) {
   typedef typename Lane<V>::type T;
-  const V e = exp_parts(-abs(x)).value();
+  const V e = exp_parts(negative_abs(x)).value();
   const V d = e + T(1), lost = e - (d - T(1));
   const V y = (x < V{} ? e : splat<V>(1)) / d;
   return y - y * lost * (x < V{} ? T(1) - y : y);  // the last is 1 / d
@@ -278,8 +299,8 @@ ALWAYS_INLINE NormalTail<V> normal_tail(V x) {
   const V a = at_most(abs(x), C::kNormalTailEnd);
   const V upper = bits_as<V>(bits_as<typename Lane<V>::bits>(a) & C::kUpperHalf);
   const V high = upper * upper * T(-0.5), low = (a - upper) * (a + upper) * T(-0.5);
-  const V sum = a + C::kTailCentre;
-  const V ratio = polynomial((a - C::kTailCentre) / sum, C::kTail) / sum;
+  const V inverse = T(1) / (a + C::kTailCentre);
+  const V ratio = polynomial((a - C::kTailCentre) * inverse, C::kTail) * inverse;
   return {a, exp_parts(reduce_exp(high + low, high, low)), ratio};
 }
 

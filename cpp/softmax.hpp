@@ -29,29 +29,48 @@ ALWAYS_INLINE int64_t target_of(const SoftmaxJob& job, int64_t row) {
                           : static_cast<const int32_t*>(job.targets)[row];
 }
 
+template <class V>
+ALWAYS_INLINE V larger(V a, V b) {
+  return a > b ? a : b;
+}
+#if defined(__AVX512F__)
+ALWAYS_INLINE f32 larger(f32 a, f32 b) { return (f32)_mm512_max_ps((__m512)a, (__m512)b); }
+ALWAYS_INLINE f64 larger(f64 a, f64 b) { return (f64)_mm512_max_pd((__m512d)a, (__m512d)b); }
+#endif
+
 // The largest element that is not NaN; -inf if there is none.
 template <class T>
-static T largest(const T* x, int64_t n) {
+ALWAYS_INLINE T largest(const T* x, int64_t n) {
   typedef typename Native<T>::type V;
   constexpr int64_t kWidth = kLanes<V, T>, kChains = 4;
-  V chain[kChains];
-  for (V& v : chain) v = splat<V>(-__builtin_inf());
-  int64_t i = 0;
-  for (; i + kChains * kWidth <= n; i += kChains * kWidth)
-    for (int c = 0; c < kChains; ++c) {
-      const V v = load<V>(x + i + c * kWidth);
-      chain[c] = v > chain[c] ? v : chain[c];
-    }
-  for (; i + kWidth <= n; i += kWidth) {
-    const V v = load<V>(x + i);
-    chain[0] = v > chain[0] ? v : chain[0];
-  }
-  T all[kChains * kWidth];
-  __builtin_memcpy(all, chain, sizeof all);
   T most = -__builtin_inf();
-  for (; i < n; ++i) most = x[i] > most ? x[i] : most;
-  for (const T v : all) most = v > most ? v : most;
+  int64_t i = 0;
+  if (n >= kWidth) {
+    V chain[kChains];
+    for (V& v : chain) v = splat<V>(most);
+    for (; i + kChains * kWidth <= n; i += kChains * kWidth)
+      for (int c = 0; c < kChains; ++c) chain[c] = larger(load<V>(x + i + c * kWidth), chain[c]);
+    for (; i + kWidth <= n; i += kWidth) chain[0] = larger(load<V>(x + i), chain[0]);
+    chain[0] = larger(larger(chain[0], chain[1]), larger(chain[2], chain[3]));
+    T all[kWidth];
+    store(all, chain[0]);
+    for (int64_t half = kWidth / 2; half > 0; half /= 2)
+      for (int64_t j = 0; j < half; ++j) all[j] = larger(all[j + half], all[j]);
+    most = all[0];
+  }
+  for (; i < n; ++i) most = larger(x[i], most);
   return most;
+}
+
+// The fold of reduce.hpp for sums, its first halvings on vectors.
+ALWAYS_INLINE double folded(Row row) {
+  for (int64_t half = Row::kVectors / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) row.v[i] = row.v[i] + row.v[i + half];
+  double lanes[Row::kWidth];
+  store(lanes, row.v[0]);
+  for (int64_t half = Row::kWidth / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
 }
 
 // For each block of n elements, the sum of term(a, b, out), a Row of 16; kWrites: it fills out too.
@@ -77,7 +96,7 @@ ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, do
       if constexpr (kWrites)
         for (int64_t j = 0; i + j < end; ++j) out[i + j] = last_out[j];
     }
-    *sums = sum.fold([](double x, double y) { return x + y; });
+    *sums = folded(sum);
   }
 }
 

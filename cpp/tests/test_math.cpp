@@ -45,7 +45,7 @@ struct Row {
   double f32_ulp, f64_ulp;  // bounds
 };
 const Row kRows[] = {
-    {test::kExp, "exp", 1, 1},         {test::kLog, "log", 1, 1},   {test::kTanh, "tanh", 2, 2},
+    {test::kExp, "exp", 1, 1},         {test::kLog, "log", 1, 1},       {test::kTanh, "tanh", 2, 2},
     {test::kSigmoid, "sigmoid", 2, 2}, {test::kSilu, "silu", 3.5, 3.5}, {test::kGelu, "gelu", 8, 8},
 };
 
