@@ -452,7 +452,10 @@ def _pieces(x: Array, k: int, axis: int) -> tuple[Array, int]:
 def maxout_reference(x: Array, k: int, axis: int = 1) -> Array:
     """The NumPy specification of `maxout`."""
     pieces, along = _pieces(x, k, axis)
-    return np.asarray(pieces.max(along))
+    first, *others = np.moveaxis(pieces, along, 0)
+    for piece in others:
+        first = np.where((piece > first) | np.isnan(piece), piece, first)
+    return np.ascontiguousarray(first)
 
 
 def maxout_backward(
