@@ -73,6 +73,7 @@ extern const NormKernels kNorm;
 
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
+extern const ActivationKernels kActivation;
 extern const KernelTable kTable;
 const KernelTable kTable = {TEXT(GRADSTEP_ISA),
                             kKernels,
@@ -81,6 +82,7 @@ const KernelTable kTable = {TEXT(GRADSTEP_ISA),
                             {sum_squares<float>, sum_squares<double>},
                             {summarize<float>, summarize<double>},
                             &kDropout,
-                            &kNorm};
+                            &kNorm,
+                            &kActivation};
 
 }  // namespace gradstep::GRADSTEP_ISA

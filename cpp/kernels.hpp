@@ -5,6 +5,8 @@
 
 namespace gradstep {
 
+struct ActivationKernels;
+
 enum DType : int32_t { kFloat32, kFloat64 };
 
 inline constexpr int kMaxStates = 3;
@@ -87,6 +89,7 @@ struct KernelTable {
   void (*summarize[2])(const void* x, int64_t n, BlockSummary* blocks);
   const DropoutKernels* dropout;
   const NormKernels* norm;
+  const ActivationKernels* activation;
 };
 
 }  // namespace gradstep

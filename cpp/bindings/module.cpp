@@ -8,6 +8,7 @@
 #include "gil.hpp"
 #include "dropout.hpp"
 #include "norm.hpp"
+#include "activation.hpp"
 #include "plan.hpp"
 
 namespace py = pybind11;
@@ -124,6 +125,7 @@ PYBIND11_MODULE(_core, m) {
   define_plan(m);
   define_dropout(m);
   define_norm(m);
+  define_activation(m);
 }
 
 }  // namespace gradstep

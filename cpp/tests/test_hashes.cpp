@@ -12,6 +12,7 @@
 #include "../step_plan.hpp"
 #include "../thread_pool.hpp"
 #include "hashes_dropout.hpp"
+#include "hashes_activation.hpp"
 
 using namespace gradstep;
 
@@ -117,6 +118,7 @@ std::map<std::string, uint64_t> all_hashes() {
   found["sums float32"] = sums<float>();
   found["sums float64"] = sums<double>();
   add_dropout_hashes(found);
+  test::add_activation_hashes(&found);
   return found;
 }
 

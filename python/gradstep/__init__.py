@@ -9,7 +9,30 @@
 array([-0.1, -0.1, -0.1], dtype=float32)
 """
 
+from gradstep import init
 from gradstep._core import __version__
+from gradstep.activations import (
+    gelu,
+    gelu_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    log_softmax,
+    log_softmax_backward,
+    maxout,
+    maxout_backward,
+    prelu,
+    prelu_backward,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    silu,
+    silu_backward,
+    softmax,
+    softmax_backward,
+    tanh,
+    tanh_backward,
+)
 from gradstep.averages import ewma_
 from gradstep.dropout_layers import (
     DROPOUTS,
@@ -40,6 +63,7 @@ from gradstep.gradients import (
     global_norm,
     nonfinite,
 )
+from gradstep.losses import cross_entropy, mse
 from gradstep.lr_search import LrSearch, find_lr
 from gradstep.norm import (
     batch_norm,
@@ -133,6 +157,7 @@ __all__ = [
     "constant",
     "cosine",
     "cosine_restarts",
+    "cross_entropy",
     "describe",
     "drop_connect",
     "drop_connect_backward",
@@ -144,6 +169,8 @@ __all__ = [
     "ewma_",
     "exponential",
     "find_lr",
+    "gelu",
+    "gelu_backward",
     "get_num_threads",
     "global_norm",
     "group_norm",
@@ -155,6 +182,14 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "merge_stats",
+    "init",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "maxout",
+    "maxout_backward",
+    "mse",
     "nonfinite",
     "one_cycle",
     "per_epoch",
@@ -163,11 +198,23 @@ __all__ = [
     "power",
     "rms_norm",
     "rms_norm_backward",
+    "prelu",
+    "prelu_backward",
+    "relu",
+    "relu_backward",
     "set_num_threads",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
     "simd_level",
     "spatial_dropout",
     "spatial_dropout_backward",
+    "softmax",
+    "softmax_backward",
     "step_decay",
+    "tanh",
+    "tanh_backward",
     "threads",
     "use_simd",
     "warmup",

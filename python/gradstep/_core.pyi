@@ -13,6 +13,8 @@ __version__: str
 compiler: str
 SUM_BLOCK: int
 CACHE_SHARE: int
+ACTIVATIONS: dict[str, int]
+CHANNEL_ROWS: int
 
 class Plan:
     def __init__(
@@ -92,3 +94,26 @@ def rms_norm_backward(
 def group_norm(
     groups: int | None,
 def group_norm_backward(
+# Activations and losses; the index is that of ACTIVATIONS.
+def activate(index: int, x: Any, out: Any, parameter: float) -> NDArray[Any]: ...
+def activate_backward(
+    index: int, dy: Any, saved: Any, argument: str, out: Any, parameter: float
+) -> NDArray[Any]: ...
+def softmax(log_form: bool, x: Any, axis: int, out: Any) -> NDArray[Any]: ...
+def softmax_backward(log_form: bool, dy: Any, y: Any, axis: int, out: Any) -> NDArray[Any]: ...
+def cross_entropy(
+    logits: Any,
+    targets: Any,
+    weight: Any,
+    smoothing: float,
+    ignored: int,
+    reduction: int,
+    out: Any,
+) -> tuple[Any, NDArray[Any]]: ...
+def mse(prediction: Any, target: Any, out: Any) -> tuple[float, NDArray[Any]]: ...
+def prelu(x: Any, weight: Any, axis: int, out: Any) -> NDArray[Any]: ...
+def prelu_backward(
+    dy: Any, x: Any, weight: Any, axis: int, out: Any
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
+def maxout(x: Any, pieces: int, axis: int, out: Any) -> NDArray[Any]: ...
+def maxout_backward(dy: Any, x: Any, pieces: int, axis: int, out: Any) -> NDArray[Any]: ...

@@ -1,0 +1,260 @@
+// Softmax, its logarithm, cross-entropy and their gradients over rows. A row is summed in the order
+// of reduce.hpp, whichever of the three ways it is walked: along memory; as one of the columns of a
+// vector where rows lie side by side (inner > 1); or, when short, turned into such a column.
+#pragma once
+#include "activation_kernels.hpp"
+#include "math.hpp"
+#include "reduce.hpp"
+
+namespace gradstep::GRADSTEP_ISA {
+
+// Rows up to this length are turned, a group at a time.
+inline constexpr int64_t kShortRow = 64, kGroup = 16;
+
+// W consecutive elements in double.
+template <class W>
+ALWAYS_INLINE W widened(const float* x) {
+  if constexpr (sizeof(W) == sizeof(double))
+    return *x;
+  else
+    return load_f64(x);
+}
+template <class W>
+ALWAYS_INLINE W widened(const double* x) {
+  return load<W>(x);
+}
+
+ALWAYS_INLINE int64_t target_of(const SoftmaxJob& job, int64_t row) {
+  return job.wide_targets ? static_cast<const int64_t*>(job.targets)[row]
+                          : static_cast<const int32_t*>(job.targets)[row];
+}
+
+template <class V>
+ALWAYS_INLINE V larger(V a, V b) {
+  return a > b ? a : b;
+}
+#if defined(__AVX512F__)
+ALWAYS_INLINE f32 larger(f32 a, f32 b) { return (f32)_mm512_max_ps((__m512)a, (__m512)b); }
+ALWAYS_INLINE f64 larger(f64 a, f64 b) { return (f64)_mm512_max_pd((__m512d)a, (__m512d)b); }
+#endif
+
+// The largest element that is not NaN; -inf if there is none.
+template <class T>
+ALWAYS_INLINE T largest(const T* x, int64_t n) {
+  typedef typename Native<T>::type V;
+  constexpr int64_t kWidth = kLanes<V, T>, kChains = 4;
+  T most = -__builtin_inf();
+  int64_t i = 0;
+  if (n >= kWidth) {
+    V chain[kChains];
+    for (V& v : chain) v = splat<V>(most);
+    for (; i + kChains * kWidth <= n; i += kChains * kWidth)
+      for (int c = 0; c < kChains; ++c) chain[c] = larger(load<V>(x + i + c * kWidth), chain[c]);
+    for (; i + kWidth <= n; i += kWidth) chain[0] = larger(load<V>(x + i), chain[0]);
+    chain[0] = larger(larger(chain[0], chain[1]), larger(chain[2], chain[3]));
+    T all[kWidth];
+    store(all, chain[0]);
+    for (int64_t half = kWidth / 2; half > 0; half /= 2)
+      for (int64_t j = 0; j < half; ++j) all[j] = larger(all[j + half], all[j]);
+    most = all[0];
+  }
+  for (; i < n; ++i) most = larger(x[i], most);
+  return most;
+}
+
+// The fold of reduce.hpp for sums, its first halvings on vectors.
+ALWAYS_INLINE double folded(Row row) {
+  for (int64_t half = Row::kVectors / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) row.v[i] = row.v[i] + row.v[i + half];
+  double lanes[Row::kWidth];
+  store(lanes, row.v[0]);
+  for (int64_t half = Row::kWidth / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+// For each block of n elements, the sum of term(a, b, out), a Row of 16; kWrites: it fills out too.
+// Beyond the end a is `fill`, b is 0.
+template <bool kWrites, class T, class Term>
+ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, double* sums,
+                           const Term& term) {
+  for (int64_t at = 0; at < n; at += kSumBlock, ++sums) {
+    const int64_t end = n - at < kSumBlock ? n : at + kSumBlock;
+    Row sum = Row::filled(0);
+    const auto add = [&](const Row& row) __attribute__((always_inline)) {
+      for (int i = 0; i < Row::kVectors; ++i) sum.v[i] = sum.v[i] + row.v[i];
+    };
+    int64_t i = at;
+    for (; i + kSumLanes <= end; i += kSumLanes) add(term(a + i, b + i, out + i));
+    if (i < end) {
+      T last_a[kSumLanes], last_b[kSumLanes], last_out[kSumLanes] = {};
+      for (int64_t j = 0; j < kSumLanes; ++j) {
+        last_a[j] = i + j < end ? a[i + j] : fill;
+        last_b[j] = i + j < end ? b[i + j] : 0;
+      }
+      add(term(last_a, last_b, last_out));
+      if constexpr (kWrites)
+        for (int64_t j = 0; i + j < end; ++j) out[i + j] = last_out[j];
+    }
+    *sums = folded(sum);
+  }
+}
+
+// f(V...) over the 16 elements of a row, to out.
+template <class T, class Function>
+ALWAYS_INLINE void map_row(T* out, const Function& f) {
+  typedef typename Native<T>::type V;
+  for (int64_t i = 0; i < kSumLanes; i += kLanes<V, T>) store(out + i, f(i));
+}
+
+template <class T>
+static double softmax_max(const SoftmaxJob& job, int64_t row, int64_t begin, int64_t end) {
+  return largest(static_cast<const T*>(job.x) + row * job.n + begin, end - begin);
+}
+
+template <class T>
+static void softmax_sums(const SoftmaxJob& job, int64_t row, int64_t begin, int64_t end, double max,
+                         double* sums, double* smooth) {
+  typedef typename Native<T>::type V;
+  const int64_t at = row * job.n + begin, n = end - begin;
+  const T* x = static_cast<const T*>(job.x) + at;
+  T* y = static_cast<T*>(job.y) + at;
+  const T inf = __builtin_inf(), most = max;
+  if (job.kind == kSoftmaxBackward || job.kind == kLogSoftmaxBackward) {
+    const T* dy = static_cast<const T*>(job.dy) + at;
+    if (job.kind == kLogSoftmaxBackward)
+      return sum_row<false, T>(n, dy, dy, y, 0, sums,
+                               [](const T* a, const T*, T*)
+                                   __attribute__((always_inline)) { return Row::of(a); });
+    return sum_row<false, T>(n, dy, x, y, 0, sums,
+                             [](const T* a, const T* b, T*) __attribute__((always_inline)) {
+                               Row row = Row::of(a);
+                               const Row other = Row::of(b);
+                               for (int i = 0; i < Row::kVectors; ++i)
+                                 row.v[i] = row.v[i] * other.v[i];
+                               return row;
+                             });
+  }
+  if (job.smoothing != 0)
+    sum_row<false, T>(n, x, static_cast<const T*>(job.weights) + begin, y, 0, smooth,
+                      [&](const T* a, const T* b, T*) __attribute__((always_inline)) {
+                        Row row = Row::of(a);
+                        const Row other = Row::of(b);
+                        for (int i = 0; i < Row::kVectors; ++i)
+                          row.v[i] = (row.v[i] - max) * other.v[i];
+                        return row;
+                      });
+  if (job.kind == kLogSoftmax)
+    return sum_row<false, T>(n, x, x, y, -inf, sums,
+                             [&](const T* a, const T*, T*) __attribute__((always_inline)) {
+                               T e[kSumLanes];
+                               map_row(e, [&](int64_t i) __attribute__((always_inline)) {
+                                 return exp_parts(load<V>(a + i) - most).value();
+                               });
+                               return Row::of(e);
+                             });
+  sum_row<true, T>(n, x, x, y, -inf, sums,
+                   [&](const T* a, const T*, T* out) __attribute__((always_inline)) {
+                     map_row(out, [&](int64_t i) __attribute__((always_inline)) {
+                       return exp_parts(load<V>(a + i) - most).value();
+                     });
+                     return Row::of(out);
+                   });
+}
+
+// Loss and the factors of the gradient for a row, from its stats.
+struct LossRow {
+  bool ignored;
+  double factor, target_part, loss;
+
+  ALWAYS_INLINE LossRow(const SoftmaxJob& job, int64_t target, double weight, const RowStats& stats,
+                        double log_sum) {
+    ignored = target == job.ignored;
+    const double share = job.smoothing / static_cast<double>(job.n);
+    target_part = job.scale * ((1 - job.smoothing) * weight);
+    factor = (target_part + job.scale * (share * job.weight_sum)) / stats.sum;
+    loss = (1 - job.smoothing) * weight * ((stats.max - stats.target_logit) + log_sum);
+    if (job.smoothing != 0) loss += share * (job.weight_sum * log_sum - stats.smooth);
+    if (ignored) loss = 0;
+  }
+};
+
+template <class T>
+ALWAYS_INLINE double class_weight(const SoftmaxJob& job, int64_t target) {
+  if (job.weights == nullptr || target == job.ignored) return 1;
+  return static_cast<double>(static_cast<const T*>(job.weights)[target]);
+}
+
+template <class T>
+static void softmax_finish(const SoftmaxJob& job, int64_t row, int64_t begin, int64_t end,
+                           const RowStats& stats) {
+  const int64_t at = row * job.n + begin, n = end - begin;
+  const T* x = static_cast<const T*>(job.x) + at;
+  const T* dy = static_cast<const T*>(job.dy) + at;
+  T* y = static_cast<T*>(job.y) + at;
+  const auto map = [&](const auto& f) __attribute__((always_inline)) {
+    sweep<T>(
+        n, [&](auto type, int64_t i) __attribute__((always_inline)) { store(y + i, f(type, i)); });
+  };
+#define VALUE typename decltype(type)::type
+  if (job.kind == kSoftmax) {
+    const T factor = 1 / stats.sum;
+    return map([&](auto type, int64_t i)
+                   __attribute__((always_inline)) { return load<VALUE>(y + i) * factor; });
+  }
+  if (job.kind == kLogSoftmax) {
+    const T max = stats.max, log_sum = log(stats.sum);
+    return map([&](auto type, int64_t i)
+                   __attribute__((always_inline)) { return load<VALUE>(x + i) - max - log_sum; });
+  }
+  const T sum = stats.sum;
+  if (job.kind == kSoftmaxBackward)
+    return map([&](auto type, int64_t i) __attribute__((always_inline)) {
+      return load<VALUE>(x + i) * (load<VALUE>(dy + i) - sum);
+    });
+  if (job.kind == kLogSoftmaxBackward)
+    return map([&](auto type, int64_t i) __attribute__((always_inline)) {
+      return load<VALUE>(dy + i) - exp(load<VALUE>(x + i)) * sum;
+    });
+  const int64_t target = target_of(job, row);
+  const LossRow loss(job, target, class_weight<T>(job, target), stats, log(stats.sum));
+  const T factor = loss.factor;
+  if (begin == 0) job.losses[row] = loss.loss;
+  if (loss.ignored)
+    return map([&](auto type, int64_t) __attribute__((always_inline)) { return VALUE{}; });
+  const T* smooth = static_cast<const T*>(job.smooth);
+  if (smooth == nullptr)
+    map([&](auto type, int64_t i)
+            __attribute__((always_inline)) { return load<VALUE>(y + i) * factor; });
+  else
+    map([&](auto type, int64_t i) __attribute__((always_inline)) {
+      return load<VALUE>(y + i) * factor - load<VALUE>(smooth + begin + i);
+    });
+#undef VALUE
+  if (target >= begin && target < end) y[target - begin] -= T(loss.target_part);
+}
+
+template <class T>
+ALWAYS_INLINE double logit_of_target(const SoftmaxJob& job, int64_t row) {
+  if (job.kind != kCrossEntropy) return 0;
+  const int64_t target = target_of(job, row);
+  if (target == job.ignored) return 0;
+  return static_cast<double>(static_cast<const T*>(
+      job.x)[(row / job.inner * job.n + target) * job.inner + row % job.inner]);
+}
+
+template <class T>
+static void softmax_row(const SoftmaxJob& job, int64_t row) {
+  RowStats stats{0, 0, 0, logit_of_target<T>(job, row)};
+  if (job.kind <= kCrossEntropy) stats.max = softmax_max<T>(job, row, 0, job.n);
+  for (int64_t at = 0; at < job.n; at += kSumBlock) {
+    double sum, smooth = 0;
+    const int64_t end = job.n - at < kSumBlock ? job.n : at + kSumBlock;
+    softmax_sums<T>(job, row, at, end, stats.max, &sum, &smooth);
+    stats.sum += sum;
+    stats.smooth += smooth;
+  }
+  softmax_finish<T>(job, row, 0, job.n, stats);
+}
+
+}  // namespace gradstep::GRADSTEP_ISA
