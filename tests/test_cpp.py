@@ -37,7 +37,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "test", ["test_simd", "test_step_plan", "test_cache", "test_thread_pool", "test_hashes", "test_symbols"]
+    "test",
+    [
+        "test_simd",
+        "test_step_plan",
+        "test_cache",
+        "test_thread_pool",
+        "test_hashes",
+        "test_symbols",
+    ],
 )
 def test_cpp(built: Path, test: str) -> None:
     output = run("ctest", "--test-dir", str(built), "-R", f"^{test}$", "--output-on-failure", "-V")
