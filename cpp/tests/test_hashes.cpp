@@ -11,6 +11,7 @@
 #include "../dispatch.hpp"
 #include "../step_plan.hpp"
 #include "../thread_pool.hpp"
+#include "hashes_norm.hpp"
 
 using namespace gradstep;
 
@@ -115,6 +116,7 @@ std::map<std::string, uint64_t> all_hashes() {
   }
   found["sums float32"] = sums<float>();
   found["sums float64"] = sums<double>();
+  add_norm_hashes(&found);
   return found;
 }
 
