@@ -20,11 +20,6 @@ struct PartOf<f64, double> {
   typedef f64 type;
 };
 
-ALWAYS_INLINE f64 widened(half_f32 x) { return __builtin_convertvector(x, f64); }
-ALWAYS_INLINE f64 widened(f64 x) { return x; }
-ALWAYS_INLINE double widened(float x) { return x; }
-ALWAYS_INLINE double widened(double x) { return x; }
-
 // Store past the cache, to an address aligned to the vector; seen by others after finish_stores().
 template <class V, class T>
 ALWAYS_INLINE void store_past_cache(T* p, V v) {

@@ -271,14 +271,21 @@ struct Columns {
       j = j >= width ? j - width : j;
     };
     const auto scalars = [&](int64_t end) __attribute__((always_inline)) {
-      for (; i < end; next(1)) y[i] = body(ValueType<T>{}, i, j);
+      while (i < end) {
+        y[i] = body(ValueType<T>{}, i, j);
+        next(1);
+      }
     };
     if (width < kWidth) return scalars(n);
-    if (stream) {
-      scalars(unaligned(y, n));
-      for (; i + kWidth <= n; next(kWidth)) store_past_cache(y + i, body(ValueType<V>{}, i, j));
+    if (stream) scalars(unaligned(y, n));
+    while (i + kWidth <= n) {
+      const V v = body(ValueType<V>{}, i, j);
+      if (stream)
+        store_past_cache(y + i, v);
+      else
+        store(y + i, v);
+      next(kWidth);
     }
-    for (; i + kWidth <= n; next(kWidth)) store(y + i, body(ValueType<V>{}, i, j));
     scalars(n);
   }
 

@@ -57,11 +57,23 @@ ALWAYS_INLINE void store(T* p, V v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
+// In double. (GCC 12 converts a whole vector in two halves.)
+ALWAYS_INLINE double widened(double x) { return x; }
+ALWAYS_INLINE double widened(float x) { return x; }
+ALWAYS_INLINE f64 widened(f64 x) { return x; }
+ALWAYS_INLINE f64 widened(half_f32 x) {
+#if defined(__AVX512F__)
+  return (f64)_mm512_cvtps_pd((__m256)x);
+#elif defined(__AVX2__)
+  return (f64)_mm256_cvtps_pd((__m128)x);
+#else
+  return __builtin_convertvector(x, f64);
+#endif
+}
+
 // One f64 of consecutive elements, widened where they are floats.
 ALWAYS_INLINE f64 load_f64(const double* p) { return load<f64>(p); }
-ALWAYS_INLINE f64 load_f64(const float* p) {
-  return __builtin_convertvector(load<half_f32>(p), f64);
-}
+ALWAYS_INLINE f64 load_f64(const float* p) { return widened(load<half_f32>(p)); }
 
 // Correctly rounded on every ISA, like + - * /.
 ALWAYS_INLINE float sqrt(float x) { return __builtin_sqrtf(x); }

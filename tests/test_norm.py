@@ -71,7 +71,7 @@ def test_one_outlier_first_in_its_tile_costs_no_accuracy() -> None:
     x = rng().standard_normal((1, 1, 4096))
     x[0, 0, 0] = 1e4
     mean, variance, _ = gs.batch_norm_stats(x)
-    np.testing.assert_allclose(mean, x.mean(), rtol=1e-13)
+    np.testing.assert_allclose(mean, x.mean(), rtol=1e-12)
     np.testing.assert_allclose(variance, x.var(), rtol=1e-10)
 
 

@@ -14,15 +14,13 @@ namespace {
 
 std::string text(py::handle object) { return py::cast<std::string>(py::str(object)); }
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-  return text(py::tuple(py::cast(shape)));
-}
-
 py::tuple tuple_of(const std::vector<int64_t>& shape) {
   py::tuple sizes(shape.size());
   for (size_t i = 0; i < shape.size(); ++i) sizes[i] = py::int_(shape[i]);
   return sizes;
 }
+
+std::string shape_text(const std::vector<int64_t>& shape) { return text(tuple_of(shape)); }
 
 // An array in C order, with its shape.
 struct Input {
@@ -55,7 +53,7 @@ Numbers check_numbers(py::handle object, Access access, const std::string& argum
   const std::vector<int64_t> found(array.shape(), array.shape() + array.ndim());
   if (found != shape)
     throw py::value_error(argument + ": shape " + text(array.attr("shape")) + ", expected " +
-                          text(tuple_of(shape)));
+                          shape_text(shape));
   if (!(array.flags() & py::array::c_style))
     throw py::value_error(argument + ": F order, expected C order");
   if (view.type != type && !(or_double && view.type == kFloat64))

@@ -13,6 +13,7 @@
 #include "../thread_pool.hpp"
 #include "hashes_dropout.hpp"
 #include "hashes_activation.hpp"
+#include "hashes_norm.hpp"
 
 using namespace gradstep;
 
@@ -119,6 +120,7 @@ std::map<std::string, uint64_t> all_hashes() {
   found["sums float64"] = sums<double>();
   add_dropout_hashes(found);
   test::add_activation_hashes(&found);
+  add_norm_hashes(&found);
   return found;
 }
 
