@@ -73,11 +73,19 @@ ALWAYS_INLINE double folded(Row row) {
   return lanes[0];
 }
 
+// f(V...) over the 16 elements of a row, to out.
+template <class T, class Function>
+ALWAYS_INLINE void map_row(T* out, const Function& f) {
+  typedef typename Native<T>::type V;
+  for (int64_t i = 0; i < kSumLanes; i += kLanes<V, T>) store(out + i, f(i));
+}
+
 // For each block of n elements, the sum of term(a, b, out), a Row of 16; kWrites: it fills out too.
-// Beyond the end a is `fill`, b is 0.
+// Beyond the end a is `fill`, b is 0. Where b is a, a term reads a only.
 template <bool kWrites, class T, class Term>
 ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, double* sums,
                            const Term& term) {
+  typedef typename Native<T>::type V;
   for (int64_t at = 0; at < n; at += kSumBlock, ++sums) {
     const int64_t end = n - at < kSumBlock ? n : at + kSumBlock;
     Row sum = Row::filled(0);
@@ -87,10 +95,12 @@ ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, do
     int64_t i = at;
     for (; i + kSumLanes <= end; i += kSumLanes) add(term(a + i, b + i, out + i));
     if (i < end) {
-      T last_a[kSumLanes], last_b[kSumLanes], last_out[kSumLanes] = {};
-      for (int64_t j = 0; j < kSumLanes; ++j) {
-        last_a[j] = i + j < end ? a[i + j] : fill;
-        last_b[j] = i + j < end ? b[i + j] : 0;
+      T last_a[kSumLanes], last_b[kSumLanes], last_out[kSumLanes];
+      map_row(last_a, [&](int64_t) __attribute__((always_inline)) { return splat<V>(fill); });
+      map_row(last_b, [&](int64_t) __attribute__((always_inline)) { return V{}; });
+      for (int64_t j = 0; i + j < end; ++j) {
+        last_a[j] = a[i + j];
+        if (b != a) last_b[j] = b[i + j];
       }
       add(term(last_a, last_b, last_out));
       if constexpr (kWrites)
@@ -98,13 +108,6 @@ ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, do
     }
     *sums = folded(sum);
   }
-}
-
-// f(V...) over the 16 elements of a row, to out.
-template <class T, class Function>
-ALWAYS_INLINE void map_row(T* out, const Function& f) {
-  typedef typename Native<T>::type V;
-  for (int64_t i = 0; i < kSumLanes; i += kLanes<V, T>) store(out + i, f(i));
 }
 
 template <class T>
