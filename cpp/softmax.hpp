@@ -62,6 +62,35 @@ ALWAYS_INLINE T largest(const T* x, int64_t n) {
   return most;
 }
 
+// Sixteen values in double, straight from registers where the ISA allows: through memory they would
+// wait for the store.
+ALWAYS_INLINE Row widened_row(const f64* e) {
+  Row row;
+  for (int i = 0; i < Row::kVectors; ++i) row.v[i] = e[i];
+  return row;
+}
+ALWAYS_INLINE Row widened_row(const f32* e) {
+  Row row;
+  for (int i = 0; i < Row::kVectors / 2; ++i) {
+#if defined(__AVX512F__)
+    row.v[2 * i] = (f64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)e[i]));
+    row.v[2 * i + 1] = (f64)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)e[i], 1));
+#elif defined(__AVX2__)
+    row.v[2 * i] = (f64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)e[i]));
+    row.v[2 * i + 1] = (f64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)e[i], 1));
+#elif defined(__SSE2__)
+    row.v[2 * i] = (f64)_mm_cvtps_pd((__m128)e[i]);
+    row.v[2 * i + 1] = (f64)_mm_cvtps_pd(_mm_movehl_ps((__m128)e[i], (__m128)e[i]));
+#else
+    float x[kBytes / 4];
+    store(x, e[i]);
+    row.v[2 * i] = load_f64(x);
+    row.v[2 * i + 1] = load_f64(x + Row::kWidth);
+#endif
+  }
+  return row;
+}
+
 // The fold of reduce.hpp for sums, its first halvings on vectors.
 ALWAYS_INLINE double folded(Row row) {
   for (int64_t half = Row::kVectors / 2; half > 0; half /= 2)
@@ -73,11 +102,19 @@ ALWAYS_INLINE double folded(Row row) {
   return lanes[0];
 }
 
+// f(V...) over the 16 elements of a row, to out.
+template <class T, class Function>
+ALWAYS_INLINE void map_row(T* out, const Function& f) {
+  typedef typename Native<T>::type V;
+  for (int64_t i = 0; i < kSumLanes; i += kLanes<V, T>) store(out + i, f(i));
+}
+
 // For each block of n elements, the sum of term(a, b, out), a Row of 16; kWrites: it fills out too.
-// Beyond the end a is `fill`, b is 0.
+// Beyond the end a is `fill`, b is 0. Where b is a, a term reads a only.
 template <bool kWrites, class T, class Term>
 ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, double* sums,
                            const Term& term) {
+  typedef typename Native<T>::type V;
   for (int64_t at = 0; at < n; at += kSumBlock, ++sums) {
     const int64_t end = n - at < kSumBlock ? n : at + kSumBlock;
     Row sum = Row::filled(0);
@@ -87,10 +124,12 @@ ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, do
     int64_t i = at;
     for (; i + kSumLanes <= end; i += kSumLanes) add(term(a + i, b + i, out + i));
     if (i < end) {
-      T last_a[kSumLanes], last_b[kSumLanes], last_out[kSumLanes] = {};
-      for (int64_t j = 0; j < kSumLanes; ++j) {
-        last_a[j] = i + j < end ? a[i + j] : fill;
-        last_b[j] = i + j < end ? b[i + j] : 0;
+      T last_a[kSumLanes], last_b[kSumLanes], last_out[kSumLanes];
+      map_row(last_a, [&](int64_t) __attribute__((always_inline)) { return splat<V>(fill); });
+      map_row(last_b, [&](int64_t) __attribute__((always_inline)) { return V{}; });
+      for (int64_t j = 0; i + j < end; ++j) {
+        last_a[j] = a[i + j];
+        if (b != a) last_b[j] = b[i + j];
       }
       add(term(last_a, last_b, last_out));
       if constexpr (kWrites)
@@ -98,13 +137,6 @@ ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, do
     }
     *sums = folded(sum);
   }
-}
-
-// f(V...) over the 16 elements of a row, to out.
-template <class T, class Function>
-ALWAYS_INLINE void map_row(T* out, const Function& f) {
-  typedef typename Native<T>::type V;
-  for (int64_t i = 0; i < kSumLanes; i += kLanes<V, T>) store(out + i, f(i));
 }
 
 template <class T>
@@ -144,22 +176,23 @@ static void softmax_sums(const SoftmaxJob& job, int64_t row, int64_t begin, int6
                           row.v[i] = (row.v[i] - max) * other.v[i];
                         return row;
                       });
+  const auto exponentials = [&](const T* a, T* out) __attribute__((always_inline)) {
+    constexpr int64_t kWidth = kLanes<V, T>;
+    V e[kSumLanes / kWidth];
+    for (int64_t i = 0; i < kSumLanes / kWidth; ++i) {
+      e[i] = exp_parts(load<V>(a + i * kWidth) - most).value();
+      if (out != nullptr) store(out + i * kWidth, e[i]);
+    }
+    return widened_row(e);
+  };
   if (job.kind == kLogSoftmax)
     return sum_row<false, T>(n, x, x, y, -inf, sums,
                              [&](const T* a, const T*, T*) __attribute__((always_inline)) {
-                               T e[kSumLanes];
-                               map_row(e, [&](int64_t i) __attribute__((always_inline)) {
-                                 return exp_parts(load<V>(a + i) - most).value();
-                               });
-                               return Row::of(e);
+                               return exponentials(a, nullptr);
                              });
   sum_row<true, T>(n, x, x, y, -inf, sums,
-                   [&](const T* a, const T*, T* out) __attribute__((always_inline)) {
-                     map_row(out, [&](int64_t i) __attribute__((always_inline)) {
-                       return exp_parts(load<V>(a + i) - most).value();
-                     });
-                     return Row::of(out);
-                   });
+                   [&](const T* a, const T*, T* out)
+                       __attribute__((always_inline)) { return exponentials(a, out); });
 }
 
 // Loss and the factors of the gradient for a row, from its stats.

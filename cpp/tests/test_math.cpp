@@ -31,7 +31,7 @@ extern const test::MathCases kMathCases;
 
 namespace {
 
-const test::MathCases& cases_of(const std::string& isa) {
+const test::MathCases& cases_of([[maybe_unused]] const std::string& isa) {
 #if defined(__x86_64__)
   if (isa == "avx2") return avx2::kMathCases;
   if (isa == "avx512") return avx512::kMathCases;
