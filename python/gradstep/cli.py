@@ -16,17 +16,17 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 import gradstep as gs
-from gradstep import datasets, training
+from gradstep import datasets, report, training
 from gradstep.datasets import Dataset, MissingExtraError, Split
 from gradstep.lr_search import find_lr
-from gradstep.nn import balanced_class_weights, mlp
+from gradstep.nn import ACTIVATIONS, INITIALISERS, Sequential, mlp
+from gradstep.report import Run
 from gradstep.training import DEFAULT_LR, OPTIMIZER_NAMES, SCHEDULE_NAMES, Epoch, History
 
 __all__ = ["main"]
@@ -76,10 +76,11 @@ def _parser() -> Parser:
     about = "show version, SIMD level, threads, compiler and extras"
     info = commands.add_parser("info", help=about, description=about)
     info.set_defaults(command=_info)
-    about = "train a classifier, a multilayer perceptron of ReLUs, and draw its curves"
+    about = "train a classifier, a multilayer perceptron, and draw its curves"
     train = commands.add_parser("train", help=about, description=about, allow_abbrev=False)
     train.set_defaults(command=_train)
     _add_data_options(train)
+    _add_network_options(train)
     _add_training_options(train)
     return parser
 
@@ -97,11 +98,23 @@ def _add_data_options(parser: Parser) -> None:
     add("--class-weights", choices=["balanced"], help="let classes count alike in the loss")
 
 
+def _add_network_options(parser: Parser) -> None:
+    size = _number(int, "sizes >= 1 with commas between, such as 256,128", lambda n: n >= 1)
+    share = _number(float, "a number from 0 to below 1", lambda p: 0 <= p < 1)
+    activation, activations = _choice(ACTIVATIONS), ", ".join(ACTIVATIONS)
+    init, inits = _choice(INITIALISERS), ", ".join(INITIALISERS)
+    add = parser.add_argument_group("network").add_argument
+    add("--layers", type=_list(size), default=[256, 128], metavar="A,B,...", help="[256,128]")
+    add("--activation", type=activation, default="relu", metavar="NAME", help=activations)
+    add("--batch-norm", action="store_true", help="normalise before every activation")
+    add("--dropout", type=share, default=0.0, metavar="P", help="dropped after activations [0]")
+    add("--init", type=init, default="he_normal", metavar="NAME", help=f"weights: {inits}")
+
+
 def _add_training_options(parser: Parser) -> None:
     decay = _number(float, "a number >= 0", lambda x: 0 <= x < math.inf)
     natural = _number(int, "an integer >= 0", lambda n: n >= 0)
     threads = _number(int, "an integer from 1 to 1024", lambda n: 1 <= n <= 1024)
-    size = _number(int, "sizes >= 1 with commas between, such as 256,128", lambda n: n >= 1)
     optimizer, names = _choice(OPTIMIZER_NAMES), ", ".join(OPTIMIZER_NAMES)
     schedule, schedules = _choice(SCHEDULE_NAMES), ", ".join(SCHEDULE_NAMES)
     add = parser.add_argument_group("optimizer").add_argument
@@ -113,7 +126,6 @@ def _add_training_options(parser: Parser) -> None:
     add("--weight-decay", type=decay, metavar="X", help="[the default of the optimizer]")
     add("--clip-norm", type=_positive, metavar="X", help="largest norm of the whole gradient")
     add = parser.add_argument_group("training").add_argument
-    add("--layers", type=_list(size), default=[256, 128], metavar="A,B,...", help="[256,128]")
     add("--epochs", type=_count, metavar="N", help="[20; 300 with --overfit]")
     add("--batch", type=_batch_size, default=64, metavar="N", help="rows per step, or all [64]")
     add("--early-stopping", type=_count, metavar="N", help="stop N epochs after the lowest loss")
@@ -150,10 +162,11 @@ def _batch_size(text: str) -> int | None:
 
 def _choice(names: Iterable[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        name = text.strip().lower()
-        if name not in names:
-            raise argparse.ArgumentTypeError(f"{text!r}, expected one of {', '.join(names)}")
-        return name
+        asked = text.strip().lower().replace("_", "-")
+        for name in names:
+            if asked == name.replace("_", "-"):
+                return name
+        raise argparse.ArgumentTypeError(f"{text!r}, expected one of {', '.join(names)}")
 
     return parse
 
@@ -179,14 +192,20 @@ class Job:
         """Steps per epoch."""
         return math.ceil(len(split.y) / (self.arguments.batch or len(split.y)))
 
+    def model(self) -> Sequential:
+        """Return a fresh network."""
+        options = self.arguments
+        names = ("seed", "activation", "init", "batch_norm", "dropout")
+        return mlp(self.sizes, **{name: getattr(options, name) for name in names})
+
     def set_up(self, name: str, lr: Any, split: Split) -> tuple[Any, Any, dict[str, Any]]:
         """Return a fresh model, its optimizer, and the keywords of `train` and `step_function`."""
         options = self.arguments
-        model = mlp(self.sizes, seed=options.seed)
+        model = self.model()
         settings = {"weight_decay": options.weight_decay, "clip_norm": options.clip_norm}
         optimizer = training.make_optimizer(name, model.params, lr, **settings)
         balanced = options.class_weights == "balanced"
-        weights = balanced_class_weights(split.y, self.sizes[-1]) if balanced else None
+        weights = training.balanced_class_weights(split.y, self.sizes[-1]) if balanced else None
         keywords = {"batch_size": options.batch, "seed": options.seed, "class_weights": weights}
         return model, optimizer, keywords
 
@@ -210,15 +229,6 @@ class Job:
         return training.train(model, split, optimizer, on_epoch=on_epoch, **keywords)
 
 
-@dataclass(frozen=True)
-class Run:
-    """What came of one optimizer: a history for each split."""
-
-    optimizer: str
-    lr: float
-    histories: list[History]
-
-
 def _train(arguments: argparse.Namespace) -> int:
     _check_options(arguments)
     data = datasets.load_dataset(arguments.data, arguments.label)
@@ -235,13 +245,13 @@ def _train(arguments: argparse.Namespace) -> int:
                 Run(name, lr, [job.fit(name, lr, split, progress(name)) for split in job.splits])
                 for name, lr in rates.items()
             ]
-    say(_table(runs))
+    say(f"{report.result_table(runs)}\n\n{report.time_table(runs)}")
     if arguments.json:
         _write_json(job, runs, arguments.json)
         say(f"\nhistory   {arguments.json}")
     if arguments.output:
         curves = [(run.optimizer, run.histories) for run in runs]
-        training.draw_curves(curves, data.name, arguments.output)
+        report.draw_curves(curves, data.name, arguments.output)
         say(f"\ncurves    {arguments.output}")
     return _report_divergence(runs)
 
@@ -279,12 +289,15 @@ def _splits(arguments: argparse.Namespace, data: Dataset) -> list[Split]:
 
 def _describe(job: Job) -> str:
     options, split, sizes = job.arguments, job.splits[0], job.sizes
-    count = sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+    count = sum(p.size for p in job.model().params.values())
+    norm = ", batch norm" if options.batch_norm else ""
+    dropout = f", dropout {options.dropout:g}" if options.dropout else ""
     rows = f"{len(split.y):,} rows to train, {len(split.valid_y):,} to validate"
     folds = f", {options.folds} folds" if options.folds else ""
     return (
         f"data      {job.data.name}: {sizes[0]:,} columns, {sizes[-1]} classes, {rows}{folds}\n"
-        f"network   {'-'.join(map(str, sizes))}, {count:,} parameters, float32\n"
+        f"network   {'-'.join(map(str, sizes))}{norm}, {options.activation}{dropout}, "
+        f"{count:,} parameters, float32, start {options.init}\n"
         f"training  {options.epochs} epochs of {job.steps(split):,} steps, "
         f"batch {options.batch or 'all'}, schedule {options.schedule}, seed {options.seed}\n"
     )
@@ -322,35 +335,6 @@ def _progress(arguments: argparse.Namespace, runs: int) -> Iterator[Callable[[st
             bar.update()
 
         yield lambda name: partial(show, name)
-
-
-def _table(runs: list[Run]) -> str:
-    head = "optimizer,lr,epochs,train loss,valid loss,train acc,valid acc,s/epoch,in optimizer"
-    rows = [head.split(","), *map(_table_row, runs)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [[name.ljust(widths[0]), *map(str.rjust, row, widths[1:])] for name, *row in rows]
-    return "\n".join("  ".join(row) for row in aligned)
-
-
-def _table_row(run: Run) -> list[str]:
-    final = [history.final for history in run.histories]
-    ran, best = [len(h.epochs) for h in run.histories], [h.best + 1 for h in run.histories]
-    return [
-        run.optimizer,
-        f"{run.lr:.3g}",
-        f"{np.mean(ran):.0f}" if ran == best else f"{np.mean(ran):.0f} (best {np.mean(best):.0f})",
-        f"{np.mean([epoch.train_loss for epoch in final]):.4f}",
-        _mean([epoch.valid_loss for epoch in final], "{:.4f}"),
-        f"{100 * np.mean([epoch.train_accuracy for epoch in final]):.2f} %",
-        _mean([100 * epoch.valid_accuracy for epoch in final], "{:.2f}") + " %",
-        f"{np.mean([history.seconds_per_epoch for history in run.histories]):.4f}",
-        f"{100 * np.mean([history.optimizer_share for history in run.histories]):.0f} %",
-    ]
-
-
-def _mean(values: list[float], style: str) -> str:
-    mean = style.format(np.mean(values))
-    return mean if len(values) == 1 else f"{mean} ± {style.format(np.std(values, ddof=1))}"
 
 
 def _write_json(job: Job, runs: list[Run], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The training loop of `gradstep train`: optimizers by name, epochs, early stopping, curves.
+"""The training loop of `gradstep train`: optimizers by name, epochs, early stopping.
 
 Prints nothing. Everything random comes from the seed, so two runs differ only where BLAS does.
 """
@@ -6,20 +6,20 @@ Prints nothing. Everything random comes from the seed, so two runs differ only w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, repeat
-from pathlib import Path
+from itertools import chain, pairwise, repeat
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import gradstep as gs
 from gradstep import schedules
 from gradstep.datasets import Split
-from gradstep.nn import FloatArray, IntArray, Layer, softmax_cross_entropy
+from gradstep.nn import FloatArray, Layer
 from gradstep.optimizer import Optimizer
 
 __all__ = [
@@ -29,14 +29,15 @@ __all__ = [
     "EarlyStopping",
     "Epoch",
     "History",
+    "balanced_class_weights",
     "batches",
-    "draw_curves",
     "evaluate",
     "make_optimizer",
     "step_function",
     "train",
 ]
 
+IntArray = npt.NDArray[np.integer]
 
 # What may be asked for by name: the registry, and two settings of SGD with names of their own.
 OPTIMIZER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -97,8 +98,8 @@ def make_optimizer(name: str, params: Any, lr: Any, **settings: Any) -> Optimize
 class Epoch:
     """One epoch; train loss and accuracy are means over its batches, in training mode.
 
-    lr: of the last step. seconds: of the steps, without the validation. optimizer_seconds: the part
-    of it spent in `optimizer.step()`.
+    lr: of the last step. seconds: of the steps, without the validation. parts: where they went:
+    the kinds of layers in the model, "loss", and "optimizer" for `optimizer.step()`.
     """
 
     train_loss: float
@@ -107,7 +108,7 @@ class Epoch:
     valid_accuracy: float
     lr: float
     seconds: float
-    optimizer_seconds: float
+    parts: dict[str, float]
 
 
 @dataclass
@@ -134,16 +135,16 @@ class History:
         """Median over the epochs, in seconds."""
         return median(epoch.seconds for epoch in self.epochs)
 
-    @property
-    def optimizer_share(self) -> float:
-        """Part of the training time spent in `optimizer.step()`, 0 ... 1."""
-        return sum(e.optimizer_seconds for e in self.epochs) / sum(e.seconds for e in self.epochs)
+    def share(self, *parts: str) -> float:
+        """Fraction of the training time spent in these parts together, 0 ... 1."""
+        spent = sum(e.parts.get(part, 0.0) for e in self.epochs for part in parts)
+        return spent / sum(e.seconds for e in self.epochs)
 
 
 class EarlyStopping:
-    """Keeps a copy of the parameters at the lowest loss; tells when it is `patience` epochs old.
+    """Keeps a copy of the arrays at the lowest loss; tells when it is `patience` epochs old.
 
-    params: name -> array, the live parameters. patience: epochs, at least 1.
+    arrays: name -> array, the live parameters and running statistics. patience: epochs, at least 1.
     Raises ValueError if patience is below 1. Source: Prechelt 1998, "Early stopping - but when?".
 
     >>> w = np.array([1.0])
@@ -157,11 +158,11 @@ class EarlyStopping:
     (0, [1.0])
     """
 
-    def __init__(self, params: Mapping[str, FloatArray], patience: int) -> None:
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], patience: int) -> None:
         if patience < 1:
             raise ValueError(f"patience: {patience}, expected at least 1")
-        self._params = params
-        self._saved = {name: p.copy() for name, p in params.items()}
+        self._arrays = arrays
+        self._saved = {name: array.copy() for name, array in arrays.items()}
         self._patience = patience
         self._best_loss, self._best_epoch = np.inf, 0
 
@@ -169,14 +170,14 @@ class EarlyStopping:
         """Note the loss of an epoch; return True if training should stop."""
         if loss < self._best_loss:
             self._best_loss, self._best_epoch = loss, epoch
-            for name, p in self._params.items():
-                np.copyto(self._saved[name], p)
+            for name, array in self._arrays.items():
+                np.copyto(self._saved[name], array)
         return epoch - self._best_epoch >= self._patience
 
     def restore(self) -> int:
-        """Put the best parameters back, in place, and return their epoch."""
-        for name, p in self._params.items():
-            np.copyto(p, self._saved[name])
+        """Put the best arrays back, in place, and return their epoch."""
+        for name, array in self._arrays.items():
+            np.copyto(array, self._saved[name])
         return self._best_epoch
 
 
@@ -192,14 +193,15 @@ def train(
     patience: int | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> History:
-    """Train a classifier and return its history; the weights of `history.best` stay in the model.
+    """Train a classifier and return its history; the state of `history.best` stays in the model.
 
     model: maps x (N, I) to logits (N, C). optimizer: made for `model.params`; its gradients are
     bound here. epochs: at least 1. batch_size: rows per step, fewer in the last of an epoch; None
     is all of them, 1 is single-sample descent. seed: of the order of the rows. class_weights: (C,),
     for both losses. patience: epochs without a lower validation loss before training stops; None
     never stops. on_epoch: called after every epoch.
-    Raises ValueError if a number is out of range.
+    Raises ValueError if a number is out of range, or a batch too small for the model: batch norm
+    needs two rows, so a last batch of one row is joined to the one before.
 
     >>> import gradstep as gs
     >>> from gradstep.nn import mlp
@@ -211,11 +213,10 @@ def train(
     """
     if epochs < 1:
         raise ValueError(f"epochs: {epochs}, expected at least 1")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size: {batch_size}, expected at least 1")
+    _check_batch_size(model, data, batch_size)
     optimizer.bind(model.grads)
     rng = np.random.default_rng(seed)
-    stopping = None if patience is None else EarlyStopping(model.params, patience)
+    stopping = None if patience is None else EarlyStopping(model.params | model.buffers, patience)
     history = History()
     for index in range(epochs):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -241,19 +242,22 @@ def _epoch(
     rng: np.random.Generator,
     class_weights: FloatArray | None,
 ) -> Epoch:
+    spent = model.seconds
+    spent.clear()
     start = perf_counter()
-    loss_sum = correct = in_optimizer = lr = 0.0
-    for x, y in batches(data.x, data.y, batch_size, rng):
+    loss_sum = correct = lr = 0.0
+    for x, y in batches(data.x, data.y, batch_size, rng, model.smallest_batch):
         loss, hits = _gradients(model, x, y, class_weights)
         loss_sum += loss * len(y)
         correct += hits
         before = perf_counter()
         lr = optimizer.step().lr
-        in_optimizer += perf_counter() - before
+        spent["optimizer"] += perf_counter() - before
     seconds = perf_counter() - start
+    parts = dict(spent)
     n = len(data.y)
     valid_loss, valid_accuracy = evaluate(model, data.valid_x, data.valid_y, class_weights)
-    return Epoch(loss_sum / n, correct / n, valid_loss, valid_accuracy, lr, seconds, in_optimizer)
+    return Epoch(loss_sum / n, correct / n, valid_loss, valid_accuracy, lr, seconds, parts)
 
 
 def _gradients(
@@ -261,10 +265,25 @@ def _gradients(
 ) -> tuple[float, int]:
     """Fill model.grads from one batch; return its mean loss and the number of correct answers."""
     logits = model.forward(x, True)
+    start = perf_counter()
     correct = int(np.count_nonzero(logits.argmax(axis=1) == y))
-    loss, gradient = softmax_cross_entropy(logits, y, class_weights)
+    loss, gradient = gs.cross_entropy(logits, y, weight=_like(logits, class_weights), out=logits)
+    model.seconds["loss"] += perf_counter() - start
     model.parameter_gradients(gradient)
     return loss, correct
+
+
+def _like(logits: FloatArray, class_weights: FloatArray | None) -> FloatArray | None:
+    return None if class_weights is None else class_weights.astype(logits.dtype, copy=False)
+
+
+def _check_batch_size(model: Layer, data: Split, batch_size: int | None) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size: {batch_size}, expected at least 1")
+    rows, least = len(data.y), model.smallest_batch
+    if min(rows, batch_size or rows) < least:
+        name, found = ("batch_size", batch_size) if rows >= least else ("data", f"{rows} row")
+        raise ValueError(f"{name}: {found}, expected at least {least} with batch norm")
 
 
 def step_function(
@@ -287,9 +306,10 @@ def step_function(
     >>> step() > step()
     True
     """
+    _check_batch_size(model, data, batch_size)
     optimizer.bind(model.grads)
-    rng = np.random.default_rng(seed)
-    epochs = (batches(data.x, data.y, batch_size, rng) for _ in repeat(None))
+    rng, least = np.random.default_rng(seed), model.smallest_batch
+    epochs = (batches(data.x, data.y, batch_size, rng, least) for _ in repeat(None))
     endless = chain.from_iterable(epochs)
 
     def step() -> float:
@@ -301,24 +321,29 @@ def step_function(
 
 
 def batches(
-    x: FloatArray, y: IntArray, size: int | None, rng: np.random.Generator
+    x: FloatArray, y: IntArray, size: int | None, rng: np.random.Generator, smallest: int = 1
 ) -> Iterator[tuple[FloatArray, IntArray]]:
     """Yield every row of x (N, I) and y (N,) once, in an order drawn from rng, `size` at a time.
 
-    size: rows per batch; the last may have fewer. None is one batch of all rows, as they stand. The
-    arrays yielded are buffers that the next batch overwrites.
+    size: rows per batch; the last may have fewer. None is one batch of all rows, as they stand.
+    smallest: a last batch with fewer rows is joined to the one before. The arrays yielded are
+    buffers that the next batch overwrites.
 
     >>> rng = np.random.default_rng(0)
     >>> [len(y) for _, y in batches(np.eye(5), np.arange(5), 2, rng)]
     [2, 2, 1]
+    >>> [len(y) for _, y in batches(np.eye(5), np.arange(5), 2, rng, smallest=2)]
+    [2, 3]
     """
     if size is None or size >= len(x):
         yield x, y
         return
     order = rng.permutation(len(x))
-    batch_x, batch_y = np.empty((size, *x.shape[1:]), x.dtype), np.empty(size, y.dtype)
-    for start in range(0, len(x), size):
-        rows = order[start : start + size]
+    most = size + smallest - 1
+    batch_x, batch_y = np.empty((most, *x.shape[1:]), x.dtype), np.empty(most, y.dtype)
+    starts = range(0, len(x) - smallest + 1, size)
+    for start, end in pairwise([*starts, len(x)]):
+        rows = order[start:end]
         # mode="clip" lets take write straight into out; the indices are in range anyway.
         yield (
             np.take(x, rows, axis=0, out=batch_x[: len(rows)], mode="clip"),
@@ -340,61 +365,24 @@ def evaluate(
     """
     loss_sum = correct = weight_sum = 0.0
     for start in range(0, len(y), 1024):
-        rows = slice(start, start + 1024)
-        logits = model.forward(x[rows], False)
-        correct += int(np.count_nonzero(logits.argmax(axis=1) == y[rows]))
-        weights = np.ones(len(logits)) if class_weights is None else class_weights[y[rows]]
-        weight = float(weights.sum(dtype=np.float64))
-        loss_sum += weight * softmax_cross_entropy(logits, y[rows], class_weights)[0]
-        weight_sum += weight
+        labels = y[start : start + 1024]
+        logits = model.forward(x[start : start + 1024], False)
+        correct += int(np.count_nonzero(logits.argmax(axis=1) == labels))
+        weight = _like(logits, class_weights)
+        loss_sum += gs.cross_entropy(logits, labels, weight=weight, reduction="sum")[0]
+        weight_sum += len(labels) if class_weights is None else float(class_weights[labels].sum())
     return loss_sum / weight_sum, correct / len(y)
 
 
-LINE_STYLES = {"train": "--", "validation": "-"}
+def balanced_class_weights(y: IntArray, classes: int) -> npt.NDArray[np.float64]:
+    """Return weights (C,) that let every class count alike in the loss; their mean over y is 1.
 
+    y: (N,), numbers below `classes`. A class without a row gets 0. As in scikit-learn.
+    Source: King & Zeng 2001, "Logistic regression in rare events data".
 
-def draw_curves(runs: Sequence[tuple[str, Sequence[History]]], title: str, path: Path) -> None:
-    """Write a picture of loss and accuracy over the epochs; needs matplotlib.
-
-    runs: names with their histories, one color per name, one pair of lines per history. A dot marks
-    the best epoch where training went on after it. path: ends in .png, .svg or .pdf.
+    >>> balanced_class_weights(np.array([0, 0, 0, 1]), 2).tolist()
+    [0.6666666666666666, 2.0]
     """
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    palette = colormaps["tab10" if len(runs) <= 10 else "tab20"]
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for number, (_, histories) in enumerate(runs):
-            for history in histories:
-                _draw_history(axes, history, quantity, palette(number), len(histories) ** -0.5)
-        axes.set(xlabel="epoch", title=quantity)
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.axes[0].set_yscale("log")
-    figure.axes[1].yaxis.set_major_formatter("{x:.0%}")
-    figure.axes[1].set_ylim(_accuracy_floor([h for _, histories in runs for h in histories]), 1.005)
-    names = [Line2D([], [], color=palette(i), label=name) for i, (name, _) in enumerate(runs)]
-    styles = [Line2D([], [], color="gray", ls=ls, label=part) for part, ls in LINE_STYLES.items()]
-    if any(h.best + 1 < len(h.epochs) for _, histories in runs for h in histories):
-        styles.append(Line2D([], [], color="gray", marker="o", ls="", label="best epoch"))
-    figure.legend(handles=[*names, *styles], loc="outside right upper", frameon=False)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=130)
-
-
-def _draw_history(axes: Any, history: History, quantity: str, color: Any, alpha: float) -> None:
-    numbers = range(1, len(history.epochs) + 1)
-    marker = "." if len(numbers) < 4 else ""
-    for part, style in LINE_STYLES.items():
-        values = [getattr(epoch, f"{part[:5]}_{quantity}") for epoch in history.epochs]
-        axes.plot(numbers, values, style, marker=marker, color=color, lw=1.5, alpha=alpha)
-    if history.best + 1 < len(numbers):
-        axes.plot(history.best + 1, getattr(history.final, f"valid_{quantity}"), "o", color=color)
-
-
-def _accuracy_floor(histories: Sequence[History]) -> float:
-    """Leave out how the first fifth of the epochs climbs, so that the rest can be told apart."""
-    later = [e.valid_accuracy for h in histories for e in h.epochs[len(h.epochs) // 5 :]]
-    return max(0.0, min(later) - 0.1 * (1 - min(later)) - 0.01)
+    counts = np.bincount(y, minlength=classes)
+    weights: npt.NDArray[np.float64] = len(y) / (classes * np.maximum(counts, 1))
+    return np.where(counts > 0, weights, 0.0)

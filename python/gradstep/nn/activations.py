@@ -1,0 +1,259 @@
+"""Activations of `gradstep` as layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gradstep import activations as functions
+from gradstep.nn.layer import Buffer, FloatArray, Layer
+from gradstep.nn.layers import check_dtype, check_size
+
+__all__ = [
+    "ACTIVATIONS",
+    "GELU",
+    "LeakyReLU",
+    "LogSoftmax",
+    "Maxout",
+    "PReLU",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+]
+
+
+class Activation(Layer):
+    """A function y of x with as many elements as x, without parameters to learn.
+
+    _settings: arguments of the two functions after the arrays. _backward_reads: whether the second
+    array of the backward function is what the forward function read or what it wrote.
+    """
+
+    kind = "activations"
+    _function: ClassVar[Callable[..., FloatArray]]
+    _derivative: ClassVar[Callable[..., FloatArray]]
+    _backward_reads: ClassVar[Literal["x", "y"]]
+
+    def __init__(self, *settings: Any) -> None:
+        super().__init__()
+        self._settings = settings
+        self._kept: FloatArray | None = None
+        self._y, self._dx = Buffer(), Buffer()
+
+    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
+        """Return y like x (N, ...)."""
+        y = type(self)._function(x, *self._settings, out=self._y.like(x))
+        self._kept = x if self._backward_reads == "x" else y
+        return y
+
+    def backward(self, dy: FloatArray) -> FloatArray:
+        """Return dx like dy."""
+        if self._kept is None:
+            raise RuntimeError("backward: called before forward")
+        out = self._dx.like(dy)
+        return type(self)._derivative(dy, self._kept, *self._settings, out=out)
+
+
+class ReLU(Activation):
+    """y = max(x, 0); the gradient at 0 is 0. Nair & Hinton 2010.
+
+    >>> ReLU().forward(np.array([[-1.0, 2.0]]))
+    array([[0., 2.]])
+    """
+
+    _function, _derivative = functions.relu, functions.relu_backward
+    _backward_reads = "y"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class LeakyReLU(Activation):
+    """y = x where x > 0, else slope x. Maas, Hannun & Ng 2013.
+
+    >>> LeakyReLU(0.5).forward(np.array([[-1.0, 2.0]]))
+    array([[-0.5,  2. ]])
+    """
+
+    _function, _derivative = functions.leaky_relu, functions.leaky_relu_backward
+    _backward_reads = "x"
+
+    def __init__(self, slope: float = 0.01) -> None:
+        super().__init__(slope)
+        functions.leaky_relu(np.empty(0), slope)  # checks it
+
+
+class Sigmoid(Activation):
+    """y = 1 / (1 + exp(-x)).
+
+    >>> Sigmoid().forward(np.zeros((1, 2)))
+    array([[0.5, 0.5]])
+    """
+
+    _function, _derivative = functions.sigmoid, functions.sigmoid_backward
+    _backward_reads = "y"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Tanh(Activation):
+    """y = tanh(x).
+
+    >>> Tanh().forward(np.zeros((1, 2)))
+    array([[0., 0.]])
+    """
+
+    _function, _derivative = functions.tanh, functions.tanh_backward
+    _backward_reads = "y"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class SiLU(Activation):
+    """y = x sigmoid(x). Elfwing, Uchibe & Doya 2018 (arXiv:1702.03118).
+
+    >>> SiLU().forward(np.array([[1000.0]]))
+    array([[1000.]])
+    """
+
+    _function, _derivative = functions.silu, functions.silu_backward
+    _backward_reads = "x"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class GELU(Activation):
+    """y = x P(normal < x); approximate: "none" or "tanh". Hendrycks & Gimpel 2016.
+
+    >>> GELU().forward(np.array([[1.0]])).round(4)
+    array([[0.8413]])
+    """
+
+    _function, _derivative = functions.gelu, functions.gelu_backward
+    _backward_reads = "x"
+
+    def __init__(self, approximate: str = "none") -> None:
+        super().__init__(approximate)
+        functions.gelu(np.empty(0), approximate)  # checks it
+
+
+class Softmax(Activation):
+    """y = exp(x) / sum of these along an axis. To train a classifier, use `gs.cross_entropy`.
+
+    >>> Softmax().forward(np.zeros((1, 2)))
+    array([[0.5, 0.5]])
+    """
+
+    _function, _derivative = functions.softmax, functions.softmax_backward
+    _backward_reads = "y"
+
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__(axis)
+
+
+class LogSoftmax(Activation):
+    """The logarithm of Softmax.
+
+    >>> LogSoftmax().forward(np.zeros((1, 2))).round(3)
+    array([[-0.693, -0.693]])
+    """
+
+    _function, _derivative = functions.log_softmax, functions.log_softmax_backward
+    _backward_reads = "y"
+
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__(axis)
+
+
+class PReLU(Layer):
+    """y = x where x > 0, else weight x, a learned `weight` for each channel, 0.25 at first.
+
+    channels: C, or 1 for one weight in all. axis: that of the channels in x (N, C, ...).
+    Raises TypeError or ValueError. Source: He et al. 2015 (arXiv:1502.01852).
+
+    >>> PReLU(2).forward(np.array([[-1.0, 2.0]], np.float32))
+    array([[-0.25,  2.  ]], dtype=float32)
+    """
+
+    kind = "activations"
+
+    def __init__(
+        self, channels: int = 1, *, axis: int = 1, dtype: npt.DTypeLike = np.float32
+    ) -> None:
+        super().__init__()
+        check_size(channels, "channels")
+        self.params = {"weight": np.full(channels, 0.25, check_dtype(dtype))}
+        self.grads = {"weight": np.zeros(channels, dtype)}
+        self._axis = axis
+        self._x: FloatArray | None = None
+        self._y, self._dx = Buffer(), Buffer()
+
+    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
+        """Return y like x."""
+        y = functions.prelu(x, self.params["weight"], self._axis, out=self._y.like(x))
+        self._x = x
+        return y
+
+    def backward(self, dy: FloatArray) -> FloatArray:
+        """Fill `grads` from dy and return dx, both like x."""
+        if self._x is None:
+            raise RuntimeError("backward: called before forward")
+        weight, out = self.params["weight"], self._dx.like(dy)
+        dx, dweight = functions.prelu_backward(dy, self._x, weight, self._axis, out=out)
+        np.copyto(self.grads["weight"], dweight)
+        return dx
+
+
+class Maxout(Layer):
+    """y = the largest of each k consecutive columns of x (N, k O, ...). Goodfellow et al. 2013.
+
+    Raises TypeError or ValueError.
+
+    >>> Maxout(2).forward(np.array([[1.0, 3.0, -1.0, -2.0]]))
+    array([[ 3., -1.]])
+    """
+
+    kind = "activations"
+
+    def __init__(self, k: int = 2) -> None:
+        super().__init__()
+        check_size(k, "k")
+        self._k = k
+        self._x: FloatArray | None = None
+        self._y, self._dx = Buffer(), Buffer()
+
+    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
+        """Return y (N, O, ...)."""
+        columns = (x.shape[1] // self._k, *x.shape[2:])
+        y = functions.maxout(x, self._k, out=self._y.like(x, columns))
+        self._x = x
+        return y
+
+    def backward(self, dy: FloatArray) -> FloatArray:
+        """Return dx like x: dy at the first of the largest, 0 elsewhere."""
+        if self._x is None:
+            raise RuntimeError("backward: called before forward")
+        return functions.maxout_backward(dy, self._x, self._k, out=self._dx.like(self._x))
+
+
+# Name of the function in gradstep -> layer.
+ACTIVATIONS: dict[str, type[Layer]] = {
+    "relu": ReLU,
+    "leaky_relu": LeakyReLU,
+    "prelu": PReLU,
+    "sigmoid": Sigmoid,
+    "tanh": Tanh,
+    "silu": SiLU,
+    "gelu": GELU,
+    "maxout": Maxout,
+    "softmax": Softmax,
+    "log_softmax": LogSoftmax,
+}

@@ -1,0 +1,305 @@
+"""Layers that learn, normalise or drop.
+
+Shapes: N rows of a batch, I inputs, O outputs, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gradstep import dropouts, init, norm
+from gradstep.nn.layer import Buffer, FloatArray, Layer
+
+__all__ = ["INITIALISERS", "BatchNorm", "Dropout", "LayerNorm", "Linear"]
+
+Initialiser = Callable[..., FloatArray]
+
+# Name -> a function of gradstep.init: of the shape, and the keywords rng and dtype.
+INITIALISERS: dict[str, Initialiser] = {
+    "he_normal": init.he_normal,
+    "he_uniform": init.he_uniform,
+    "xavier_normal": init.xavier_normal,
+    "xavier_uniform": init.xavier_uniform,
+    "normal": init.normal,
+    "zeros": lambda shape, *, rng, dtype: init.zeros(shape, dtype=dtype),
+}
+
+
+def check_size(value: int, name: str) -> None:
+    """Raise TypeError or ValueError unless value is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: {type(value).__name__}, expected an integer")
+    if value < 1:
+        raise ValueError(f"{name}: {value}, expected at least 1")
+
+
+def check_dtype(dtype: npt.DTypeLike) -> npt.DTypeLike:
+    """Return dtype; raise TypeError unless it is float32 or float64."""
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise TypeError(f"dtype: {np.dtype(dtype)}, expected float32 or float64")
+    return dtype
+
+
+class Linear(Layer):
+    """y = x Wᵀ + b, with `weight` (O, I) and `bias` (O,), as in torch.
+
+    inputs, outputs: sizes I and O, at least 1. rng: source of the initial weights. dtype: float32
+    or float64. init: a name of INITIALISERS, or such a function; the default is for ReLUs. The bias
+    starts at 0; bias=False leaves it out, as before a BatchNorm, which has its own.
+    Raises TypeError for a wrong kind, ValueError for a size below 1 or an unknown name.
+
+    >>> layer = Linear(3, 2, np.random.default_rng(0))
+    >>> layer.forward(np.zeros((4, 3), np.float32)).shape
+    (4, 2)
+    """
+
+    kind = "products"
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        rng: np.random.Generator,
+        dtype: npt.DTypeLike = np.float32,
+        *,
+        init: str | Initialiser = "he_normal",
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        check_size(inputs, "inputs")
+        check_size(outputs, "outputs")
+        check_dtype(dtype)
+        self.params = {"weight": _initial_weight(inputs, outputs, rng, init).astype(dtype)}
+        if bias:
+            self.params["bias"] = np.zeros(outputs, dtype)
+        self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
+        self._x: FloatArray | None = None
+        self._y, self._dx = Buffer(), Buffer()
+
+    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
+        """Return y (N, O) of x (N, I)."""
+        weight = self.params["weight"]
+        self._x = x
+        y = self._y.like(x, weight.shape[:1])
+        np.matmul(x, weight.T, out=y)
+        if "bias" in self.params:
+            y += self.params["bias"]
+        return y
+
+    def backward(self, dy: FloatArray) -> FloatArray:
+        """Fill `grads` from dy (N, O) and return dx (N, I)."""
+        self.parameter_gradients(dy)
+        weight = self.params["weight"]
+        return np.matmul(dy, weight, out=self._dx.like(dy, weight.shape[1:]))
+
+    def parameter_gradients(self, dy: FloatArray) -> None:
+        """Fill `grads` from dy (N, O) without the product that dx would cost."""
+        if self._x is None:
+            raise RuntimeError("backward: called before forward")
+        np.matmul(dy.T, self._x, out=self.grads["weight"])
+        if "bias" in self.grads:
+            np.sum(dy, axis=0, out=self.grads["bias"])
+
+
+def _initial_weight(
+    inputs: int, outputs: int, rng: np.random.Generator, init: str | Initialiser
+) -> FloatArray:
+    """(O, I) in double; rounded afterwards, so that float32 and float64 networks start alike."""
+    if isinstance(init, str):
+        if init not in INITIALISERS:
+            raise ValueError(f"init: {init!r}, expected one of {', '.join(INITIALISERS)}")
+        init = INITIALISERS[init]
+    # A linear layer is a convolution over one pixel; that shape has the outputs first.
+    return init((outputs, inputs, 1), rng=rng, dtype=np.float64)[:, :, 0]
+
+
+class BatchNorm(Layer):
+    """Normalises every channel over the batch; see `gradstep.batch_norm`.
+
+    channels: C. x: (N, C, ...) for axis 1, (..., C) for axis -1. `weight` (C,) starts at 1, `bias`
+    (C,) at 0. Buffers: `running_mean`, `running_var` (C,), used at inference, and
+    `num_batches_tracked`. momentum: share of a batch in the running statistics, or None for the
+    average of all batches. activation: "relu" to apply a ReLU in the same pass.
+    Raises TypeError or ValueError. Source: Ioffe & Szegedy 2015 (arXiv:1502.03167).
+
+    >>> BatchNorm(2, eps=0).forward(np.array([[1.0, 5.0], [3.0, 5.0]], np.float32))
+    array([[-1.,  0.],
+           [ 1.,  0.]], dtype=float32)
+    """
+
+    kind = "normalisation"
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        momentum: float | None = 0.1,
+        eps: float = 1e-5,
+        axis: int = 1,
+        activation: Literal["relu"] | None = None,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        super().__init__()
+        check_size(channels, "channels")
+        check_dtype(dtype)
+        self.params = {"weight": np.ones(channels, dtype), "bias": np.zeros(channels, dtype)}
+        self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
+        self.buffers = {
+            "running_mean": np.zeros(channels, dtype),
+            "running_var": np.ones(channels, dtype),
+            "num_batches_tracked": np.zeros((), np.int64),
+        }
+        self.smallest_batch = 2
+        self._momentum, self._eps, self._axis = momentum, eps, axis
+        self._activation = activation
+        self._latest: tuple[FloatArray, Any, Any, bool] | None = None
+        self._y, self._dx = Buffer(), Buffer()
+        # An empty batch changes nothing, but its arguments are checked.
+        self._normalise(np.empty((0, channels), dtype), True, 1, None)
+
+    def _normalise(
+        self, x: FloatArray, training: bool, number: int, out: FloatArray | None
+    ) -> tuple[FloatArray, Any, Any]:
+        return norm.batch_norm(
+            x,
+            self.params["weight"],
+            self.params["bias"],
+            self.buffers["running_mean"],
+            self.buffers["running_var"],
+            training=training,
+            momentum=self._momentum,
+            num_batches_tracked=number,
+            eps=self._eps,
+            axis=self._axis,
+            activation=self._activation,
+            out=out,
+        )
+
+    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
+        """Return y like x; in training update the running statistics, otherwise use them."""
+        tracked = self.buffers["num_batches_tracked"]
+        number = int(tracked) + 1
+        y, mean, invstd = self._normalise(x, training, number, self._y.like(x))
+        if training:
+            tracked[...] = number
+        self._latest = x, mean, invstd, training
+        return y
+
+    def backward(self, dy: FloatArray) -> FloatArray:
+        """Fill `grads` from dy and return dx, both like x; after inference for fixed statistics."""
+        if self._latest is None:
+            raise RuntimeError("backward: called before forward")
+        x, mean, invstd, training = self._latest
+        dx, dweight, dbias = norm.batch_norm_backward(
+            dy,
+            x,
+            self.params["weight"],
+            mean,
+            invstd,
+            training=training,
+            axis=self._axis,
+            activation=self._activation,
+            bias=self.params["bias"],
+            out=self._dx.like(x),
+        )
+        np.copyto(self.grads["weight"], dweight)
+        np.copyto(self.grads["bias"], dbias)
+        return dx
+
+
+class LayerNorm(Layer):
+    """Normalises every row over its C values; see `gradstep.layer_norm`.
+
+    channels: C, the last axis of x (..., C). `weight` (C,) starts at 1, `bias` (C,) at 0.
+    Raises TypeError or ValueError. Source: Ba, Kiros & Hinton 2016 (arXiv:1607.06450).
+
+    >>> LayerNorm(2, eps=0).forward(np.array([[1.0, 3.0], [5.0, 5.0]], np.float32))
+    array([[-1.,  1.],
+           [ 0.,  0.]], dtype=float32)
+    """
+
+    kind = "normalisation"
+
+    def __init__(
+        self, channels: int, *, eps: float = 1e-5, dtype: npt.DTypeLike = np.float32
+    ) -> None:
+        super().__init__()
+        check_size(channels, "channels")
+        check_dtype(dtype)
+        self.params = {"weight": np.ones(channels, dtype), "bias": np.zeros(channels, dtype)}
+        self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
+        self._eps = eps
+        self._latest: tuple[FloatArray, Any, Any] | None = None
+        self._y, self._dx = Buffer(), Buffer()
+        norm.layer_norm(np.empty((0, channels), dtype), eps=eps)  # checks eps
+
+    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
+        """Return y like x, in training as at inference."""
+        weight, bias = self.params["weight"], self.params["bias"]
+        y, mean, invstd = norm.layer_norm(x, weight, bias, eps=self._eps, out=self._y.like(x))
+        self._latest = x, mean, invstd
+        return y
+
+    def backward(self, dy: FloatArray) -> FloatArray:
+        """Fill `grads` from dy and return dx, both like x."""
+        if self._latest is None:
+            raise RuntimeError("backward: called before forward")
+        x, mean, invstd = self._latest
+        dx, dweight, dbias = norm.layer_norm_backward(
+            dy, x, self.params["weight"], mean, invstd, out=self._dx.like(x)
+        )
+        np.copyto(self.grads["weight"], dweight)
+        np.copyto(self.grads["bias"], dbias)
+        return dx
+
+
+class Dropout(Layer):
+    """Sets elements to 0 with probability p in training and scales the rest; see `gs.dropout`.
+
+    p: in [0, 1]. seed: 0 ... 2**64 - 1; give every layer its own. Buffers: `seed` and `calls`, the
+    number of forward calls in training: call n drops with the mask of offset n, so that no mask
+    repeats, and a network that was loaded goes on with those that were to come. At inference x
+    is returned itself. Raises TypeError or ValueError. Source: Srivastava et al. 2014.
+
+    >>> layer = Dropout(0.5, seed=110)
+    >>> layer.forward(np.ones((1, 4))), layer.backward(np.ones((1, 4)))
+    (array([[0., 2., 0., 0.]]), array([[0., 2., 0., 0.]]))
+    >>> layer.forward(np.ones((1, 4)))
+    array([[2., 2., 0., 2.]])
+    """
+
+    kind: ClassVar[str] = "dropout"
+
+    def __init__(self, p: float, seed: int) -> None:
+        super().__init__()
+        dropouts.dropout(np.empty(0), p, seed=seed)  # checks both
+        self.p = p
+        self.buffers = {"seed": np.array(seed, np.uint64), "calls": np.array(0, np.uint64)}
+        # (p, seed, offset) of the latest call in training, () after one at inference.
+        self._latest: tuple[float, int, int] | tuple[()] | None = None
+        self._y, self._dx = Buffer(), Buffer()
+
+    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
+        """Return y like x, dropped with the next mask; without `training` x itself."""
+        if not training:
+            self._latest = ()
+            return x
+        calls = self.buffers["calls"]
+        p, seed, offset = self.p, int(self.buffers["seed"]), int(calls)
+        y = dropouts.dropout(x, p, seed=seed, offset=offset, out=self._y.like(x))
+        calls[...] = offset + 1
+        self._latest = p, seed, offset
+        return y
+
+    def backward(self, dy: FloatArray) -> FloatArray:
+        """Return dx like dy: dropped with the mask of the latest forward call."""
+        if self._latest is None:
+            raise RuntimeError("backward: called before forward")
+        if not self._latest:
+            return dy
+        p, seed, offset = self._latest
+        return dropouts.dropout_backward(dy, p, seed=seed, offset=offset, out=self._dx.like(dy))
