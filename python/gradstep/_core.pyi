@@ -63,6 +63,7 @@ def philox_block(seed: int, offset: int, block: int) -> tuple[int, int, int, int
 
 _Array = NDArray[Any]
 _Doubles = NDArray[np.float64]
+
 def batch_norm(
     x: _Array,
     weight: _Array | None,
@@ -79,21 +80,63 @@ def batch_norm(
 ) -> tuple[_Array, _Doubles, _Doubles]: ...
 def batch_norm_backward(
     dy: _Array,
+    x: _Array,
+    weight: _Array | None,
     mean: _Doubles,
     invstd: _Doubles,
+    training: bool,
+    axis: int,
+    activation: str | None,
+    bias: _Array | None,
+    out: _Array | None,
 ) -> tuple[_Array, _Array, _Array]: ...
 def batch_norm_stats(x: _Array, axis: int) -> tuple[_Doubles, _Doubles, int]: ...
 def layer_norm(
+    x: _Array,
+    weight: _Array | None,
+    bias: _Array | None,
+    eps: float,
     axes: int | None,
+    out: _Array | None,
+) -> tuple[_Array, _Doubles, _Doubles]: ...
 def layer_norm_backward(
+    dy: _Array,
+    x: _Array,
+    weight: _Array | None,
+    mean: _Doubles,
+    invstd: _Doubles,
+    axes: int | None,
+    out: _Array | None,
+) -> tuple[_Array, _Array, _Array]: ...
 def rms_norm(
     x: _Array, weight: _Array | None, eps: float, axes: int | None, out: _Array | None
 ) -> tuple[_Array, _Doubles]: ...
 def rms_norm_backward(
+    dy: _Array,
+    x: _Array,
+    weight: _Array | None,
+    invstd: _Doubles,
+    axes: int | None,
+    out: _Array | None,
 ) -> tuple[_Array, _Array]: ...
 def group_norm(
+    x: _Array,
     groups: int | None,
+    weight: _Array | None,
+    bias: _Array | None,
+    eps: float,
+    out: _Array | None,
+) -> tuple[_Array, _Doubles, _Doubles]: ...
 def group_norm_backward(
+    dy: _Array,
+    x: _Array,
+    groups: int | None,
+    weight: _Array | None,
+    mean: _Doubles,
+    invstd: _Doubles,
+    out: _Array | None,
+) -> tuple[_Array, _Array, _Array]: ...
+
 # Activations and losses; the index is that of ACTIVATIONS.
 def activate(index: int, x: Any, out: Any, parameter: float) -> NDArray[Any]: ...
 def activate_backward(
