@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from gradstep.reference import Array
 import numpy as np
 from numpy.typing import NDArray
 
+from gradstep.reference import Array
 from gradstep.trees import Name
 
 __version__: str
@@ -56,6 +56,7 @@ def dropout(
 def alpha_dropout(x: Any, p: Any, seed: Any, offset: Any, out: Any, backward: bool) -> Array: ...
 def group_dropout(
     x: Any, p: Any, axis: Any, seed: Any, offset: Any, out: Any, argument: str
+) -> Array: ...
 def dropout_mask(
     keep: Array, n: int, p: Any, seed: Any, offset: Any, packed: bool, first: int = 0
 ) -> None: ...
