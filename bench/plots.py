@@ -20,12 +20,18 @@ NAMES = (
     "torch default",
     "NumPy in place",
     "NumPy reference",
+    "gradstep",
+    "torch",
+    "torch aten",
+    "NumPy",
+    "oneDNN plain",
+    "oneDNN blocked",
 )
 SIDE = 4  # subplots in a row
 
 
 def _colour(name: str) -> str:
-    return f"C{NAMES.index(name) if name in NAMES else sum(map(ord, name)) % 10}"
+    return f"C{NAMES.index(name) % 7 if name in NAMES else sum(map(ord, name)) % 10}"
 
 
 def draw(results: Sequence[Result], folder: Path) -> dict[str, str]:
@@ -35,7 +41,7 @@ def draw(results: Sequence[Result], folder: Path) -> dict[str, str]:
     if curves:
         _draw_curves(curves, folder / "bandwidth.png")
         plots["GB/s of the ideal bytes over the size"] = "bandwidth.png"
-    for suite in ("models", "pipeline", "small"):
+    for suite in ("models", "pipeline", "small", "dropout", "norms", "activations"):
         models = [r for r in results if r.suite == suite]
         if models:
             _draw_bars(models, folder / f"{suite}.png")

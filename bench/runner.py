@@ -16,9 +16,10 @@ from bench.peers import Peer
 from bench.steps import copied, spaced
 from bench.work import TOLERANCE, Contender, Inputs, Ready, Work, largest_error
 
-__all__ = ["BASE", "LIMIT", "Result", "Row", "run", "threads_of_blas"]
+__all__ = ["BASE", "LAYER", "LIMIT", "Result", "Row", "run", "threads_of_blas"]
 
 BASE = "gradstep step(grads)"
+LAYER = "gradstep"
 LIMIT = "limit"
 
 
@@ -54,7 +55,7 @@ class Result:
 
     def times_base(self, timing: Timing) -> float | None:
         """How many times as long as gradstep."""
-        base = self.timing(BASE)
+        base = self.timing(BASE) or self.timing(LAYER)
         return None if base is None else ratio(timing, base)
 
     def share_of_limit(self, timing: Timing) -> float | None:
@@ -126,7 +127,7 @@ def _timed(
 
 def _task(ready: Ready, work: Work, source: Inputs) -> Task:
     before = partial(ready.feed, source.arrays) if work.consumes_inputs else None
-    return Task(ready.run, before)
+    return Task(ready.run, before, ready.timed)
 
 
 @contextmanager

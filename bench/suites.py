@@ -8,7 +8,7 @@ from typing import Any
 
 import gradstep as gs
 
-from bench import shapes
+from bench import layer_suites, shapes
 from bench.steps import Step, single
 from bench.work import Work
 
@@ -78,6 +78,21 @@ def small(choice: Choice) -> list[Work]:
     return works
 
 
+def dropout(choice: Choice) -> list[Work]:
+    """Dropout and its relatives."""
+    return [*layer_suites.dropout(choice.sizes, choice.quick)]
+
+
+def norms(choice: Choice) -> list[Work]:
+    """Batch norm and its relatives."""
+    return [*layer_suites.norms(choice.sizes, choice.quick)]
+
+
+def activations(choice: Choice) -> list[Work]:
+    """Activations and losses."""
+    return [*layer_suites.activations(choice.sizes, choice.quick)]
+
+
 def _models(choice: Choice) -> list[str]:
     """All, or all but the largest."""
     names = sorted(shapes.MODELS, key=lambda name: shapes.count(shapes.MODELS[name]))
@@ -89,4 +104,7 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "models": models,
     "pipeline": pipeline,
     "small": small,
+    "dropout": dropout,
+    "norms": norms,
+    "activations": activations,
 }

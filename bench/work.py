@@ -44,12 +44,14 @@ class Ready:
     """A peer with its buffers in place.
 
     run: one call, which is what is timed. feed: copies values to where `run` reads its inputs.
-    outputs: what `run` has written, as NumPy arrays in the order of the work's reference.
+    outputs: what `run` has written, as NumPy arrays in the order of the work's reference. timed:
+    runs that many calls and returns the seconds of all; given where this process cannot time them.
     """
 
     run: Callable[[], object]
     feed: Callable[[Arrays], None]
     outputs: Callable[[], Arrays]
+    timed: Callable[[int], float] | None = None
 
 
 class Work(Protocol):
@@ -86,13 +88,15 @@ class Contender:
     """One way of doing a work.
 
     checked: False for what computes nothing on purpose. most: the number of elements above which
-    it would take too long to be measured; the tables then say so.
+    it would take too long to be measured; the tables then say so. compared: what is compared of
+    inputs and outputs, for peers that draw random numbers of their own; otherwise the outputs.
     """
 
     name: str
     make: Callable[[Any, Inputs], Ready]
     checked: bool = True
     most: int | None = None
+    compared: Callable[[Arrays, Arrays], Arrays] | None = None
 
 
 def largest_error(contender: Contender, work: Work) -> float:
@@ -110,7 +114,10 @@ def largest_error(contender: Contender, work: Work) -> float:
         for side in (ready, expected):
             side.feed(fresh)
             side.run()
-        for got, right in zip(ready.outputs(), expected.outputs(), strict=True):
+        found = [side.outputs() for side in (ready, expected)]
+        if contender.compared is not None:
+            found = [contender.compared(fresh, outputs) for outputs in found]
+        for got, right in zip(*found, strict=True):
             error = _difference(got, right)
             if not error <= TOLERANCE:
                 return error

@@ -2,7 +2,8 @@
 
 A peer module has `REQUIRES`, the distributions that it needs besides gradstep and NumPy, and
 `contenders(work)`, which lists the ways in which it can do a work (none for a kind of work that it
-does not know). It imports its library inside functions, so that it can be listed without it.
+does not know). It imports its library inside functions, so that it can be listed without it. If it
+needs what is no Python distribution, `found()` returns versions by name, None for what is missing.
 """
 
 from __future__ import annotations
@@ -57,4 +58,9 @@ def _load(name: str) -> Peer:
             versions[distribution] = metadata.version(distribution)
         except metadata.PackageNotFoundError:
             missing.append(distribution)
+    for needed, version in getattr(module, "found", dict)().items():
+        if version is None:
+            missing.append(needed)
+        else:
+            versions[needed] = version
     return Peer(name, module, versions, tuple(missing))

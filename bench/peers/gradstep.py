@@ -1,10 +1,11 @@
-"""gradstep, with the gradients given to every call and with gradients bound once."""
+"""gradstep: optimizers with gradients given to every call and bound once; layers with `out=`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
+from bench.layers import Layer, called, own
 from bench.steps import Step
 from bench.work import Contender, Inputs, Ready, Work
 
@@ -12,7 +13,9 @@ REQUIRES = ()
 
 
 def contenders(work: Work) -> list[Contender]:
-    """`step(grads)` and, after `bind(grads)`, `step()`."""
+    """`step(grads)` and, after `bind(grads)`, `step()`; the function of a layer."""
+    if isinstance(work, Layer):
+        return [Contender("gradstep", partial(called, find=own, out=True))]
     if not isinstance(work, Step):
         return []
     return [

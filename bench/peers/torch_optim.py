@@ -45,8 +45,8 @@ def make(keywords: dict[str, bool], work: Step, inputs: Inputs) -> Ready:
     """All variants read the same gradients."""
     torch: Any = import_module("torch")
     torch.set_num_threads(gs.get_num_threads())
-    grads = inputs.once("torch", partial(_copied, torch))
-    params = [torch.nn.Parameter(p) for p in _copied(torch, inputs.arrays)]
+    grads = inputs.once("torch", partial(tensors_of, torch))
+    params = [torch.nn.Parameter(p) for p in tensors_of(torch, inputs.arrays)]
     for p, g in zip(params, grads, strict=True):
         p.grad = g
     optimizer = getattr(torch.optim, work.optimizer)(params, **work.keywords, **keywords)
@@ -66,7 +66,7 @@ def _pipeline(torch: Any, work: Step, params: list[Any], optimizer: Any) -> Call
     return run
 
 
-def _copied(torch: Any, arrays: Arrays) -> list[Any]:
+def tensors_of(torch: Any, arrays: Arrays) -> list[Any]:
     tensors = [torch.empty(array.shape, dtype=torch.float32) for array in arrays]
     for tensor, array in zip(tensors, arrays, strict=True):
         tensor.copy_(torch.from_numpy(array))
