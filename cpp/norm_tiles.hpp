@@ -11,7 +11,7 @@ namespace gradstep {
 // Bytes that one thread may expect to find again in its cache.
 inline constexpr int64_t kNormCache = 1 << 20;
 // Outputs of more bytes than this are stored past the cache, where they are not the input.
-inline constexpr int64_t kNormStream = 1 << 23;
+inline constexpr int64_t kNormStream = 1 << 24;
 
 inline int64_t bytes_of(DType type) { return type == kFloat32 ? 4 : 8; }
 

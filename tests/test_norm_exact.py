@@ -68,11 +68,11 @@ def test_large_arrays_do_not_depend_on_threads(case: Norm) -> None:
         assert_same(case.backward(of), backward, f"backward, {where}")
 
 
-STREAMED = [
-    Norm("batch", (9, 8, 200, 161), activation="relu"),
-    Norm("batch", (37_000, 65), -1),
-    Norm("layer", (3000, 801)),
-    Norm("group", (9, 8, 200, 161), 4),
+STREAMED = [  # more than 16 MiB
+    Norm("batch", (17, 8, 200, 161), activation="relu"),
+    Norm("batch", (65_000, 65), -1),
+    Norm("layer", (5300, 801)),
+    Norm("group", (17, 8, 200, 161), 4),
 ]
 
 
