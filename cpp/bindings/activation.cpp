@@ -7,6 +7,7 @@
 #include "../activation_plan.hpp"
 #include "../dispatch.hpp"
 #include "arrays.hpp"
+#include "gil.hpp"
 
 namespace py = pybind11;
 
@@ -19,8 +20,7 @@ constexpr int64_t kReleaseFrom = 4096;  // elements: below, the GIL costs more t
 template <class Work>
 void without_gil(int64_t n, const Work& work) {
   if (n < kReleaseFrom) return work();
-  py::gil_scoped_release release;
-  work();
+  gradstep::without_gil(work);
 }
 
 py::array borrowed(py::handle array) { return py::reinterpret_borrow<py::array>(array); }

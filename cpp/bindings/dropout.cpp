@@ -4,6 +4,7 @@
 #include "../dispatch.hpp"
 #include "../dropout_plan.hpp"
 #include "arrays.hpp"
+#include "gil.hpp"
 
 namespace py = pybind11;
 
@@ -70,8 +71,7 @@ Checked check_arrays(py::handle x, py::handle out, const std::string& argument) 
 template <class Work>
 void run(int64_t n, const Work& work) {
   if (n <= kKeepGil) return work();
-  py::gil_scoped_release release;
-  work();
+  gradstep::without_gil(work);
 }
 
 py::array apply(py::handle x, py::handle p, py::handle seed, py::handle offset, py::handle out,

@@ -5,6 +5,7 @@
 
 #include "../norm_plan.hpp"
 #include "arrays.hpp"
+#include "gil.hpp"
 
 namespace py = pybind11;
 
@@ -130,8 +131,7 @@ class Memory {
 template <class Job>
 void run(int64_t elements, const Job& job) {
   if (elements <= kNormSerial) return job();  // shorter than giving the GIL away
-  py::gil_scoped_release release;
-  job();
+  without_gil(job);
 }
 
 NormShape check_shape(const Input& x, int64_t axis) {
