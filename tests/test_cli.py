@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import takewhile
 from types import SimpleNamespace
 
 import gradstep as gs
@@ -54,11 +55,11 @@ def result(train):
     return result
 
 
-def table(out):
-    """The rows of the printed table, as dicts; columns are two or more spaces apart."""
+def table(out, first="optimizer"):
+    """The rows of a printed table, as dicts; columns are two or more spaces apart."""
     lines = [re.split(r" {2,}", line.strip()) for line in out.splitlines()]
-    start = next(i for i, line in enumerate(lines) if line[0] == "optimizer")
-    rows = [line for line in lines[start + 1 :] if len(line) == len(lines[start])]
+    start = next(i for i, line in enumerate(lines) if line[0] == first)
+    rows = takewhile(lambda line: len(line) == len(lines[start]), lines[start + 1 :])
     return [dict(zip(lines[start], row, strict=True)) for row in rows]
 
 
@@ -66,7 +67,7 @@ def without_times(runs):
     for one in runs:
         for history in one["histories"]:
             for epoch in history["epochs"]:
-                del epoch["seconds"], epoch["optimizer_seconds"]
+                del epoch["seconds"], epoch["parts"]
     return runs
 
 
@@ -95,6 +96,47 @@ def test_table_lines_up(train):
     out = train("--compare", "sgd,adam,momentum").out
     lines = out[out.index("optimizer ") :].splitlines()[:4]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_time_table_tells_where_an_epoch_went(train):
+    done = train(
+        "--batch-norm", "--dropout", "0.5", "--activation", "tanh", "--compare", "sgd,adam"
+    )
+    rows = table(done.out, "time of")
+    assert [row.pop("time of") for row in rows] == ["sgd", "adam"]
+    for row in rows:
+        columns = ["matrix products", "normalisation", "dropout", "activations + loss"]
+        assert list(row) == [*columns, "optimizer", "rest"]
+        shares = [int(share.removesuffix(" %")) for share in row.values()]
+        assert all(share >= 0 for share in shares) and abs(sum(shares) - 100) <= 3
+        assert all(shares[:4])
+    (row,) = table(train().out, "time of")
+    assert row["normalisation"] == row["dropout"] == "0 %"
+
+
+def test_network_options_reach_the_network(monkeypatch, train):
+    made, make = [], cli.mlp
+
+    def spy(*arguments, **keywords):
+        made.append(make(*arguments, **keywords))
+        return made[-1]
+
+    monkeypatch.setattr(cli, "mlp", spy)
+    options = ["--batch-norm", "--dropout", "0.25", "--activation", "Leaky-ReLU"]
+    out = train(*options, "--init", "xavier_uniform", "--early-stopping", 1).out
+    layers = made[-1].layers
+    names = [type(layer).__name__ for layer in layers]
+    assert names == ["Linear", "BatchNorm", "LeakyReLU", "Dropout", "Linear"]
+    assert layers[3].p == 0.25
+    fresh = make([6, 16, 3], seed=1, init="xavier_uniform", batch_norm=True)
+    first = made[0].params["0.weight"]
+    np.testing.assert_array_equal(first, fresh.params["0.weight"])
+    assert "6-16-3, batch norm, leaky_relu, dropout 0.25, 179 parameters, float32, start xav" in out
+
+
+def test_zero_weights_learn_nothing_but_the_bias(result):
+    epochs = result("--init", "zeros")["runs"][0]["histories"][0]["epochs"]
+    assert {epoch["train_accuracy"] for epoch in epochs} == {0.5}
 
 
 def test_compare_gives_each_optimizer_the_same_start_and_batches(result):
@@ -247,6 +289,18 @@ def test_other_optimizers_finish_when_one_diverges(train, monkeypatch):
         (["train", "--schedule", "x"], "argument --schedule: 'x', expected one of constant, .*"),
         (["train", "--layers", "8,x"], "argument --layers: 'x', expected sizes >= 1 .*"),
         (["train", "--layers", "0"], "argument --layers: '0', expected sizes >= 1 .*"),
+        (["train", "--activation", "x"], "argument --activation: 'x', expected one of relu, .*"),
+        (["train", "--init", "x"], "argument --init: 'x', expected one of he_normal, .*"),
+        (
+            ["train", "--dropout", "1"],
+            "argument --dropout: '1', expected a number from 0 to below 1",
+        ),
+        (["train", "--dropout", "nan"], "argument --dropout: 'nan', expected a number from .*"),
+        (["train", "--dropout", "-0.1"], "argument --dropout: '-0.1', expected a number .*"),
+        (
+            ["train", "--data", "three.npz", "--batch-norm", "--batch", "1"],
+            "batch_size: 1, expected at least 2 with batch norm",
+        ),
         (["train", "--lr", "nan"], "argument --lr: 'nan', expected a number > 0"),
         (["train", "--lr", "-1"], "argument --lr: '-1', expected a number > 0"),
         (["train", "--clip-norm", "inf"], "argument --clip-norm: 'inf', expected a number > 0"),

@@ -4,7 +4,8 @@ import gradstep as gs
 import numpy as np
 import pytest
 from gradstep.datasets import Split
-from gradstep.nn import mlp, softmax_cross_entropy
+from gradstep.nn import mlp
+from gradstep.report import draw_curves
 from gradstep.training import (
     DEFAULT_LR,
     OPTIMIZER_NAMES,
@@ -12,8 +13,8 @@ from gradstep.training import (
     EarlyStopping,
     Epoch,
     History,
+    balanced_class_weights,
     batches,
-    draw_curves,
     evaluate,
     make_optimizer,
     step_function,
@@ -42,8 +43,11 @@ def noise():
     return Split(x[:40], rng.integers(0, 2, 40), x[40:], rng.integers(0, 2, 20))
 
 
-def fit(data, name="adam", lr=None, **options):
-    model = mlp([data.x.shape[1], 32, 2], seed=options.get("seed", 0))
+REGULAR = {"batch_norm": True, "dropout": 0.2}
+
+
+def fit(data, name="adam", lr=None, network=None, **options):
+    model = mlp([data.x.shape[1], 32, 2], seed=options.get("seed", 0), **network or {})
     optimizer = make_optimizer(name, model.params, lr or DEFAULT_LR[name])
     return model, train(model, data, optimizer, **{"epochs": 30, "batch_size": 32} | options)
 
@@ -89,7 +93,7 @@ def test_full_batch_is_gradient_descent(rings):
     model, _ = fit(rings, "sgd", 0.5, batch_size=None, epochs=3)
     expected = mlp([2, 32, 2])
     for _ in range(3):
-        _, gradient = softmax_cross_entropy(expected.forward(rings.x), rings.y)
+        _, gradient = gs.cross_entropy(expected.forward(rings.x), rings.y)
         expected.backward(gradient)
         for name, p in expected.params.items():
             p -= np.float32(0.5) * expected.grads[name]
@@ -110,20 +114,39 @@ def test_an_epoch_shows_every_row_once_with_its_label():
     assert (orders[0] != orders[1]).any()
 
 
-def test_same_seed_gives_the_same_history_and_another_seed_does_not(rings):
+@pytest.mark.parametrize("rows", [2, 3, 4, 5, 6, 9, 10])
+@pytest.mark.parametrize("size", [2, 4, 5])
+def test_a_last_batch_that_is_too_small_is_joined_to_the_one_before(rows, size):
+    x, y = np.arange(float(rows))[:, None], np.arange(rows)
+    parts = [y.copy() for _, y in batches(x, y, size, np.random.default_rng(0), smallest=2)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), y)
+    assert all(2 <= len(part) <= size + 1 for part in parts)
+    assert [len(part) for part in parts[:-1]] == [size] * (len(parts) - 1)
+
+
+def test_batch_norm_trains_where_one_row_would_be_left(rings):
+    rest = Split(rings.x[:129], rings.y[:129], rings.valid_x, rings.valid_y)
+    _, history = fit(rest, lr=0.02, network=REGULAR, batch_size=32, epochs=100)
+    assert history.final.valid_accuracy > 0.9
+
+
+@pytest.mark.parametrize("network", [{}, REGULAR])
+def test_same_seed_gives_the_same_history_and_another_seed_does_not(rings, network):
     def losses(seed):
-        return [epoch.train_loss for epoch in fit(rings, seed=seed, epochs=3)[1].epochs]
+        epochs = fit(rings, seed=seed, epochs=3, network=network)[1].epochs
+        return [epoch.train_loss for epoch in epochs]
 
     assert losses(4) == losses(4) != losses(5)
 
 
-def test_metrics_do_not_depend_on_threads_or_instruction_set(rings):
+@pytest.mark.parametrize("network", [{}, REGULAR | {"activation": "tanh"}])
+def test_metrics_do_not_depend_on_threads_or_instruction_set(rings, network):
     results = set()
     for level in gs.build_info()["simd_levels"]:
         for count in (1, 2):
             gs.use_simd(level)
             gs.set_num_threads(count)
-            results.add(fit(rings, epochs=3)[1].final.valid_loss)
+            results.add(fit(rings, epochs=3, network=network)[1].final.valid_loss)
     assert len(results) == 1
 
 
@@ -139,11 +162,13 @@ def test_evaluation_in_parts_is_the_mean_over_all_rows():
     loss, accuracy = evaluate(model, x, y, weights)
     logits = model.forward(x)
     assert accuracy == np.mean(logits.argmax(axis=1) == y)
-    assert loss == pytest.approx(softmax_cross_entropy(logits, y, weights)[0], rel=1e-5)
+    expected, _ = gs.cross_entropy(logits, y, weight=weights.astype(np.float32))
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_early_stopping_stops_after_patience_and_restores_the_best_weights(noise):
-    model, history = fit(noise, "adam", 0.01, epochs=200, patience=3)
+@pytest.mark.parametrize("network", [{}, REGULAR])
+def test_early_stopping_stops_after_patience_and_restores_the_best_state(noise, network):
+    model, history = fit(noise, "adam", 0.01, network, epochs=200, patience=3)
     losses = [epoch.valid_loss for epoch in history.epochs]
     assert history.stopped_early and history.best == int(np.argmin(losses))
     assert len(losses) == history.best + 4 < 200
@@ -189,23 +214,42 @@ def test_step_function_continues_over_epochs_with_the_batches_of_train(rings):
     assert np.dot(losses[:7], sizes) / 200 == pytest.approx(history.epochs[0].train_loss)
 
 
-def test_time_in_the_optimizer_is_part_of_the_epoch(rings):
-    for epoch in fit(rings, epochs=3)[1].epochs:
-        assert 0 < epoch.optimizer_seconds < epoch.seconds
+def test_early_stopping_brings_back_running_statistics_and_dropout_counters(noise):
+    model, history = fit(noise, "adam", 0.01, REGULAR, epochs=200, patience=3)
+    calls = 2 * (history.best + 1)  # two batches an epoch
+    assert model.buffers["1.num_batches_tracked"] == model.buffers["2.calls"] == calls
+    assert history.stopped_early
+
+
+def test_parts_of_the_time_are_part_of_the_epoch(rings):
+    kinds = {"products", "activations", "loss", "optimizer"}
+    for network, more in (
+        ({}, set()),
+        (REGULAR | {"activation": "tanh"}, {"normalisation", "dropout"}),
+    ):
+        for epoch in fit(rings, epochs=3, network=network)[1].epochs:
+            parts = {kind: epoch.parts[kind] for kind in kinds | more}
+            assert all(part > 0 for part in parts.values())
+            assert sum(parts.values()) < epoch.seconds
+            assert set(epoch.parts) - {"networks"} == set(parts)
 
 
 def test_share_and_seconds_come_from_the_epochs():
-    epochs = [Epoch(0, 0, 0, 0, 0, seconds, part) for seconds, part in [(1, 0.5), (2, 0.5), (9, 2)]]
+    epochs = [
+        Epoch(0, 0, 0, 0, 0, seconds, {"optimizer": part, "loss": 1})
+        for seconds, part in [(1, 0.5), (2, 0.5), (9, 2)]
+    ]
     history = History(epochs, best=1)
     assert history.final is epochs[1]
     assert history.seconds_per_epoch == 2
-    assert history.optimizer_share == 0.25
+    assert history.share("optimizer") == 0.25
+    assert history.share("optimizer", "loss", "dropout") == 0.5
 
 
 def test_curves_are_drawn_for_many_short_and_diverged_runs(tmp_path):
     pytest.importorskip("matplotlib")
-    fine = Epoch(0.5, 0.8, 0.6, 0.7, 0.1, 1.0, 0.1)
-    broken = Epoch(np.nan, 0.1, np.nan, 0.1, 0.1, 1.0, 0.1)
+    fine = Epoch(0.5, 0.8, 0.6, 0.7, 0.1, 1.0, {})
+    broken = Epoch(np.nan, 0.1, np.nan, 0.1, 0.1, 1.0, {})
     runs = [(f"run {i}", [History([fine] * (i + 1), best=0), History([broken])]) for i in range(12)]
     draw_curves(runs, "title", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -217,11 +261,29 @@ def test_curves_are_drawn_for_many_short_and_diverged_runs(tmp_path):
         ({"epochs": 0}, "epochs: 0, expected at least 1"),
         ({"batch_size": 0}, "batch_size: 0, expected at least 1"),
         ({"patience": 0}, "patience: 0, expected at least 1"),
+        (
+            {"batch_size": 1, "network": REGULAR},
+            "batch_size: 1, expected at least 2 with batch norm",
+        ),
     ],
 )
 def test_impossible_numbers_are_refused(rings, options, message):
     with pytest.raises(ValueError, match=message):
         fit(rings, **options)
+
+
+def test_one_row_is_too_few_for_batch_norm(rings):
+    one = Split(rings.x[:1], rings.y[:1], rings.valid_x, rings.valid_y)
+    with pytest.raises(ValueError, match="data: 1 row, expected at least 2 with batch norm"):
+        fit(one, network=REGULAR, batch_size=None)
+
+
+def test_balanced_weights_let_classes_count_alike():
+    y = np.array([0] * 90 + [1] * 9 + [3])
+    weights = balanced_class_weights(y, 4)
+    totals = np.bincount(y, weights=weights[y], minlength=4)
+    np.testing.assert_allclose(totals[[0, 1, 3]], 25)
+    assert weights[2] == 0
 
 
 def test_unknown_optimizer_is_refused():

@@ -145,7 +145,7 @@ def mlp(
         layers += _normalised_activation(activation, outputs, batch_norm, dtype)
         if dropout:
             layers.append(Dropout(dropout, _mask_seed(seed, number)))
-    return Sequential(*layers, Linear(*sizes[-2:], rng, dtype, init=init))
+    return Sequential(*layers, Linear(sizes[-2], sizes[-1], rng, dtype, init=init))
 
 
 def _normalised_activation(
