@@ -56,7 +56,7 @@ class AtMost:
         return "the time itself"
 
     def reached(self, result: Result, timing: Timing) -> Reached | None:
-        return Reached(f"{timing.median * 1e6:.3g} µs", timing.median / self.seconds - 1)
+        return Reached(f"{timing.median * 1e6:.4g} µs", timing.median / self.seconds - 1)
 
 
 @dataclass(frozen=True)

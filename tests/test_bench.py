@@ -17,11 +17,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # bench is run in place, never installed
 
-from bench import peers, report, shapes
+from bench import layer_suites, peers, report, shapes
 from bench.__main__ import main
 from bench.measure import Rules, Task, Timing, interleave, ratio
 from bench.peers import Peer, limit, torch_optim
-from bench.runner import BASE, LIMIT, Result, Row, run
+from bench.runner import BASE, LAYER, LIMIT, Result, Row, run
 from bench.steps import Step, copied, single
 from bench.suites import SUITES, Choice
 from bench.targets import TARGETS, verdicts
@@ -295,10 +295,17 @@ def test_inputs_of_a_library_are_copied_once() -> None:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    """`main` with models of a few parameters and a single call for each timing."""
+    """`main` with models of a few parameters, layers of a few elements and single calls."""
     monkeypatch.setattr(shapes, "MODELS", {name: TENSORS for name in shapes.MODELS})
     monkeypatch.setattr(shapes, "MANY_SMALL", {name: TENSORS for name in shapes.MANY_SMALL})
+    for suite in layer_suites.__all__:
+        monkeypatch.setitem(SUITES, suite, partial(smaller, SUITES[suite]))
     return partial(tiny_main, tmp_path)
+
+
+def smaller(suite: Callable[[Choice], list[Work]], choice: Choice) -> list[Work]:
+    """Those works of a suite that stay different when they are small."""
+    return list({work.small().name: work.small() for work in suite(choice)}.values())
 
 
 @pytest.fixture
@@ -329,7 +336,8 @@ def test_a_suite_ends_with_its_tables(
     for work, result in zip(works, results, strict=True):
         assert f"| {work.name} " in text
         measured = {row["peer"] for row in result["peers"] if row.get("seconds")}
-        assert {BASE, "gradstep bound step()", LIMIT} <= measured
+        optimizer = {BASE, "gradstep bound step()", LIMIT}
+        assert (optimizer if isinstance(work, Step) else {LAYER}) <= measured
     for picture in tmp_path.glob("*.png"):
         assert f"({picture.name})" in text
     assert list(tmp_path.glob("*.png"))
@@ -344,7 +352,7 @@ def test_absent_peers_are_named_and_the_rest_is_measured(
     assert tables_only("--suite", "models") == 0
     text, progress = capsys.readouterr()
     assert "no plots: matplotlib is not installed" in progress
-    assert "- peers not measured: torch_optim (no no-such-library)" in text
+    assert "torch_optim (no no-such-library)" in text.split("- peers not measured: ")[1]
     assert "torch fused" not in text
     assert BASE in text
 
@@ -422,7 +430,7 @@ def judged(result: Result) -> list[list[str]]:
 
 def test_a_target_in_microseconds_is_compared_directly() -> None:
     (row,) = judged(result_of("AdamW, 4 096", **own(0.0036, 0.0029)))
-    assert row == ["≤ 3 µs", "the time itself", "3.6 µs, missed by 20.0%", "2.9 µs, met"]
+    assert row == ["≤ 3 µs", "the time itself", "3.6 µs, missed by 20.0%", "2.9 µs, met", "–"]
 
 
 def test_a_target_against_a_peer_that_is_absent_scales_torch_fused() -> None:
@@ -431,25 +439,25 @@ def test_a_target_against_a_peer_that_is_absent_scales_torch_fused() -> None:
     )
     assert row[0] == "≥ 1.1× best peer"
     assert row[1] == "torch fused × 74/76, in place of prime-rl"
-    assert row[2:] == ["1.00×, missed by 10.0%", "1.48×, met"]
+    assert row[2:] == ["1.00×, missed by 10.0%", "1.48×, met", "–"]
 
 
 def test_a_target_is_compared_with_the_best_peer_of_the_run() -> None:
     (row,) = judged(
         result_of("AdamW, GPT-2 small", torch_fused=76.0, NumPy_in_place=60.0, **own(50.0, 40.0))
     )
-    assert row[1:] == ["NumPy in place", "1.20×, met", "1.50×, met"]
+    assert row[1:] == ["NumPy in place", "1.20×, met", "1.50×, met", "–"]
 
 
 def test_a_target_of_the_limit_is_a_share_of_it() -> None:
     (row,) = judged(result_of("NAdam, 16 777 216", limit=9.0, **own(10.0, 9.2)))
-    assert row[1:] == ["limit", "0.90, missed by 5.6%", "0.98, met"]
+    assert row[1:] == ["limit", "0.90, missed by 5.6%", "0.98, met", "–"]
 
 
 def test_targets_without_their_comparison_are_left_open() -> None:
     (row,) = judged(result_of("AdamW, ResNet-50", limit=1.0, **own(2.0, 2.0)))
-    assert row[1:] == ["no peer was measured", "–", "–"]
-    assert all(v.reached == (None, None) for v in verdicts([]))
+    assert row[1:] == ["no peer was measured", "–", "–", "–"]
+    assert all(v.reached == (None, None, None) for v in verdicts([]))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ Array = NDArray[Any]
 Values = dict[str, Any]
 Call = Callable[[], Any]
 Formulas = dict[str, Callable[[Any, Values, Any], Call]]
+SATURATION = -1.7580993408473766  # -lambda alpha of SELU
 GELU = (2 / np.pi) ** 0.5
 
 
@@ -56,6 +57,36 @@ def dropout_backward(work: Layer, v: Values, dx: Array) -> Call:
     def run() -> Any:
         np.multiply(v["dy"], mask, out=dx)
         return np.multiply(dx, 1 / (1 - work.p), out=dx)
+
+    return run
+
+
+def alpha_scale(work: Layer) -> float:
+    q = 1 - work.p
+    return float((q + SATURATION**2 * q * work.p) ** -0.5)
+
+
+def alpha_dropout(work: Layer, v: Values, y: Array) -> Call:
+    _, draw = random_mask(work)
+    scale, dropped = alpha_scale(work), np.zeros(y.shape, np.bool_)
+    shift = -scale * work.p * SATURATION
+
+    def run() -> Any:
+        np.multiply(v["x"], scale, out=y)
+        np.add(y, shift, out=y)
+        np.copyto(y, scale * SATURATION + shift, where=np.logical_not(draw(), out=dropped))
+        return y
+
+    return run
+
+
+def alpha_dropout_backward(work: Layer, v: Values, dx: Array) -> Call:
+    mask, _ = random_mask(work)
+    scale = alpha_scale(work)
+
+    def run() -> Any:
+        np.multiply(v["dy"], mask, out=dx)
+        return np.multiply(dx, scale, out=dx)
 
     return run
 
@@ -308,6 +339,8 @@ FORMULAS: Formulas = {
     "spatial_dropout_backward": dropout_backward,
     "drop_path_backward": dropout_backward,
     "dropout_mask": dropout_mask,
+    "alpha_dropout": alpha_dropout,
+    "alpha_dropout_backward": alpha_dropout_backward,
     "relu": relu,
     "relu_backward": relu_backward,
     "leaky_relu": leaky_relu,
