@@ -128,6 +128,10 @@ def test_network_options_reach_the_network(monkeypatch, train):
     names = [type(layer).__name__ for layer in layers]
     assert names == ["Linear", "BatchNorm", "LeakyReLU", "Dropout", "Linear"]
     assert layers[3].p == 0.25
+    train("--input-dropout", "0.125", "--dropout", "0.25")
+    layers = made[-1].layers
+    assert [type(layer).__name__ for layer in layers[:2]] == ["Dropout", "Linear"]
+    assert layers[0].p == 0.125 and layers[3].p == 0.25
     fresh = make([6, 16, 3], seed=1, init="xavier_uniform", batch_norm=True)
     first = made[0].params["0.weight"]
     np.testing.assert_array_equal(first, fresh.params["0.weight"])
@@ -295,6 +299,7 @@ def test_other_optimizers_finish_when_one_diverges(train, monkeypatch):
             ["train", "--dropout", "1"],
             "argument --dropout: '1', expected a number from 0 to below 1",
         ),
+        (["train", "--input-dropout", "x"], "argument --input-dropout: 'x', expected a number .*"),
         (["train", "--dropout", "nan"], "argument --dropout: 'nan', expected a number from .*"),
         (["train", "--dropout", "-0.1"], "argument --dropout: '-0.1', expected a number .*"),
         (

@@ -211,10 +211,10 @@ def test_dropout_layers_of_a_network_have_masks_of_their_own():
     seeds = [
         int(layer.buffers["seed"])
         for seed in (0, 1)
-        for layer in mlp([4, 4, 4, 4, 2], dropout=0.5, seed=seed).layers
+        for layer in mlp([4, 4, 4, 4, 2], dropout=0.5, input_dropout=0.1, seed=seed).layers
         if isinstance(layer, Dropout)
     ]
-    assert len(set(seeds)) == len(seeds) == 6
+    assert len(set(seeds)) == len(seeds) == 8
 
 
 def test_residual_with_a_branch_of_zeros_is_the_identity(rng):

@@ -108,6 +108,7 @@ def _add_network_options(parser: Parser) -> None:
     add("--activation", type=activation, default="relu", metavar="NAME", help=activations)
     add("--batch-norm", action="store_true", help="normalise before every activation")
     add("--dropout", type=share, default=0.0, metavar="P", help="dropped after activations [0]")
+    add("--input-dropout", type=share, default=0.0, metavar="P", help="dropped of the inputs [0]")
     add("--init", type=init, default="he_normal", metavar="NAME", help=f"weights: {inits}")
 
 
@@ -195,7 +196,7 @@ class Job:
     def model(self) -> Sequential:
         """Return a fresh network."""
         options = self.arguments
-        names = ("seed", "activation", "init", "batch_norm", "dropout")
+        names = ("seed", "activation", "init", "batch_norm", "dropout", "input_dropout")
         return mlp(self.sizes, **{name: getattr(options, name) for name in names})
 
     def set_up(self, name: str, lr: Any, split: Split) -> tuple[Any, Any, dict[str, Any]]:
@@ -291,7 +292,8 @@ def _describe(job: Job) -> str:
     options, split, sizes = job.arguments, job.splits[0], job.sizes
     count = sum(p.size for p in job.model().params.values())
     norm = ", batch norm" if options.batch_norm else ""
-    dropout = f", dropout {options.dropout:g}" if options.dropout else ""
+    dropout = f", input dropout {options.input_dropout:g}" if options.input_dropout else ""
+    dropout += f", dropout {options.dropout:g}" if options.dropout else ""
     rows = f"{len(split.y):,} rows to train, {len(split.valid_y):,} to validate"
     folds = f", {options.folds} folds" if options.folds else ""
     return (

@@ -114,13 +114,14 @@ def mlp(
     init: str = "he_normal",
     batch_norm: bool = False,
     dropout: float = 0.0,
+    input_dropout: float = 0.0,
 ) -> Sequential:
     """Make a multilayer perceptron: each hidden layer is Linear, BatchNorm, activation, Dropout.
 
     sizes: inputs, hidden layers, classes; at least two numbers. seed: of the initial weights and
     the masks. activation: a name of ACTIVATIONS; a ReLU after batch norm is part of it, and maxout
     takes the larger of two. init: a name of INITIALISERS. batch_norm: whether there is any.
-    dropout: probability to drop, in [0, 1); 0 for none.
+    dropout, input_dropout: probabilities to drop a hidden value and an input, in [0, 1); 0: none.
     Raises TypeError for a wrong kind, ValueError for fewer than two sizes, a size below 1, a name
     that is unknown, or a probability out of range.
 
@@ -135,11 +136,12 @@ def mlp(
     if activation not in ACTIVATIONS:
         names = ", ".join(ACTIVATIONS)
         raise ValueError(f"activation: {activation!r}, expected one of {names}")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout: {dropout}, expected a number from 0 to below 1")
+    for name, p in (("dropout", dropout), ("input_dropout", input_dropout)):
+        if not 0 <= p < 1:
+            raise ValueError(f"{name}: {p}, expected a number from 0 to below 1")
     rng = np.random.default_rng(seed)
-    layers: list[Layer] = []
-    for number, (inputs, size) in enumerate(pairwise(sizes[:-1])):
+    layers: list[Layer] = [Dropout(input_dropout, _mask_seed(seed, 0))] if input_dropout else []
+    for number, (inputs, size) in enumerate(pairwise(sizes[:-1]), 1):
         outputs = 2 * size if activation == "maxout" else size
         layers.append(Linear(inputs, outputs, rng, dtype, init=init, bias=not batch_norm))
         layers += _normalised_activation(activation, outputs, batch_norm, dtype)
