@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import gradstep as gs
 from gradstep import _core
@@ -13,6 +15,8 @@ from bench.steps import Step, copied, feed
 from bench.work import Contender, Inputs, Ready, Work
 
 REQUIRES = ()
+
+Call = Callable[[], object]
 
 HYPER = {"maximize": 0.0, "clip_value": math.inf, "l1": 0.0, "l2": 0.0}
 
@@ -44,19 +48,25 @@ def move(work: Step, inputs: Inputs) -> Ready:
 
 
 def pass_by(work: Layer, inputs: Inputs) -> Ready:
-    """One array is copied, with stores past the cache where gradstep makes them, or onto itself.
+    """One array goes to another, or onto itself, or two are read and a third is written.
 
-    Where two are read, and with a third written, the loop is that of a moving average: its result
-    is read before it is written, which is as many bytes.
+    The first is the loop of relu, whose one comparison is free: nothing here moves large arrays
+    faster, because its stores go past the caches. Relu itself is set against a plain copy. The
+    last is the loop of a moving average, which reads its result before it writes it.
     """
     source = inputs.arrays[-1]
     target = source if work.in_place else copied([source])[0]
-    if work.streams == 2 and not work.in_place:
-        run = partial(gs.dropout, source, 0.0, seed=0, out=target)
+    if work.streams == 3:
+        run = _plan("Average", {"beta": 0.5}, source, target)
+    elif work.in_place or work.function == "relu":
+        run = _plan("Traffic0", {}, source, target)
     else:
-        kernel, keywords = ("Average", {"beta": 0.5}) if work.streams == 3 else ("Traffic0", {})
-        plan = _core.Plan([(kernel, [*HYPER, *keywords])], [(0, 0, target)])
-        plan.set_hyper(0, [*HYPER.values(), *keywords.values()])
-        plan.bind([source])
-        run = partial(plan.step, None, 1.0, 0.0, False)
+        run = partial(gs.relu, source, out=target)
     return Ready(run, lambda values: feed(inputs.arrays, values), lambda: [target])
+
+
+def _plan(kernel: str, keywords: dict[str, float], source: Any, target: Any) -> Call:
+    plan = _core.Plan([(kernel, [*HYPER, *keywords])], [(0, 0, target)])
+    plan.set_hyper(0, [*HYPER.values(), *keywords.values()])
+    plan.bind([source])
+    return partial(plan.step, None, 1.0, 0.0, False)
