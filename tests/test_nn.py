@@ -378,12 +378,12 @@ def test_a_wrong_state_is_refused_and_changes_nothing(change, kind, message):
 
 
 def test_time_is_counted_by_kind_of_layer_inside_networks_too(rng):
-    model = full_network()
+    model = Sequential(Residual(Linear(32, 32, rng), LayerNorm(32), nn.SiLU(), Dropout(0.2, 1)))
     x = rng.standard_normal((50, 32)).astype(np.float32)
     model.backward(np.ones_like(model.forward(x)))
     kinds = {"products", "normalisation", "dropout", "activations"}
     assert set(model.seconds) == {*kinds, "networks"}
-    assert all(seconds > 0 for seconds in model.seconds.values())
+    assert sum(model.seconds[kind] for kind in kinds) <= model.seconds["networks"]
 
 
 @pytest.mark.parametrize(

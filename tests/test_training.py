@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gradstep.datasets import Split
 from gradstep.nn import mlp
-from gradstep.report import draw_curves
+from gradstep.report import Run, draw_curves, time_table
 from gradstep.training import (
     DEFAULT_LR,
     OPTIMIZER_NAMES,
@@ -244,6 +244,22 @@ def test_share_and_seconds_come_from_the_epochs():
     assert history.seconds_per_epoch == 2
     assert history.share("optimizer") == 0.25
     assert history.share("optimizer", "loss", "dropout") == 0.5
+
+
+def test_time_table_adds_up_to_the_whole():
+    parts = {
+        **{"products": 4, "normalisation": 2, "dropout": 1, "activations": 0.5, "loss": 0.7},
+        **{"optimizer": 0.8, "networks": 8.5},
+    }
+    histories = [
+        History([Epoch(0, 0, 0, 0, 0, 10, parts)]),
+        History([Epoch(0, 0, 0, 0, 0, 10, {})]),
+    ]
+    head, *rows = time_table([Run("a", 1, histories[:1]), Run("b", 1, histories)]).splitlines()
+    columns = ["matrix products", "normalisation", "dropout", "activations + loss", "optimizer"]
+    assert head.split("  ")[0] == "time of" and all(name in head for name in [*columns, "rest"])
+    shares = [[int(word) for word in row.split() if word.isdigit()] for row in rows]
+    assert shares == [[40, 20, 10, 12, 8, 10], [20, 10, 5, 6, 4, 55]]
 
 
 def test_curves_are_drawn_for_many_short_and_diverged_runs(tmp_path):
