@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from gradstep.augmentation import random_shift
 from gradstep.datasets import (
     digits,
     encode_labels,
@@ -244,3 +245,29 @@ def test_folds_validate_every_row_once_and_keep_shares(folds):
 def test_impossible_splits_are_refused(split, message):
     with pytest.raises(ValueError, match=message):
         split()
+
+
+def test_shifted_images_are_the_old_ones_elsewhere_and_every_move_occurs() -> None:
+    image = np.zeros((7, 7), np.float32)
+    image[2:5, 2:5] = np.arange(1, 10).reshape(3, 3)  # stays inside when moved by 2
+    batch = np.repeat(image.reshape(1, 49), 2_000, axis=0)
+    moved = random_shift(49, 2)(batch, np.random.default_rng(0)).reshape(-1, 7, 7)
+    moves = set()
+    for found in moved:
+        top, left = np.argwhere(found == 1)[0] - 2
+        np.testing.assert_array_equal(found, np.roll(image, (top, left), (0, 1)))
+        moves.add((int(top), int(left)))
+    assert moves == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
+    assert (batch == image.reshape(1, 49)).all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "most", "message"),
+    [
+        (50, 1, "shift: images of 50 columns, expected a square number"),
+        (49, 0, "shift: 0, expected"),
+    ],
+)
+def test_shifts_that_cannot_be_are_refused(columns: int, most: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        random_shift(columns, most)

