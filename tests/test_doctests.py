@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(
     {"gradstep"}
     | {
-        f"gradstep.{module.name}"
-        for module in pkgutil.iter_modules(gradstep.__path__)
-        if module.name not in ("_core", "__main__")
+        module.name
+        for module in pkgutil.walk_packages(gradstep.__path__, "gradstep.")
+        if module.name not in ("gradstep._core", "gradstep.__main__")
     }
 )
 PAGES = sorted(path.relative_to(ROOT) for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
