@@ -67,8 +67,7 @@ def activations(sizes: tuple[int, ...] | None, quick: bool) -> list[Layer]:
     """
     if quick:
         n = (sizes or (1 << 20,))[0]
-        quickly = [Layer(f, (n,)) for f in ("relu", "sigmoid")]
-        quickly += both("gelu", (n,), keywords={"approximate": "tanh"}, note="tanh")
+        quickly = [Layer("relu", (n,)), Layer("gelu", (n,), {"approximate": "tanh"}, "tanh")]
         return [*quickly, Layer("softmax", CLASSES), Layer("cross_entropy", CLASSES)]
     works: list[Layer] = []
     for n in sizes or (1_000, LARGE):
