@@ -77,7 +77,7 @@ struct BlockSummary {
 };
 
 struct DropoutKernels;  // dropout_kernels.hpp
-struct NormKernels;  // norm_kernels.hpp
+struct NormKernels;     // norm_kernels.hpp
 
 struct KernelTable {
   const char* isa;

@@ -5,10 +5,10 @@
 
 #include "../dispatch.hpp"
 #include "../thread_pool.hpp"
-#include "gil.hpp"
-#include "dropout.hpp"
-#include "norm.hpp"
 #include "activation.hpp"
+#include "dropout.hpp"
+#include "gil.hpp"
+#include "norm.hpp"
 #include "plan.hpp"
 
 namespace py = pybind11;

@@ -11,8 +11,8 @@
 #include "../dispatch.hpp"
 #include "../step_plan.hpp"
 #include "../thread_pool.hpp"
-#include "hashes_dropout.hpp"
 #include "hashes_activation.hpp"
+#include "hashes_dropout.hpp"
 #include "hashes_norm.hpp"
 
 using namespace gradstep;
