@@ -7,21 +7,6 @@
 
 namespace gradstep::GRADSTEP_ISA {
 
-ALWAYS_INLINE void store_past_cache(float* p, f32 v) {
-#if defined(__AVX512F__)
-  _mm512_stream_ps(p, (__m512)v);
-#elif defined(__AVX2__)
-  _mm256_stream_ps(p, (__m256)v);
-#elif defined(__SSE2__)
-  _mm_stream_ps(p, (__m128)v);
-#else
-  store(p, v);
-#endif
-}
-ALWAYS_INLINE void store_past_cache(double* p, f64 v) {
-  store_past_cache(reinterpret_cast<float*>(p), (f32)v);
-}
-
 // y[i] = value(type, i); past the cache where asked, from the first aligned element on.
 template <class T, class Value>
 ALWAYS_INLINE void fill(int64_t n, T* y, bool past_cache, const Value& value) {
@@ -34,9 +19,7 @@ ALWAYS_INLINE void fill(int64_t n, T* y, bool past_cache, const Value& value) {
   for (; i + kLanes<V, T> <= n; i += kLanes<V, T>)
     store_past_cache(y + i, value(ValueType<V>{}, i));
   for (; i < n; ++i) put(ValueType<T>{}, i);
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
+  stream_fence();
 }
 
 template <class T, template <class> class F>

@@ -20,25 +20,6 @@ struct PartOf<f64, double> {
   typedef f64 type;
 };
 
-// Store past the cache, to an address aligned to the vector; seen by others after finish_stores().
-template <class V, class T>
-ALWAYS_INLINE void store_past_cache(T* p, V v) {
-#if defined(__AVX512F__)
-  _mm512_stream_si512((__m512i*)p, (__m512i)v);
-#elif defined(__AVX2__)
-  _mm256_stream_si256((__m256i*)p, (__m256i)v);
-#elif defined(__SSE2__)
-  _mm_stream_si128((__m128i*)p, (__m128i)v);
-#else
-  store(p, v);
-#endif
-}
-ALWAYS_INLINE void finish_stores() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}
-
 // The first n elements, fewer than V has lanes, and `rest` in the other lanes.
 template <class V, class T>
 ALWAYS_INLINE V load_first(const T* x, int64_t n, T rest) {

@@ -320,7 +320,7 @@ struct Layout {
                     bool stream) {
     const auto run = how.relu ? L::template scale_as<T, true> : L::template scale_as<T, false>;
     run(static_cast<const T*>(x), static_cast<T*>(y), tile, Scale<T>(&how), stream);
-    if (stream) finish_stores();
+    if (stream) stream_fence();
   }
 
   static void gradient_sums(const void* dy, const void* x, const NormTile& tile, const double* mean,
@@ -339,7 +339,7 @@ struct Layout {
                  : L::template gradient_as<T, false, false>);
     run(static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<T*>(dx), tile,
         Slopes<T>(slopes), Scale<T>(y), stream);
-    if (stream) finish_stores();
+    if (stream) stream_fence();
   }
 
   static constexpr NormLayout table = {L::template moments_as<T, true>, scale, gradient_sums,

@@ -23,7 +23,7 @@ static void scale_rows(const void* from, void* to, const NormRows& rows, const v
                        __attribute__((always_inline)) { return xhat(value) * w + b; };
     fill(y, rows.size, stream, f, x, weight, bias);
   }
-  if (stream) finish_stores();
+  if (stream) stream_fence();
 }
 
 // Sums of w dy and of w dy (x - mean) over a row, by tiles of kNormTile elements.
@@ -82,7 +82,7 @@ static void row_gradient(const void* dys, const void* xs, void* dxs, const NormR
                        __attribute__((always_inline)) { return slope(w * g, value); };
     fill(static_cast<T*>(dxs) + at, rows.size, stream, f, dy, x, weight);
   }
-  if (stream) finish_stores();
+  if (stream) stream_fence();
 }
 
 }  // namespace gradstep::GRADSTEP_ISA

@@ -215,29 +215,18 @@ ALWAYS_INLINE i64 load_bytes64(const uint8_t* p) {
 #endif
 }
 
-// Copies past the cache, by whole vectors, to memory that is not read again soon: no line of y is
-// read first, and none displaces what is in use. The start and the end are stored as usual. Other
-// threads see it after stream_fence().
-template <class T>
-ALWAYS_INLINE void stream_copy(T* y, const T* x, int64_t n) {
-#if defined(__SSE2__)
-  typedef typename Native<T>::type V;
-  constexpr int64_t kWidth = kLanes<V, T>;
-  int64_t i = 0;
-  for (; i < n && reinterpret_cast<uintptr_t>(y + i) % kBytes; ++i) y[i] = x[i];
-  for (; i + kWidth <= n; i += kWidth) {
-    const V v = load<V>(x + i);
+// Store past the cache, to an address aligned to the vector; other threads see it after
+// stream_fence().
+template <class V, class T>
+ALWAYS_INLINE void store_past_cache(T* p, V v) {
 #if defined(__AVX512F__)
-    _mm512_stream_si512((__m512i*)(y + i), (__m512i)v);
+  _mm512_stream_si512((__m512i*)p, (__m512i)v);
 #elif defined(__AVX2__)
-    _mm256_stream_si256((__m256i*)(y + i), (__m256i)v);
+  _mm256_stream_si256((__m256i*)p, (__m256i)v);
+#elif defined(__SSE2__)
+  _mm_stream_si128((__m128i*)p, (__m128i)v);
 #else
-    _mm_stream_si128((__m128i*)(y + i), (__m128i)v);
-#endif
-  }
-  for (; i < n; ++i) y[i] = x[i];
-#else
-  __builtin_memcpy(y, x, n * sizeof(T));
+  store(p, v);
 #endif
 }
 
@@ -245,6 +234,18 @@ ALWAYS_INLINE void stream_fence() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
+}
+
+// Copies past the cache, by whole vectors, to memory that is not read again soon: no line of y is
+// read first, and none displaces what is in use. The start and the end are stored as usual.
+template <class T>
+ALWAYS_INLINE void stream_copy(T* y, const T* x, int64_t n) {
+  typedef typename Native<T>::type V;
+  constexpr int64_t kWidth = kLanes<V, T>;
+  int64_t i = 0;
+  for (; i < n && reinterpret_cast<uintptr_t>(y + i) % kBytes; ++i) y[i] = x[i];
+  for (; i + kWidth <= n; i += kWidth) store_past_cache(y + i, load<V>(x + i));
+  for (; i < n; ++i) y[i] = x[i];
 }
 
 }  // namespace gradstep::GRADSTEP_ISA

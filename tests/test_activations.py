@@ -60,14 +60,6 @@ row_wise = pytest.mark.parametrize("name", ROWS)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
 
 
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    level, threads = gs.simd_level(), gs.get_num_threads()
-    yield
-    gs.use_simd(level)
-    gs.set_num_threads(threads)
-
-
 def everywhere(threads: tuple[int, ...] = (1, 2, 3, 7)) -> Iterator[str]:
     for level in LEVELS:
         gs.use_simd(level)

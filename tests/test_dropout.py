@@ -11,7 +11,7 @@ import pytest
 from gradstep import _core
 from gradstep import dropouts as spec
 from gradstep.philox import keep_scale, threshold
-from test_exact import Guarded, everywhere, guarded, restored  # noqa: F401
+from test_exact import Guarded, everywhere, guarded  # noqa: F401
 
 DTYPES = [np.float32, np.float64]
 SIZES = [*range(67), 127, 128, 129, 2047, 2048, 2049, 8191, 8192, 8193, 16_385, 100_003]

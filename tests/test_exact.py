@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from typing import Any
 
 import gradstep as gs
@@ -23,14 +22,6 @@ LARGE = 100_003
 
 CASES = list(variants())
 PREPARED = [(name, options, prep) for name, options in CASES for prep in [{}, *PREPARATIONS]]
-
-
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    level, threads = gs.simd_level(), gs.get_num_threads()
-    yield
-    gs.use_simd(level)
-    gs.set_num_threads(threads)
 
 
 def values(rng: np.random.Generator, size: int, dtype: Any) -> Any:

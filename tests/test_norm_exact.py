@@ -16,14 +16,6 @@ LEVELS = gs.build_info()["simd_levels"]
 DTYPES = (np.float32, np.float64)
 
 
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    level, threads = gs.simd_level(), gs.get_num_threads()
-    yield
-    gs.use_simd(level)
-    gs.set_num_threads(threads)
-
-
 def everywhere(threads: tuple[int, ...] = (1, 2, 3, 7)) -> Iterator[str]:
     for level in LEVELS:
         gs.use_simd(level)

@@ -11,7 +11,7 @@ import pytest
 from gradstep import _core, philox
 from gradstep.dropouts import dropout_mask_reference
 from gradstep.philox import philox4x32, threshold, uniform16
-from test_exact import LEVELS, everywhere, restored  # noqa: F401
+from test_exact import LEVELS, everywhere
 
 # kat_vectors of Random123 (Salmon et al.): rounds, counter, key, block.
 ONES = "ffffffff"

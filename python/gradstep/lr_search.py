@@ -9,7 +9,8 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from gradstep.schedules import checked_count, checked_number, integer_power
+from gradstep.reference import power as integer_power
+from gradstep.schedules import checked_count, checked_number
 
 TrainingStep: TypeAlias = Callable[[], float]
 """Performs one training step and returns its loss."""

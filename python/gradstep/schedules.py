@@ -28,6 +28,8 @@ from numbers import Integral, Real
 from reprlib import repr as short_repr
 from typing import Annotated, Any, Final, TypeAlias, get_args
 
+from gradstep.reference import power as integer_power
+
 Schedule: TypeAlias = Callable[[int], float]
 """A function of the step t = 1, 2, ... that gives a rate."""
 
@@ -117,17 +119,6 @@ def _check_boundaries(boundaries: Sequence[int], pieces: int, piece_name: str) -
         if boundaries[i] <= boundaries[i - 1]:
             expected = f"expected more than the boundary before, {boundaries[i - 1]}"
             raise ValueError(f"boundaries[{i}]: {boundaries[i]}, {expected}")
-
-
-def integer_power(base: float, exponent: int) -> float:
-    """base**exponent by repeated squaring: multiplications only, the same bits everywhere."""
-    result = 1.0
-    while exponent:
-        if exponent & 1:
-            result *= base
-        base *= base
-        exponent >>= 1
-    return result
 
 
 def _real_power(base: float, exponent: float) -> float:
