@@ -10,8 +10,8 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 
-from bench.shapes import Shapes, count
-from bench.work import Arrays, Inputs, Ready
+from .shapes import Shapes, count
+from .work import Arrays, Inputs, Ready
 
 __all__ = ["Step", "copied", "feed", "single", "spaced", "zeroed"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import gradstep as gs
 
-from bench import layer_suites, shapes
-from bench.steps import Step, single
-from bench.work import Work
+from . import layer_suites, shapes
+from .steps import Step, single
+from .work import Work
 
 __all__ = ["SUITES", "Choice"]
 

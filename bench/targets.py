@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bench.measure import Timing, ratio
-from bench.runner import LAYER, LIMIT, Result
+from .measure import Timing, ratio
+from .runner import LAYER, LIMIT, Result
 
 __all__ = ["CALLS", "TARGETS", "Verdict", "verdicts"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from bench.layers import Layer, called, own
-from bench.steps import Step
-from bench.work import Contender, Inputs, Ready, Work
+from ..layers import Layer, called, own
+from ..steps import Step
+from ..work import Contender, Inputs, Ready, Work
 
 REQUIRES = ()
 

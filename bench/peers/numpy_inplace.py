@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.steps import Step, zeroed
-from bench.work import Arrays, Contender, Inputs, Ready, Work
+from ..steps import Step, zeroed
+from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ()
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import gradstep as gs
 
-from bench.steps import Step
-from bench.work import Arrays, Contender, Inputs, Ready, Work
+from ..steps import Step
+from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ("torch",)
 
