@@ -61,9 +61,12 @@ def models(choice: Choice) -> list[Work]:
 
 
 def pipeline(choice: Choice) -> list[Work]:
-    """What a training loop does between two backward passes: clip, step, zero the gradients."""
+    """What stands between two backward passes.
+
+    Unscale, look for values that are not finite, clip by the norm, step, zero the gradients.
+    """
     return [
-        Step(name, model, shapes.MODELS[model], clip_norm=1.0)
+        Step(name, model, shapes.MODELS[model], clip_norm=1.0, loss_scale=1024.0)
         for name in choice.optimizers or ("AdamW",)
         for model in _models(choice)
     ]
