@@ -49,6 +49,12 @@ class Result:
         """That of the contender of this name, if it was measured."""
         return next((row.timing for row in self.rows if row.name == name), None)
 
+    def fastest_peer(self) -> tuple[str, Timing] | None:
+        """Of those that are neither gradstep nor the limit."""
+        others = [row for row in self.rows if not row.name.startswith((LAYER, LIMIT))]
+        timed = ((row.name, row.timing) for row in others if row.timing)
+        return min(timed, key=lambda peer: peer[1].median, default=None)
+
     def bandwidth(self, timing: Timing) -> float:
         """GB/s of the ideal bytes."""
         return self.work.ideal_bytes / timing.median / 1e9
@@ -120,8 +126,11 @@ def _timed(
             tasks[name] = _task(contender.make(work, inputs), work, source)
         except Exception as problem:  # out of memory, above all
             rows.append(_failed(name, problem))
-    for name, timing in interleave(tasks, rules).items():
-        rows.append(Row(name, timing, error=contenders[name][1]))
+    timings = interleave(tasks, rules)
+    slow = f"not timed: a call takes more than {rules.patience:g} s"
+    for name in tasks:
+        remark = "" if name in timings else slow
+        rows.append(Row(name, timings.get(name), remark, error=contenders[name][1]))
     return rows
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import gradstep as gs
 
 from . import layer_suites, shapes
+from .scaling import Threaded
 from .steps import Step, single
 from .work import Work
 
@@ -23,6 +24,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
 SIZES = (4_096, 65_536, 1 << 20, 1 << 24)
 QUICK_SIZES = (1 << 20,)
 LARGEST = 1 << 27
+CACHED = 1 << 18
 SMALL_SIZES = (1, 64, 1_024, 16_384)
 
 
@@ -96,6 +98,15 @@ def activations(choice: Choice) -> list[Work]:
     return [*layer_suites.activations(choice.sizes, choice.quick)]
 
 
+def threads(choice: Choice) -> list[Work]:
+    """One thread against all, on data that fit the caches and on data that do not."""
+    sizes = choice.sizes or ((CACHED,) if choice.quick else (CACHED, 1 << 24))
+    names = choice.optimizers or (("AdamW",) if choice.quick else tuple(gs.OPTIMIZERS))
+    steps = [single(name, size) for name in names for size in sizes]
+    layers = layer_suites.threads(sizes, choice.quick)
+    return [*map(Threaded, steps), *map(Threaded, layers)]
+
+
 def _models(choice: Choice) -> list[str]:
     """All, or all but the largest."""
     names = sorted(shapes.MODELS, key=lambda name: shapes.count(shapes.MODELS[name]))
@@ -110,4 +121,5 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "dropout": dropout,
     "norms": norms,
     "activations": activations,
+    "threads": threads,
 }
