@@ -94,7 +94,7 @@ def _of_result(
         yield (*place, peer, TIME), seconds
         if peer in OWN and LIMIT in rounds:
             yield (*place, peer, SHARE), _ratios(rounds[LIMIT], seconds)
-        elif peer != LIMIT and base:
+        elif base and peer not in (*OWN, LIMIT):
             yield (*place, peer, RATIO), _ratios(seconds, base)
 
 

@@ -21,9 +21,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "Adam": ({}, {"amsgrad": True}),
 }
 
-SIZES = (4_096, 65_536, 1 << 20, 1 << 24)
-QUICK_SIZES = (1 << 20,)
-LARGEST = 1 << 27
+SIZES = (4_096, 65_536, 1 << 18, 1 << 24)
+QUICK_SIZES = (1 << 18,)
+CURVE = (4_096, 16_384, 65_536, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 27)
+QUICK_CURVE = (4_096, 65_536, 1 << 20, 1 << 24)
 CACHED = 1 << 18
 SMALL_SIZES = (1, 64, 1_024, 16_384)
 
@@ -47,7 +48,7 @@ def optimizers(choice: Choice) -> list[Work]:
     for name in choice.optimizers or gs.OPTIMIZERS:
         sizes = choice.sizes or (QUICK_SIZES if choice.quick else SIZES)
         if name == "AdamW" and not choice.sizes:
-            sizes = SIZES if choice.quick else (*SIZES, LARGEST)
+            sizes = QUICK_CURVE if choice.quick else CURVE
         for keywords in VARIANTS.get(name, ({},)):
             works += [single(name, size, keywords) for size in sizes]
     return works
