@@ -11,10 +11,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from bench.measure import Rules, Task, Timing, interleave, ratio
-from bench.peers import Peer
-from bench.steps import copied, spaced
-from bench.work import TOLERANCE, Contender, Inputs, Ready, Work, largest_error
+from .measure import Rules, Task, Timing, interleave, ratio
+from .peers import Peer
+from .steps import copied, spaced
+from .work import TOLERANCE, Contender, Inputs, Ready, Work, largest_error
 
 __all__ = ["BASE", "LAYER", "LIMIT", "Result", "Row", "run", "threads_of_blas"]
 
@@ -48,6 +48,12 @@ class Result:
     def timing(self, name: str) -> Timing | None:
         """That of the contender of this name, if it was measured."""
         return next((row.timing for row in self.rows if row.name == name), None)
+
+    def fastest_peer(self) -> tuple[str, Timing] | None:
+        """Of those that are neither gradstep nor the limit."""
+        others = [row for row in self.rows if not row.name.startswith((LAYER, LIMIT))]
+        timed = ((row.name, row.timing) for row in others if row.timing)
+        return min(timed, key=lambda peer: peer[1].median, default=None)
 
     def bandwidth(self, timing: Timing) -> float:
         """GB/s of the ideal bytes."""
@@ -120,8 +126,11 @@ def _timed(
             tasks[name] = _task(contender.make(work, inputs), work, source)
         except Exception as problem:  # out of memory, above all
             rows.append(_failed(name, problem))
-    for name, timing in interleave(tasks, rules).items():
-        rows.append(Row(name, timing, error=contenders[name][1]))
+    timings = interleave(tasks, rules)
+    slow = f"not timed: a call takes more than {rules.patience:g} s"
+    for name in tasks:
+        remark = "" if name in timings else slow
+        rows.append(Row(name, timings.get(name), remark, error=contenders[name][1]))
     return rows
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import gradstep as gs
 
-from bench import layer_suites, shapes
-from bench.steps import Step, single
-from bench.work import Work
+from . import layer_suites, shapes
+from .scaling import Threaded
+from .steps import Step, single
+from .work import Work
 
 __all__ = ["SUITES", "Choice"]
 
@@ -23,6 +24,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
 SIZES = (4_096, 65_536, 1 << 20, 1 << 24)
 QUICK_SIZES = (1 << 20,)
 LARGEST = 1 << 27
+CACHED = 1 << 18
 SMALL_SIZES = (1, 64, 1_024, 16_384)
 
 
@@ -61,9 +63,12 @@ def models(choice: Choice) -> list[Work]:
 
 
 def pipeline(choice: Choice) -> list[Work]:
-    """What a training loop does between two backward passes: clip, step, zero the gradients."""
+    """What stands between two backward passes.
+
+    Unscale, look for values that are not finite, clip by the norm, step, zero the gradients.
+    """
     return [
-        Step(name, model, shapes.MODELS[model], clip_norm=1.0)
+        Step(name, model, shapes.MODELS[model], clip_norm=1.0, loss_scale=1024.0)
         for name in choice.optimizers or ("AdamW",)
         for model in _models(choice)
     ]
@@ -93,6 +98,15 @@ def activations(choice: Choice) -> list[Work]:
     return [*layer_suites.activations(choice.sizes, choice.quick)]
 
 
+def threads(choice: Choice) -> list[Work]:
+    """One thread against all, on data that fit the caches and on data that do not."""
+    sizes = choice.sizes or ((CACHED,) if choice.quick else (CACHED, 1 << 24))
+    names = choice.optimizers or (("AdamW",) if choice.quick else tuple(gs.OPTIMIZERS))
+    steps = [single(name, size) for name in names for size in sizes]
+    layers = layer_suites.threads(sizes, choice.quick)
+    return [*map(Threaded, steps), *map(Threaded, layers)]
+
+
 def _models(choice: Choice) -> list[str]:
     """All, or all but the largest."""
     names = sorted(shapes.MODELS, key=lambda name: shapes.count(shapes.MODELS[name]))
@@ -107,4 +121,5 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "dropout": dropout,
     "norms": norms,
     "activations": activations,
+    "threads": threads,
 }

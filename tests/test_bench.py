@@ -422,7 +422,7 @@ def own(given: float, bound: float) -> dict[str, float]:
 
 def judged(result: Result) -> list[list[str]]:
     """The rows of the table of targets for this work."""
-    text = report.markdown({}, [], verdicts([result]), {})
+    text = report.markdown(report.Report({}, [], verdicts([result])))
     rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines()]
     names = [line.split("|")[1].strip() if "|" in line else "" for line in text.splitlines()]
     return [row for name, row in zip(names, rows, strict=True) if name == result.work.name]
