@@ -1,4 +1,4 @@
-"""The optimizers of bitsandbytes on the CPU, with states of 32 bits: operators of torch, one by one.
+"""The optimizers of bitsandbytes on the CPU with states of 32 bits: operators of torch in turn.
 
 Their states of 8 bits, for which the library exists, are another algorithm: rounded, they give
 other parameters than the formulas here, and less than a quarter of the bytes to move.

@@ -26,6 +26,7 @@ REQUIRES = ("jax", "optax")
 
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu"}
 LARGE = 1 << 26  # the default holds all arrays twice
+ALWAYS = 1 << 30  # so many gradients in turn may be other than finite
 GENERATORS = ("threefry2x32", "rbg")  # the default is the first, the fastest the second
 
 
@@ -146,14 +147,21 @@ def arrays_of(values: Arrays) -> list[Any]:
     return [jnp.array(value) for value in values]
 
 
+def _transform(work: Step) -> Any:
+    """The optimizer, and before it what the work does to the gradients."""
+    optax, transform = _optax(), OPTAX[work.optimizer](work.hyper)
+    if work.clip_norm is not None:
+        transform = optax.chain(optax.clip_by_global_norm(work.clip_norm), transform)
+    if work.loss_scale is not None:
+        transform = optax.chain(optax.scale(1 / work.loss_scale), transform)
+    return optax.apply_if_finite(transform, ALWAYS) if work.skips_nonfinite else transform
+
+
 def step(donated: bool, work: Step, inputs: Inputs) -> Ready:
     """Parameters, states and gradients are lists of arrays, one for each tensor."""
     jax: Any = import_module("jax")
-    optax = _optax()
-    transform = OPTAX[work.optimizer](work.hyper)
-    if work.clip_norm is not None:
-        transform = optax.chain(optax.clip_by_global_norm(work.clip_norm), transform)
-    params, grads = arrays_of(inputs.arrays), arrays_of(inputs.arrays)
+    optax, transform = _optax(), _transform(work)
+    params, grads = arrays_of(work.parameters(inputs)), arrays_of(inputs.arrays)
     state = transform.init(params)
 
     @partial(jax.jit, donate_argnums=(0, 1) if donated else ())

@@ -25,6 +25,7 @@ Hyper = Mapping[str, Any]
 Numbers = tuple[float, ...]
 
 FAST: dict[str, Any] = {"fastmath": True, "error_model": "numpy"}
+INFINITIES = {"reassoc", "contract", "nsz", "arcp"}  # fastmath, but for values that are not finite
 # Not cached on disk, where numba takes one function with other options for the same.
 OPTIONS = {"default": {}, "fast": FAST, "parallel": {**FAST, "parallel": True}}
 # Elements of a tensor. The largest of those on which contenders are checked has more, so that the
@@ -49,7 +50,10 @@ def compiled(name: str, kind: str) -> Callable[..., Any]:
     """A loop of bench.numba_loops, compiled at its first call."""
     numba: Any = import_module("numba")
     loops = import_module("..numba_loops", __package__)
-    function: Callable[..., Any] = numba.njit(**OPTIONS[kind])(getattr(loops, name))
+    options = dict(OPTIONS[kind])
+    if name == "squares" and options:
+        options["fastmath"] = INFINITIES
+    function: Callable[..., Any] = numba.njit(**options)(getattr(loops, name))
     return function
 
 
@@ -163,16 +167,20 @@ def make(parallel: bool, work: Step, inputs: Inputs) -> Ready:
             function(*arrays, *now)
 
     def clipped() -> None:
-        clip(parallel, [arrays[1] for _, arrays in calls], work.clip_norm or math.inf)
-        step()
+        if scaled(parallel, work, [arrays[1] for _, arrays in calls]):
+            step()
         zeroed(grads)
 
     return work.ready(step if work.clip_norm is None else clipped, params, grads)
 
 
-def clip(parallel: bool, grads: Arrays, most: float) -> None:
-    """Scales the gradients so that their global L2 norm is at most this."""
-    norm = math.sqrt(sum(loop("squares", parallel, g.size)(g) for g in grads))
-    factor = np.float32(min(1.0, most / (norm + 1e-6)))
+def scaled(parallel: bool, work: Step, grads: Arrays) -> bool:
+    """Unscales and clips gradients by their global L2 norm, unless that is not finite."""
+    inverse = 1 / (work.loss_scale or 1.0)
+    norm = inverse * math.sqrt(sum(loop("squares", parallel, g.size)(g) for g in grads))
+    if not math.isfinite(norm):
+        return False
+    factor = np.float32(inverse * min(1.0, (work.clip_norm or math.inf) / (norm + 1e-6)))
     for g in grads:
         loop("scale", parallel, g.size)(g, factor)
+    return True

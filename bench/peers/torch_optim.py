@@ -48,7 +48,7 @@ def make(keywords: dict[str, bool], work: Step, inputs: Inputs) -> Ready:
 
 
 def stepping(torch: Any, build: Callable[[Any], Any], work: Step, inputs: Inputs) -> Ready:
-    """The optimizer that `build` makes of parameters. All of one process read the same gradients."""
+    """What `build` makes of parameters; all optimizers of a process read the same gradients."""
     torch.set_num_threads(gs.get_num_threads())
     grads = inputs.once("torch", partial(tensors_of, torch))
     params = [torch.nn.Parameter(p) for p in tensors_of(torch, work.parameters(inputs))]
