@@ -54,17 +54,17 @@ def draw(results: Sequence[Result], folder: Path) -> list[Picture]:
     """Writes PNG files into the folder."""
     pictures: list[Picture] = []
     curves = _curves(results)
-    if len(curves.get("AdamW", ())) > 1:
+    if "AdamW" in curves:
         _draw_curves({"AdamW": curves["AdamW"]}, folder / "adamw.png", (8.5, 4.6))
         pictures.append(Picture("AdamW: GB/s over the size", "adamw.png", "optimizers"))
-    if curves:
+    if len(curves) > 1:
         _draw_curves(curves, folder / "bandwidth.png", (4.2, 3.4))
         pictures.append(
             Picture("GB/s of the ideal bytes over the size", "bandwidth.png", "optimizers")
         )
     for suite in dict.fromkeys(result.suite for result in results):
         own = [r for r in results if r.suite == suite and _base(r) is not None]
-        if not own or (suite == "optimizers" and len(curves) < 2):
+        if not own:
             continue
         file = f"{suite}.png"
         if suite == "threads":
@@ -90,12 +90,12 @@ def _base(result: Result) -> Any:
 
 
 def _curves(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """By title, the results of the suite of single tensors."""
+    """By title, the results of the suite of single tensors, where there are several sizes."""
     curves: dict[str, list[Result]] = {}
     for result in results:
         if result.suite == "optimizers" and isinstance(result.work, Step):
             curves.setdefault(result.work.title, []).append(result)
-    return curves
+    return {title: found for title, found in curves.items() if len(found) > 1}
 
 
 def _figure(count: int, width: float, height: float) -> tuple[Any, list[Any]]:
@@ -188,8 +188,12 @@ def _draw_ratios(results: Sequence[Result], file: Path) -> None:
     axis.set_xscale("log")
     axis.axvline(1, color=colour(LAYER), linewidth=2)
     axis.xaxis.set_major_formatter("{x:g}×")
-    shown = {name: shown[name] for name in sorted(shown, key=_rank)}
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=5, fontsize=9)
+    labels: dict[str, list[str]] = {}
+    for name in sorted(shown, key=_rank):
+        labels.setdefault(colour(name), []).append(name)
+    handles = [shown[names[0]] for names in labels.values()]
+    texts = [", ".join(names) for names in labels.values()]
+    figure.legend(handles, texts, loc="outside lower center", ncols=5, fontsize=9)
     figure.savefig(file, dpi=DPI)
 
 

@@ -19,7 +19,7 @@ COLUMNS = ("work", "peer", "median", "min", "spread", "× gradstep", "GB/s", "of
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot. file: its name in the folder of the report. suite: where its figures are from."""
+    """A plot. file: in the folder of the report. suite: whose figures it shows, "" for several."""
 
     title: str
     file: str
@@ -73,13 +73,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def markdown(report: Report) -> str:
     """The whole report."""
     lines = ["# Benchmark", "", *_header(report), ""]
-    lines += ["## Summary", "", *summary(report.results), ""]
+    lines += ["## Summary", "", *summary(report.results), "", *_pictures(report, "")]
     for suite, group in groupby(report.results, key=lambda result: result.suite):
         lines += [f"## {suite}", "", *_command(report, suite)]
-        lines += [*table(COLUMNS, _rows(list(group))), ""]
-        for picture in report.pictures:
-            if picture.suite == suite:
-                lines += [f"![{picture.title}]({picture.file})", ""]
+        lines += [*table(COLUMNS, _rows(list(group))), "", *_pictures(report, suite)]
     if report.counts is not None:
         lines += ["## calls", "", *_command(report, "calls"), *_counts(report.counts), ""]
     lines += ["## Targets", "", *_targets(report.verdicts)]
@@ -107,6 +104,11 @@ def _header(report: Report) -> list[str]:
 def _command(report: Report, suite: str) -> list[str]:
     command = report.commands.get(suite)
     return [f"command: `{command}`", ""] if command else []
+
+
+def _pictures(report: Report, suite: str) -> list[str]:
+    own = [picture for picture in report.pictures if picture.suite == suite]
+    return [line for picture in own for line in (f"![{picture.title}]({picture.file})", "")]
 
 
 def summary(results: Sequence[Result]) -> list[str]:

@@ -328,6 +328,7 @@ def test_a_suite_ends_with_its_tables(
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert text == capsys.readouterr().out
     assert f"## {suite}" in text and "## Targets" in text
+    assert f"command: `python -m bench --suite {suite} --sizes 17 --threads " in text
     for line in ("CPU:", "SIMD", "threads:", "versions: Python", "date: 2"):
         assert line in text
     works = SUITES[suite](Choice(sizes=(17,)))

@@ -384,3 +384,36 @@ def test_every_call_has_a_count_of_a_plausible_size() -> None:
     assert all(100 < count < 1e6 for count in found.by_call.values())
     one, six = (found.by_call[f"AdamW bound step(), {n} of 64"] for n in ("1 tensor", "6 tensors"))
     assert six > one + 5 * 64 // 8  # instructions cannot be fewer than vectors
+
+
+# Pictures
+
+
+def test_a_peer_keeps_its_colour_and_shares_it_with_no_other_library() -> None:
+    plots = pytest.importorskip("bench.plots")
+    pairs = [("torch", "torch fused"), (BASE, LAYER), ("JAX", "JAX threefry")]
+    assert all(plots.colour(a) == plots.colour(b) for a, b in pairs)
+    libraries = (LIMIT, LAYER, "torch", "numba", "JAX", "DeepSpeed", "bitsandbytes", "NumPy")
+    assert len({plots.colour(name) for name in (*libraries, "oneDNN", "scikit-learn")}) == 10
+
+
+def test_every_table_and_picture_has_its_command_and_place() -> None:
+    result = measured(own=[1.0], limit=[0.5], torch=[2.0])
+    text = report.markdown(
+        report.Report(
+            {"CPU": "one"},
+            [result],
+            [],
+            {"small": "python -m bench --suite small", "calls": "python -m bench --suite calls"},
+            Counts({"relu": 1234.4}, "how"),
+            [report.Picture("Bars", "small.png", "small"), report.Picture("All", "o.png", "")],
+        )
+    )
+    lines = [line for line in text.splitlines() if line]
+    place = lines.index("## small")
+    assert lines[place + 1] == "command: `python -m bench --suite small`"
+    assert "![Bars](small.png)" in lines[place + 2 : lines.index("## calls")]
+    assert "command: `python -m bench --suite calls`" in lines
+    assert "| relu | 1 234        |" in lines
+    assert "![All](o.png)" in lines[: lines.index("## small")]
+    assert "| small | AdamW, 4 096 | 1 s      | 0%     | torch        | 2 s   | 2.00" in text
