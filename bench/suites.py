@@ -21,12 +21,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "Adam": ({}, {"amsgrad": True}),
 }
 
-SIZES = (4_096, 65_536, 1 << 18, 1 << 24)
+SIZES = (4_096, 1 << 18, 1 << 24)
 QUICK_SIZES = (1 << 18,)
+QUICK_OPTIMIZERS = ("AdamW", "RMSprop", "NAdam", "Lion")
 CURVE = (4_096, 16_384, 65_536, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 27)
 QUICK_CURVE = (4_096, 65_536, 1 << 20, 1 << 24)
 CACHED = 1 << 18
 SMALL_SIZES = (1, 64, 1_024, 16_384)
+QUICK_SMALL_SIZES = (64,)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Choice:
 def optimizers(choice: Choice) -> list[Work]:
     """Every optimizer on single tensors of several sizes."""
     works: list[Work] = []
-    for name in choice.optimizers or gs.OPTIMIZERS:
+    for name in choice.optimizers or (QUICK_OPTIMIZERS if choice.quick else gs.OPTIMIZERS):
         sizes = choice.sizes or (QUICK_SIZES if choice.quick else SIZES)
         if name == "AdamW" and not choice.sizes:
             sizes = QUICK_CURVE if choice.quick else CURVE
@@ -71,7 +73,7 @@ def pipeline(choice: Choice) -> list[Work]:
     return [
         Step(name, model, shapes.MODELS[model], clip_norm=1.0, loss_scale=1024.0)
         for name in choice.optimizers or ("AdamW",)
-        for model in _models(choice)
+        for model in _models(choice)[: 1 if choice.quick else None]
     ]
 
 
@@ -79,8 +81,10 @@ def small(choice: Choice) -> list[Work]:
     """The cost of the call and of each tensor."""
     works: list[Work] = []
     for name in choice.optimizers or ("AdamW",):
-        works += [single(name, size) for size in choice.sizes or SMALL_SIZES]
-        works += [Step(name, place, tensors) for place, tensors in shapes.MANY_SMALL.items()]
+        sizes = choice.sizes or (QUICK_SMALL_SIZES if choice.quick else SMALL_SIZES)
+        works += [single(name, size) for size in sizes]
+        many = list(shapes.MANY_SMALL.items())
+        works += [Step(name, *one) for one in (many[-1:] if choice.quick else many)]
     return works
 
 

@@ -391,7 +391,7 @@ def test_every_call_has_a_count_of_a_plausible_size() -> None:
 
 def test_a_peer_keeps_its_colour_and_shares_it_with_no_other_library() -> None:
     plots = pytest.importorskip("bench.plots")
-    pairs = [("torch", "torch fused"), (BASE, LAYER), ("JAX", "JAX threefry")]
+    pairs = [("torch", "torch fused"), (BASE, LAYER), ("JAX", "optax donated")]
     assert all(plots.colour(a) == plots.colour(b) for a, b in pairs)
     libraries = (LIMIT, LAYER, "torch", "numba", "JAX", "DeepSpeed", "bitsandbytes", "NumPy")
     assert len({plots.colour(name) for name in (*libraries, "oneDNN", "scikit-learn")}) == 10
