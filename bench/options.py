@@ -66,7 +66,7 @@ def parser(program: str, short: bool) -> Parser:
         help="what moved since that --json; with two files, from the first to the second, "
         "without measuring",
     )
-    parser.set_defaults(short=short)
+    parser.set_defaults(program=program, short=short)
     return parser
 
 
@@ -95,7 +95,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def reproducing(arguments: argparse.Namespace, suite: str | None = None) -> str:
     """The command that measures the same again, or only this suite of it."""
-    words = ["python -m bench"]
+    words = [arguments.program]
     chosen = arguments.suite if suite is None else (suite,)
     if set(chosen) != {*SUITES, CALLS}:
         words.append(f"--suite {','.join(chosen)}")
@@ -105,6 +105,6 @@ def reproducing(arguments: argparse.Namespace, suite: str | None = None) -> str:
         values = getattr(arguments, name)
         if values is not None:
             words.append(f"--{name} {','.join(map(str, values))}")
-    if arguments.quick:
-        words.append("--quick")
+    if arguments.quick != arguments.short:
+        words.append("--quick" if arguments.quick else "--no-quick")
     return " ".join([*words, f"--threads {arguments.threads}"])

@@ -98,6 +98,8 @@ def _contenders(peers: Iterable[Peer], work: Work) -> Iterator[Contender]:
 
 def _refusal(contender: Contender, work: Work) -> Row:
     """A row that says why the contender is not timed, or one without a remark."""
+    if contender.untimed:
+        return Row(contender.name, remark=f"not timed: {contender.untimed}")
     if contender.most is not None and work.elements > contender.most:
         return Row(contender.name, remark=f"not timed above {spaced(contender.most)} elements")
     if not contender.checked:

@@ -84,7 +84,7 @@ def small(choice: Choice) -> list[Work]:
         sizes = choice.sizes or (QUICK_SMALL_SIZES if choice.quick else SMALL_SIZES)
         works += [single(name, size) for size in sizes]
         many = list(shapes.MANY_SMALL.items())
-        works += [Step(name, *one) for one in (many[-1:] if choice.quick else many)]
+        works += [Step(name, *one) for one in (many[:1] if choice.quick else many)]
     return works
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -30,7 +31,7 @@ from bench.scaling import ONE, Threaded, by_threads
 from bench.steps import Step, single
 from bench.suites import SUITES, Choice
 from bench.targets import verdicts
-from bench.work import Contender, Inputs, Ready, largest_error
+from bench.work import Contender, Inputs, Ready, Work, largest_error
 
 ROOT = Path(__file__).parents[1]
 ONCE = Rules(rounds=1, seconds=0.0, pause=0.0)
@@ -206,7 +207,7 @@ def test_the_package_has_a_short_form_that_ends_in_a_table_and_writes_nothing(
     assert cli.main(["bench", *arguments]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1].startswith("| small | AdamW, 17 | ")
-    assert "- command: `python -m bench --suite small --only ', 17' --sizes 17" in out
+    assert "- command: `gradstep bench --suite small --only ', 17' --sizes 17" in out
     assert re.search(r"\[1/1, \d:\d\d, about 0:00 left\] AdamW, 17: ", err)
     assert list(tmp_path.iterdir()) == []
 
@@ -280,6 +281,16 @@ def test_progress_tells_the_time_gone_and_to_go(capsys: pytest.CaptureFixture[st
 
 
 # Work
+
+
+def test_a_contender_may_say_why_it_is_not_timed() -> None:
+    class Module:
+        @staticmethod
+        def contenders(work: Work) -> list[Contender]:
+            return [Contender("late", Step.reference, untimed="no time")]
+
+    (row,) = run("small", WORK, [peers.Peer("late", Module, {}, ())], ONCE).rows
+    assert row == Row("late", remark="not timed: no time")
 
 
 def test_the_pipeline_unscales_checks_clips_steps_and_zeroes() -> None:
@@ -417,3 +428,14 @@ def test_every_table_and_picture_has_its_command_and_place() -> None:
     assert "| relu | 1 234        |" in lines
     assert "![All](o.png)" in lines[: lines.index("## small")]
     assert "| small | AdamW, 4 096 | 1 s      | 0%     | torch        | 2 s   | 2.00" in text
+
+
+def test_a_quick_run_leaves_out_what_its_header_names(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--suite", "small", "--only", ", 17", "--sizes", "17"]
+    for quick in ("--quick", "--no-quick"):
+        chosen = [*arguments, quick, "--peers", "numpy_reference,numpy_inplace"]
+        assert main([*chosen, "--json", os.devnull], ONCE, short=True) == 0
+        out, err = capsys.readouterr()
+        assert ("- left out in a quick run: NumPy reference," in out) == (quick == "--quick")
+        assert ("NumPy reference " in err.splitlines()[-1]) == (quick == "--no-quick")
+        assert "NumPy in place " in err.splitlines()[-1]
