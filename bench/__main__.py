@@ -22,9 +22,9 @@ from .runner import Result, run, threads_of_blas
 from .suites import SUITES, Choice
 from .targets import verdicts
 
-PATIENCE, QUICK_PATIENCE = 3.0, 0.25  # seconds of a call; a slower one is not timed
+PATIENCE, QUICK_PATIENCE = 3.0, 0.1  # seconds of a call; a slower one is not timed
 # Other settings of theirs are faster. PyTorch's default stays: it is what most people run.
-NOT_QUICK = ("NumPy reference", "numba default", "optax default", "torch foreach")
+NOT_QUICK = ("NumPy reference", "numba default", "optax default", "torch foreach", "bitsandbytes")
 
 
 def main(
