@@ -19,6 +19,7 @@ __all__ = ["Rules", "Task", "Timing", "interleave", "ratio"]
 
 Clock = Callable[[], float]
 
+MUCH = 10
 WARM_UP = 8  # timed calls for each one before them
 
 
@@ -42,7 +43,7 @@ class Rules:
     rounds: timings of each task. seconds: the least length of a timing; short calls are repeated
     to fill it. pause: seconds of sleep before a timing, in which the worker threads of the task
     before (those of OpenMP spin for some 8 ms after their work) go to sleep. patience: the seconds
-    of a call above which its task is left out.
+    of a call above which its task is left out, if it also takes ten times as long as the fastest.
     """
 
     rounds: int = 7
@@ -93,7 +94,9 @@ def interleave(
     """
     with _no_garbage_collection():
         tried = {name: _enough_calls(task, rules.seconds, clock) for name, task in tasks.items()}
-        calls = {name: n for name, (n, once) in tried.items() if once <= rules.patience}
+        fastest = min((once for _, once in tried.values()), default=0.0)
+        patience = max(rules.patience, MUCH * fastest)
+        calls = {name: n for name, (n, once) in tried.items() if once <= patience}
         seconds: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(rules.rounds):
             for name in calls:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradstep as gs
 
-from . import layer_suites, shapes
+from . import fits, layer_suites, shapes
 from .scaling import Threaded
 from .steps import Step, single
 from .work import Work
@@ -112,6 +112,11 @@ def threads(choice: Choice) -> list[Work]:
     return [*map(Threaded, steps), *map(Threaded, layers)]
 
 
+def training(choice: Choice) -> list[Work]:
+    """Whole fits."""
+    return [*fits.sklearn_fits(choice.quick)]
+
+
 def _models(choice: Choice) -> list[str]:
     """All, or all but the largest."""
     names = sorted(shapes.MODELS, key=lambda name: shapes.count(shapes.MODELS[name]))
@@ -127,4 +132,5 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "norms": norms,
     "activations": activations,
     "threads": threads,
+    "training": training,
 }

@@ -259,15 +259,27 @@ def test_a_slow_call_is_left_out_after_its_warm_up() -> None:
 
     # The second compiles at its first call.
     tasks = {"slow": Task(takes(2.0)), "once": Task(takes(9.0, 0.1)), "fast": Task(takes(0.1))}
+    assert set(interleave({"slow": tasks["slow"]}, Rules(1, 0.02, 0.0, 1.0), lambda: now)) == {
+        "slow"
+    }
     found = interleave(tasks, Rules(2, 0.02, 0.0, 1.0), lambda: now, lambda seconds: None)
     assert set(found) == {"once", "fast"}
     assert found["once"].median == pytest.approx(0.1)
 
 
 def test_a_peer_for_which_there_is_no_patience_is_in_the_table() -> None:
-    rows = run("small", WORK, peers.load(()), replace(ONCE, patience=0.0)).rows
-    assert {row.remark for row in rows} == {"not timed: a call takes more than 0 s"}
-    assert not any(row.broken for row in rows)
+    class Module:
+        @staticmethod
+        def contenders(work: Work) -> list[Contender]:
+            return [Contender("slow", slow)]
+
+    def slow(work: Step, inputs: Inputs) -> Ready:
+        return replace(work.reference(inputs), timed=lambda calls: 1.0 * calls)
+
+    chosen = [*peers.load(()), peers.Peer("slow", Module, {}, ())]
+    rows = {row.name: row for row in run("small", WORK, chosen, replace(ONCE, patience=0.5)).rows}
+    assert rows["slow"] == Row("slow", None, "not timed: a call takes more than 0.5 s", error=0.0)
+    assert rows[BASE].timing is not None
 
 
 def test_progress_tells_the_time_gone_and_to_go(capsys: pytest.CaptureFixture[str]) -> None:

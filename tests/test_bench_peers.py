@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))  # bench is run in place, never installed
 
 from bench import peers, remote
+from bench.fits import Fit
 from bench.measure import Rules
 from bench.peers import Peer
 from bench.runner import run
@@ -99,11 +101,21 @@ def installed(name: str) -> Peer:
     return peer
 
 
-@pytest.mark.parametrize("name", ["numba_optim", "jax_optax"])
+def built(kernel: str) -> bool:
+    """Whether DeepSpeed has compiled the optimizer before; it would take a minute now."""
+    folder = os.environ.get("TORCH_EXTENSIONS_DIR", "~/.cache/torch_extensions")
+    return any(Path(folder).expanduser().glob(f"**/cpu_{kernel.lower()}/cpu_{kernel.lower()}.so"))
+
+
+@pytest.mark.parametrize(
+    "name", ["numba_optim", "jax_optax", "deepspeed_optim", "bitsandbytes_optim", "sklearn_mlp"]
+)
 def test_every_contender_gives_the_values_of_the_reference(name: str) -> None:
     peer = installed(name)
     found = [(w, c) for w in WORKS.values() for c in peer.contenders(w)]
     assert found
+    if name == "deepspeed_optim":
+        found = [(w, c) for w, c in found if isinstance(w, Step) and built(w.kernel)]
     wrong = {f"{c.name}: {w.name}": largest_error(c, w) for w, c in found}
     assert {name: error for name, error in wrong.items() if not error <= 1e-4} == {}
 
@@ -125,6 +137,34 @@ def test_numba_shares_among_threads_what_is_checked() -> None:
     assert largest > numba_optim.SERIAL_TO
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_fit_with_another_optimizer_in_the_place_of_adam_is_found(dtype: str) -> None:
+    installed("sklearn_mlp")
+    sklearn_mlp = importlib.import_module("bench.peers.sklearn_mlp")
+    neural_network = importlib.import_module("sklearn.neural_network._multilayer_perceptron")
+    work, own = Fit(dtype=dtype), neural_network.AdamOptimizer
+
+    def other(work: Fit, inputs: Inputs) -> Ready:
+        ready = sklearn_mlp.replaced(work, inputs)
+        return Ready(partial(with_another_epsilon, ready.run), ready.feed, ready.outputs)
+
+    def with_another_epsilon(run: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sklearn_mlp, "corrected", lambda epsilon, beta2, t: 1e-3)
+            run()
+
+    assert largest_error(Contender("gradstep", sklearn_mlp.replaced), work) <= 1e-6
+    assert largest_error(Contender("other", other), work) > 1e-4
+    assert neural_network.AdamOptimizer is own
+
+
+def test_a_fit_counts_the_bytes_of_its_steps() -> None:
+    work = Fit(hidden=(2,), rows=400, epochs=3)
+    assert work.elements == 785 * 2 + 3 * 10
+    assert work.ideal_bytes == 56 * work.elements * 6
+    assert Fit(hidden=(2,), rows=400, epochs=3, dtype="float32").ideal_bytes * 2 == work.ideal_bytes
+
+
 def doubled(work: Step, inputs: Inputs) -> Ready:
     """Wrong: two steps for one."""
     ready = work.reference(inputs)
@@ -141,8 +181,6 @@ def failing(work: Step, inputs: Inputs) -> Ready:
 
 
 def ending(work: Step, inputs: Inputs) -> Ready:
-    import os
-
     os._exit(3)
 
 
@@ -152,8 +190,6 @@ def away(make: Any, **environment: str) -> Contender:
 
 def environment_of(work: Step, inputs: Inputs) -> Ready:
     """Gives back what the process found at its start."""
-    import os
-
     values = [os.environ["GRADSTEP_TEST"], os.environ["OMP_NUM_THREADS"], gs.get_num_threads()]
     cpus = len(os.sched_getaffinity(0))
     found = np.array([*map(float, values), cpus], np.float32)
