@@ -2,7 +2,8 @@
 
 "parallel" is numba at its best: prange, fastmath, NumPy's division, and one thread for tensors that
 are too small to share. "default" is a plain @njit: one thread, and no vectors where it has to look
-for a division by zero.
+for a division by zero. They have a process of their own: after numba's OpenMP has started, operators of
+torch that go through MKL take a hundred times as long.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 
+from ..remote import there
 from ..steps import Step, zeroed
 from ..work import Arrays, Contender, Inputs, Ready, Work
 
@@ -40,8 +42,8 @@ def contenders(work: Work) -> list[Contender]:
     if work.hyper["weight_decay"] != 0 and work.optimizer not in ("AdamW", "Lion"):
         return []
     return [
-        Contender("numba parallel", partial(make, True)),
-        Contender("numba default", partial(make, False)),
+        Contender(f"numba {name}", partial(there, "numba", {}, partial(make, parallel)))
+        for name, parallel in (("parallel", True), ("default", False))
     ]
 
 
