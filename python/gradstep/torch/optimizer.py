@@ -19,8 +19,8 @@ from gradstep.gradients import nonfinite
 from gradstep.hyperparameters import check_hyperparameter
 from gradstep.optimizer import OnNonfinite
 from gradstep.optimizer import Optimizer as Formula
-from gradstep.reference import Array
 from gradstep.torch.binding import Binding, Member, check_parameters, keys_of
+from gradstep.torch.memory import array_of
 
 __all__ = ["NativeOptimizer"]
 
@@ -140,17 +140,17 @@ class NativeOptimizer(torch.optim.Optimizer):
             return loss
         try:
             binding = self._bound(params, grads)
-            arrays, outcome = self._advance(binding, grads)
+            given, outcome = self._advance(binding, grads)
         except (TypeError, ValueError):
             # A tensor may have another shape in the same memory. Binding again explains, or helps.
             self._binding = None
             binding = self._bound(params, grads)
-            arrays, outcome = self._advance(binding, grads)
+            given, outcome = self._advance(binding, grads)
         _, norm, applied = outcome
         if applied:
-            self._finish(binding, grads, arrays, norm)
+            self._finish(binding, grads, given, norm)
         else:
-            self._refuse(binding, arrays)
+            self._refuse(binding, given)
             self._skip(grads, norm)
         return loss
 
@@ -170,18 +170,18 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     def _advance(
         self, binding: Binding, grads: list[Any]
-    ) -> tuple[list[Array | None], tuple[int, float | None, bool]]:
-        arrays = binding.gradients(binding.own(grads), type(self).__name__)
+    ) -> tuple[list[Any], tuple[int, float | None, bool]]:
+        given = binding.gradients(binding.own(grads), type(self).__name__, self.zero_grads)
         scale = self.__dict__.get("grad_scale")
         inverse = 1.0 if scale is None else 1.0 / float(scale)
         clip, checks = self.clip_norm or 0.0, self.on_nonfinite != "apply"
-        return arrays, binding.plan.step(arrays, inverse, clip, checks, self.zero_grads)
+        return given, binding.plan.step(given, inverse, clip, checks, self.zero_grads)
 
     def _finish(
-        self, binding: Binding, grads: list[Any], arrays: list[Array | None], norm: float | None
+        self, binding: Binding, grads: list[Any], given: list[Any], norm: float | None
     ) -> None:
         self._grad_norm, self._skipped = norm, False
-        present = [i for i, array in enumerate(arrays) if array is not None]
+        present = [i for i, grad in enumerate(given) if grad is not None]
         parameters = binding.parameters
         if len(present) == len(parameters):
             self._count(binding, slice(None))
@@ -205,12 +205,15 @@ class NativeOptimizer(torch.optim.Optimizer):
                 if grad is not None:
                     grad.detach().zero_()
 
-    def _refuse(self, binding: Binding, arrays: list[Array | None]) -> None:
+    def _refuse(self, binding: Binding, given: list[Any]) -> None:
         if self.on_nonfinite != "raise":
             return
-        for member, array in zip(binding.members, arrays, strict=True):
-            bad = 0 if array is None else nonfinite(array).get(None, 0)
-            if array is not None and bad:
+        for member, grad in zip(binding.members, given, strict=True):
+            if grad is None:
+                continue
+            array = array_of(grad) if isinstance(grad, torch.Tensor) else grad
+            bad = nonfinite(array).get(None, 0)
+            if bad:
                 raise FloatingPointError(
                     f"{member.label}.grad: {bad} of {array.size} elements are not finite"
                 )
