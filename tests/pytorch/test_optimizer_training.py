@@ -12,6 +12,10 @@ torch = pytest.importorskip("torch")
 
 import gradstep.torch as gt  # noqa: E402
 from optimizer_cases import NAMES, assert_same, give, ours, parameters, theirs, twins  # noqa: E402
+from torch.optim.optimizer import (  # noqa: E402
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 schedules = torch.optim.lr_scheduler
 
@@ -157,8 +161,8 @@ def test_a_closure_gives_the_loss_with_gradients_enabled(name: str) -> None:
         return loss
 
     with torch.no_grad():
-        assert float(opt.step(closure)) == 3.0
-    assert float(opt.step(closure)) < 3.0
+        assert opt.step(closure).item() == 3.0
+    assert opt.step(closure).item() < 3.0
 
 
 def test_hooks_run_around_the_step_in_torchs_order() -> None:
@@ -172,8 +176,8 @@ def test_hooks_run_around_the_step_in_torchs_order() -> None:
     handles = [
         opt.register_step_pre_hook(note("pre")),
         opt.register_step_post_hook(note("post")),
-        torch.optim.optimizer.register_optimizer_step_pre_hook(note("all pre")),
-        torch.optim.optimizer.register_optimizer_step_post_hook(note("all post")),
+        register_optimizer_step_pre_hook(note("all pre")),
+        register_optimizer_step_post_hook(note("all post")),
     ]
     p.grad = torch.ones(2)
     opt.step()
@@ -201,7 +205,7 @@ def test_a_grad_scaler_gives_the_steps_of_unscaled_gradients(name: str) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
     for t in range(6):
         give((mine, other), t)
-        scale = scaler.get_scale()
+        scale = float(scaler.scale(torch.tensor(1.0)))
         for i, p in enumerate(mine):
             p.grad.mul_(scale)
             if t == 3 and i == 1:
