@@ -11,11 +11,11 @@ from pathlib import Path
 
 import gradstep as gs
 
-from bench import machine, peers, report
-from bench.measure import Rules
-from bench.runner import Result, run, threads_of_blas
-from bench.suites import SUITES, Choice
-from bench.targets import Verdict, verdicts
+from . import machine, peers, report
+from .measure import Rules
+from .runner import Result, run, threads_of_blas
+from .suites import SUITES, Choice
+from .targets import Verdict, verdicts
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -109,7 +109,7 @@ def _plots(results: Sequence[Result], folder: Path) -> dict[str, str]:
     if find_spec("matplotlib") is None:
         print("no plots: matplotlib is not installed", file=sys.stderr)
         return {}
-    from bench.plots import draw
+    from .plots import draw
 
     return draw(results, folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.layers import Layer
+from .layers import Layer
 
 __all__ = ["activations", "dropout", "norms"]
 

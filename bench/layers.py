@@ -11,8 +11,8 @@ import gradstep as gs
 import numpy as np
 from gradstep import activations, dropouts, losses, norm_reference
 
-from bench.steps import copied, feed, spaced
-from bench.work import Arrays, Inputs, Ready
+from .steps import copied, feed, spaced
+from .work import Arrays, Inputs, Ready
 
 __all__ = [
     "ARGUMENTS",

@@ -11,7 +11,7 @@ from pathlib import Path
 import gradstep as gs
 import numpy as np
 
-from bench.peers import Peer
+from .peers import Peer
 
 __all__ = ["describe"]
 

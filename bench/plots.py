@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.runner import LIMIT, Result
-from bench.steps import Step
+from .runner import LIMIT, Result
+from .steps import Step
 
 __all__ = ["draw"]
 

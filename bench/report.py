@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from bench.runner import Result, Row
-from bench.targets import CALLS, Reached, Verdict
+from .runner import Result, Row
+from .targets import CALLS, Reached, Verdict
 
 __all__ = ["as_json", "duration", "markdown"]
 

@@ -11,10 +11,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from bench.measure import Rules, Task, Timing, interleave, ratio
-from bench.peers import Peer
-from bench.steps import copied, spaced
-from bench.work import TOLERANCE, Contender, Inputs, Ready, Work, largest_error
+from .measure import Rules, Task, Timing, interleave, ratio
+from .peers import Peer
+from .steps import copied, spaced
+from .work import TOLERANCE, Contender, Inputs, Ready, Work, largest_error
 
 __all__ = ["BASE", "LAYER", "LIMIT", "Result", "Row", "run", "threads_of_blas"]
 

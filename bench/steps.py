@@ -10,8 +10,8 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 
-from bench.shapes import Shapes, count
-from bench.work import Arrays, Inputs, Ready
+from .shapes import Shapes, count
+from .work import Arrays, Inputs, Ready
 
 __all__ = ["Step", "copied", "feed", "single", "spaced", "zeroed"]
 
@@ -24,7 +24,9 @@ class Step:
 
     optimizer: a name in gs.OPTIMIZERS. place: what the tensors are, for the tables. keywords:
     hyperparameters that are not the defaults. clip_norm: if given, the call clips the gradients by
-    their global L2 norm before the step and sets them to zero after it.
+    their global L2 norm before the step and sets them to zero after it. loss_scale: if given too,
+    the gradients are those of a loss multiplied by it: the call divides them by it first, and if
+    one of them is not finite it leaves the parameters alone.
     """
 
     optimizer: str
@@ -32,12 +34,16 @@ class Step:
     shapes: Shapes
     keywords: Mapping[str, Any] = field(default_factory=dict)
     clip_norm: float | None = None
+    loss_scale: float | None = None
 
     @property
     def title(self) -> str:
         words = [key if value is True else f"{key} {value}" for key, value in self.keywords.items()]
         title = " ".join([self.optimizer, *words])
-        return title if self.clip_norm is None else f"clip + {title} + zero gradients"
+        if self.clip_norm is None:
+            return title
+        first = "clip" if self.loss_scale is None else "unscale + check + clip"
+        return f"{first} + {title} + zero gradients"
 
     @property
     def name(self) -> str:
@@ -52,7 +58,8 @@ class Step:
         """Parameter and states are read and written, the gradient is read.
 
         Clipping reads the gradient once more, because the norm must be known before the first
-        update, and zeroing writes it.
+        update (it tells whether all are finite, and unscaling fits into both reads), and zeroing
+        writes it.
         """
         words = 3 + 2 * self.states + (0 if self.clip_norm is None else 2)
         return 4 * words * self.elements
@@ -60,6 +67,11 @@ class Step:
     @property
     def consumes_inputs(self) -> bool:
         return self.clip_norm is not None
+
+    @property
+    def skips_nonfinite(self) -> bool:
+        """Whether the call has to notice a gradient that is not finite."""
+        return self.loss_scale is not None
 
     @cached_property
     def _example(self) -> gs.Optimizer:
@@ -89,15 +101,23 @@ class Step:
         arrays = [np.empty(shape, np.float32) for shape in self.shapes]
         for array in arrays:
             generator.standard_normal(out=array, dtype=np.float32)
+            if self.loss_scale is not None:
+                array *= np.float32(self.loss_scale)
         return Inputs([*arrays])
 
     def parameters(self, inputs: Inputs) -> Arrays:
         """New parameters: they begin with the values of the gradients, which saves a set."""
-        return copied(inputs.arrays)
+        params = copied(inputs.arrays)
+        for p in params if self.loss_scale is not None else ():
+            p /= np.float32(self.loss_scale)
+        return params
 
     def build(self, params: Arrays) -> gs.Optimizer:
         """The optimizer of gradstep for this work."""
-        return gs.OPTIMIZERS[self.optimizer](params, **self.keywords, clip_norm=self.clip_norm)
+        keywords = {**self.keywords, "clip_norm": self.clip_norm}
+        if self.loss_scale is not None:
+            keywords |= {"grad_scale": 1 / self.loss_scale, "on_nonfinite": "skip"}
+        return gs.OPTIMIZERS[self.optimizer](params, **keywords)
 
     def reference(self, inputs: Inputs) -> Ready:
         params, grads = self.parameters(inputs), inputs.arrays

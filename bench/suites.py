@@ -8,9 +8,9 @@ from typing import Any
 
 import gradstep as gs
 
-from bench import layer_suites, shapes
-from bench.steps import Step, single
-from bench.work import Work
+from . import layer_suites, shapes
+from .steps import Step, single
+from .work import Work
 
 __all__ = ["SUITES", "Choice"]
 
@@ -61,9 +61,12 @@ def models(choice: Choice) -> list[Work]:
 
 
 def pipeline(choice: Choice) -> list[Work]:
-    """What a training loop does between two backward passes: clip, step, zero the gradients."""
+    """What stands between two backward passes.
+
+    Unscale, look for values that are not finite, clip by the norm, step, zero the gradients.
+    """
     return [
-        Step(name, model, shapes.MODELS[model], clip_norm=1.0)
+        Step(name, model, shapes.MODELS[model], clip_norm=1.0, loss_scale=1024.0)
         for name in choice.optimizers or ("AdamW",)
         for model in _models(choice)
     ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any
 
-from bench.work import Contender, Work
+from ..work import Contender, Work
 
 __all__ = ["ALWAYS", "Peer", "all_names", "load"]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from bench.layers import Layer, called, own
-from bench.steps import Step
-from bench.work import Contender, Inputs, Ready, Work
+import gradstep as gs
+
+from ..layers import Layer, called, own
+from ..steps import Step, zeroed
+from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ()
 
@@ -26,18 +28,40 @@ def contenders(work: Work) -> list[Contender]:
 
 def given(work: Step, inputs: Inputs) -> Ready:
     """Gradients as an argument, checked at every call."""
-    params, grads = work.parameters(inputs), inputs.arrays
-    optimizer = work.build(params)
-    return work.ready(_call(work, partial(optimizer.step, grads)), params, grads)
+    params, optimizer = _shared(work, inputs)
+    return _ready(work, partial(optimizer.step, inputs.arrays), params, inputs.arrays)
 
 
 def bound(work: Step, inputs: Inputs) -> Ready:
     """Gradient buffers that never move."""
-    params, grads = work.parameters(inputs), inputs.arrays
-    optimizer = work.build(params)
-    optimizer.bind(grads)
-    return work.ready(_call(work, optimizer.step), params, grads)
+    params, optimizer = _shared(work, inputs)
+    optimizer.bind(inputs.arrays)
+    return _ready(work, optimizer.step, params, inputs.arrays)
 
 
-def _call(work: Step, step: Callable[..., object]) -> Callable[[], object]:
-    return step if work.clip_norm is None else partial(step, zero_grads=True)
+def _shared(work: Step, inputs: Inputs) -> tuple[Arrays, gs.Optimizer]:
+    """The same memory for both calls.
+
+    Where arrays all but fill the last cache, their place in it makes more of a difference than the
+    call does.
+    """
+
+    def make(gradients: Arrays) -> tuple[Arrays, gs.Optimizer]:
+        params = work.parameters(inputs)
+        return params, work.build(params)
+
+    made: tuple[Arrays, gs.Optimizer] = inputs.once("gradstep", make)
+    return made
+
+
+def _ready(work: Step, step: Callable[..., gs.StepInfo], params: Arrays, grads: Arrays) -> Ready:
+    def unless_skipped() -> None:
+        if step(zero_grads=True).skipped:
+            zeroed(grads)
+
+    run: Callable[[], object] = step
+    if work.skips_nonfinite:
+        run = unless_skipped
+    elif work.clip_norm is not None:
+        run = partial(step, zero_grads=True)
+    return work.ready(run, params, grads)

@@ -10,9 +10,9 @@ from typing import Any
 import gradstep as gs
 from gradstep import _core
 
-from bench.layers import Layer
-from bench.steps import Step, copied, feed
-from bench.work import Contender, Inputs, Ready, Work
+from ..layers import Layer
+from ..steps import Step, copied, feed
+from ..work import Contender, Inputs, Ready, Work
 
 REQUIRES = ()
 

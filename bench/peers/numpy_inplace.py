@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.steps import Step, zeroed
-from bench.work import Arrays, Contender, Inputs, Ready, Work
+from ..steps import Step, zeroed
+from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ()
 
@@ -223,11 +223,13 @@ def make(work: Step, inputs: Inputs) -> Ready:
             formula(hyper, t, *arrays)
 
     def clipped() -> None:
-        norm = math.sqrt(sum(float(np.dot(g.ravel(), g.ravel())) for g in grads))
-        scale = min(1.0, (work.clip_norm or math.inf) / (norm + 1e-6))
-        for g in grads:
-            g *= scale
-        step()
+        unscale = 1 / (work.loss_scale or 1.0)
+        norm = unscale * math.sqrt(sum(float(np.dot(g.ravel(), g.ravel())) for g in grads))
+        if math.isfinite(norm) or not work.skips_nonfinite:
+            scale = unscale * min(1.0, (work.clip_norm or math.inf) / (norm + 1e-6))
+            for g in grads:
+                g *= scale
+            step()
         zeroed(grads)
 
     return work.ready(step if work.clip_norm is None else clipped, params, grads)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.layers import ARGUMENTS, DRAWN_AXES, SEED, Layer, drawn_by_itself
-from bench.steps import feed
-from bench.work import Arrays, Contender, Inputs, Ready, Work
+from ..layers import ARGUMENTS, DRAWN_AXES, SEED, Layer, drawn_by_itself
+from ..steps import feed
+from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ()
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.layers import EPS, Layer
-from bench.peers.numpy_layers import Array, Call, Formulas, Values, make
-from bench.work import Contender, Work
+from ..layers import EPS, Layer
+from ..work import Contender, Work
+from .numpy_layers import Array, Call, Formulas, Values, make
 
 REQUIRES = ()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.steps import Step
-from bench.work import Contender, Inputs, Ready, Work
+from ..steps import Step
+from ..work import Contender, Inputs, Ready, Work
 
 REQUIRES = ()
 

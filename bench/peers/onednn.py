@@ -20,8 +20,8 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 
-from bench.layers import Layer
-from bench.work import Arrays, Contender, Inputs, Ready, Work
+from ..layers import Layer
+from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ()
 

@@ -15,9 +15,9 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 
-from bench.layers import EPS, Layer, drawn_by_itself
-from bench.peers.torch_optim import tensors_of
-from bench.work import Arrays, Contender, Inputs, Ready, Work
+from ..layers import EPS, Layer, drawn_by_itself
+from ..work import Arrays, Contender, Inputs, Ready, Work
+from .torch_optim import tensors_of
 
 REQUIRES = ("torch",)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import gradstep as gs
 
-from bench.steps import Step
-from bench.work import Arrays, Contender, Inputs, Ready, Work
+from ..steps import Step
+from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ("torch",)
 
@@ -46,7 +46,7 @@ def make(keywords: dict[str, bool], work: Step, inputs: Inputs) -> Ready:
     torch: Any = import_module("torch")
     torch.set_num_threads(gs.get_num_threads())
     grads = inputs.once("torch", partial(tensors_of, torch))
-    params = [torch.nn.Parameter(p) for p in tensors_of(torch, inputs.arrays)]
+    params = [torch.nn.Parameter(p) for p in tensors_of(torch, work.parameters(inputs))]
     for p, g in zip(params, grads, strict=True):
         p.grad = g
     optimizer = getattr(torch.optim, work.optimizer)(params, **work.keywords, **keywords)
@@ -56,11 +56,21 @@ def make(keywords: dict[str, bool], work: Step, inputs: Inputs) -> Ready:
 
 
 def _pipeline(torch: Any, work: Step, params: list[Any], optimizer: Any) -> Callable[[], None]:
+    """What torch.amp.GradScaler calls, without its Python, around clip_grad_norm_."""
     clip = partial(torch.nn.utils.clip_grad_norm_, params, work.clip_norm)
+    grads = [p.grad for p in params]
+    found, inverse = torch.zeros(1), torch.full((1,), 1 / (work.loss_scale or 1.0))
+
+    def finite() -> bool:
+        """Unscales as well."""
+        found.zero_()
+        torch._amp_foreach_non_finite_check_and_unscale_(grads, found, inverse)
+        return not found.item()
 
     def run() -> None:
-        clip()
-        optimizer.step()
+        if not work.skips_nonfinite or finite():
+            clip()
+            optimizer.step()
         optimizer.zero_grad(set_to_none=False)
 
     return run

@@ -1,0 +1,71 @@
+"""Instructions of a call, counted by valgrind: unlike times, they are the same on a busy machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import gradstep as gs
+
+from .counted_calls import MARK, ONCE, calls
+
+__all__ = ["Counts", "count_instructions"]
+
+PROGRAM = Path(__file__).with_name("counted_calls.py")
+# valgrind knows no AVX-512 and runs threads in turn, so that one that waits would be counted.
+SETTINGS = {"GRADSTEP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+LEVEL = "avx2"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """by_call: instructions of one call by its name. how: the settings, or why nothing was counted."""
+
+    by_call: Mapping[str, float]
+    how: str
+
+
+def count_instructions() -> Counts:
+    """Runs the calls under callgrind, some ten seconds."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        return Counts({}, "not counted: valgrind is not installed")
+    level = LEVEL if LEVEL in gs.build_info()["simd_levels"] else "baseline"
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "counts"
+        ran = _run(valgrind, file, level)
+        if ran.returncode != 0:
+            said = ran.stderr.strip().splitlines() or ["nothing"]
+            return Counts({}, f"not counted: valgrind ended with {ran.returncode}: {said[-1]}")
+        totals = [_total(part) for part in sorted(file.parent.glob("counts.*"), key=_number)]
+    names = list(calls())
+    if len(totals) != 3 * len(names):
+        return Counts({}, f"not counted: {len(totals)} marks, expected {3 * len(names)}")
+    # Each call left three totals: what came before, N calls, 2N calls.
+    found = {n: (totals[3 * i + 2] - totals[3 * i + 1]) / ONCE for i, n in enumerate(names)}
+    version = subprocess.run([valgrind, "--version"], capture_output=True, text=True).stdout.strip()
+    return Counts(found, f"{version} callgrind, SIMD {level}, 1 thread, Python included")
+
+
+def _run(valgrind: str, file: Path, level: str) -> subprocess.CompletedProcess[str]:
+    search = os.pathsep.join(path for path in sys.path if path)
+    settings = {**os.environ, **SETTINGS, "GRADSTEP_SIMD": level, "PYTHONPATH": search}
+    options = ["--tool=callgrind", f"--dump-before={MARK}", f"--callgrind-out-file={file}"]
+    command = [valgrind, *options, sys.executable, "-P", str(PROGRAM)]
+    return subprocess.run(command, env=settings, capture_output=True, text=True)
+
+
+def _number(part: Path) -> int:
+    return int(part.suffix[1:])
+
+
+def _total(part: Path) -> int:
+    found = re.search(r"^totals: (\d+)", part.read_text(), re.MULTILINE)
+    return int(found[1]) if found else 0
