@@ -9,6 +9,7 @@ from typing import Any
 import gradstep as gs
 
 from . import layer_suites, shapes
+from . import training as torch_training
 from .steps import Step, single
 from .work import Work
 
@@ -96,6 +97,11 @@ def activations(choice: Choice) -> list[Work]:
     return [*layer_suites.activations(choice.sizes, choice.quick)]
 
 
+def training(choice: Choice) -> list[Work]:
+    """Training steps, optimizers and modules of PyTorch's users."""
+    return [*torch_training.rows(choice.optimizers, choice.quick)]
+
+
 def _models(choice: Choice) -> list[str]:
     """All, or all but the largest."""
     names = sorted(shapes.MODELS, key=lambda name: shapes.count(shapes.MODELS[name]))
@@ -110,4 +116,5 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "dropout": dropout,
     "norms": norms,
     "activations": activations,
+    "training": training,
 }

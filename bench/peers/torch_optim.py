@@ -41,15 +41,15 @@ def contenders(work: Work) -> list[Contender]:
     ]
 
 
-def make(keywords: dict[str, bool], work: Step, inputs: Inputs) -> Ready:
-    """All variants read the same gradients."""
+def make(keywords: dict[str, bool], work: Step, inputs: Inputs, library: Any = None) -> Ready:
+    """All variants read the same gradients. library: where the class is, unless torch.optim."""
     torch: Any = import_module("torch")
     torch.set_num_threads(gs.get_num_threads())
     grads = inputs.once("torch", partial(tensors_of, torch))
     params = [torch.nn.Parameter(p) for p in tensors_of(torch, work.parameters(inputs))]
     for p, g in zip(params, grads, strict=True):
         p.grad = g
-    optimizer = getattr(torch.optim, work.optimizer)(params, **work.keywords, **keywords)
+    optimizer = getattr(library or torch.optim, work.optimizer)(params, **work.keywords, **keywords)
     run = optimizer.step if work.clip_norm is None else _pipeline(torch, work, params, optimizer)
     views = [p.detach().numpy() for p in params]
     return work.ready(run, views, [g.numpy() for g in grads])
