@@ -273,7 +273,8 @@ class Optimizer:
         self._states = kept
         return plan
 
-    def _scalars(self, group: Mapping[str, Any], t: int) -> dict[str, float]:
+    @classmethod
+    def _scalars(cls, group: Mapping[str, Any], t: int) -> dict[str, float]:
         """All numbers of a group at step t, under the names that formulas ask for."""
         h: dict[str, float] = {}
         for key, value in group.items():
@@ -284,7 +285,7 @@ class Optimizer:
             elif key != "params":
                 h[key] = at_step(key, value, t)
         decay = h.pop("weight_decay", 0.0)
-        h["l2"], h["decay"] = (0.0, decay) if self.decoupled(group) else (decay, 0.0)
+        h["l2"], h["decay"] = (0.0, decay) if cls.decoupled(group) else (decay, 0.0)
         return h
 
     def _refresh(self, t: int) -> None:

@@ -1,4 +1,14 @@
-"""gradstep for PyTorch: modules on the CPU that compute with gradstep's kernels."""
+"""PyTorch on the CPU with gradstep's kernels: optimizers and modules on the tensors' own memory.
+
+Needs PyTorch: `pip install gradstep[torch]`. Importing this package imports torch; nothing else in
+gradstep does.
+
+>>> import torch, gradstep.torch
+>>> model = torch.nn.Linear(4, 2)
+>>> opt = gradstep.torch.AdamW(model.parameters(), lr=1e-3, clip_norm=1.0)
+>>> model(torch.ones(3, 4)).sum().backward()
+>>> opt.step()
+"""
 
 from gradstep.torch import functional
 from gradstep.torch.accelerate import Swapped, accelerate, restore
@@ -18,8 +28,32 @@ from gradstep.torch.modules import (
     LayerNorm,
     RMSNorm,
 )
+from gradstep.torch.optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lion,
+    NAdam,
+    RAdam,
+    RMSprop,
+)
+
+OPTIMIZERS = {
+    cls.__name__: cls
+    for cls in (SGD, Adagrad, RMSprop, Adadelta, Adam, AdamW, NAdam, Adamax, RAdam, Lion)
+}
 
 __all__ = [
+    "OPTIMIZERS",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
     "AlphaDropout",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -33,7 +67,11 @@ __all__ = [
     "InstanceNorm2d",
     "InstanceNorm3d",
     "LayerNorm",
+    "Lion",
+    "NAdam",
+    "RAdam",
     "RMSNorm",
+    "RMSprop",
     "Swapped",
     "accelerate",
     "functional",
