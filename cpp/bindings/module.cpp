@@ -7,6 +7,7 @@
 #include "../thread_pool.hpp"
 #include "activation.hpp"
 #include "dropout.hpp"
+#include "exchange.hpp"
 #include "gil.hpp"
 #include "norm.hpp"
 #include "plan.hpp"
@@ -123,6 +124,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("global_norm", global_norm, py::arg("arrays"), py::arg("names"), py::arg("argument"));
   m.def("summarize", summarize, py::arg("arrays"), py::arg("names"), py::arg("argument"));
   define_plan(m);
+  define_exchange(m);
   define_dropout(m);
   define_norm(m);
   define_activation(m);

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "../dispatch.hpp"
+#include "exchange.hpp"
 #include "gil.hpp"
 
 namespace py = pybind11;
@@ -27,8 +28,9 @@ Plan::Plan(const py::sequence& groups, const py::sequence& tensors, Labels label
   for (const py::handle item : tensors) {
     const auto tensor = py::reinterpret_borrow<py::sequence>(item);
     const int group = py::cast<int>(tensor[1]);
-    Entry entry{tensor[0], tensor[2], {}, nullptr};
+    Entry entry{tensor[0], tensor[2], {}, {}, nullptr};
     const ArrayView p = check_array(entry.parameter, Access::kWrite, labels_[0], entry.name);
+    entry.type = p.type;
     written_.add(p, labels_[0], entry.name);
     if (static_cast<int>(tensor.size()) != 3 + state_counts.at(group))
       throw py::value_error(label(labels_[1], entry.name) + ": " +
@@ -73,9 +75,15 @@ py::handle Plan::imported(py::handle object, py::handle name) {
 Plan::Gradient Plan::check_gradient(int64_t tensor, py::handle object) {
   if (object.is_none()) return {nullptr, false};
   Entry& entry = entries_[tensor];
-  object = imported(object, entry.name);
-  const ArrayView view =
-      check_like(object, entry.parameter, Access::kRead, labels_[2], labels_[0], entry.name);
+  ArrayView view{nullptr, entry.type, 0};
+  DLTensor read;
+  if (!py::isinstance<py::array>(object) && read_tensor(object.ptr(), &read) &&
+      is_like(read, entry.parameter, entry.type)) {
+    view = {read.address(), entry.type, py::reinterpret_borrow<py::array>(entry.parameter).size()};
+  } else {
+    object = imported(object, entry.name);
+    view = check_like(object, entry.parameter, Access::kRead, labels_[2], labels_[0], entry.name);
+  }
   if (view.data != entry.verified) {
     const auto parameter = py::reinterpret_borrow<py::array>(entry.parameter);
     written_.check_read(view, parameter.data(), labels_[2], entry.name);

@@ -34,6 +34,7 @@ class Plan {
   struct Entry {
     pybind11::object name, parameter;
     std::vector<pybind11::object> states;
+    DType type;
     const void* verified;  // a gradient address known not to overlap what is written
   };
   struct Gradient {

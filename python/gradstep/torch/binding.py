@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,7 @@ NO_STATE: State = {}
 # States that are one number of a tensor, and their first value.
 NUMBERS = {"step": 0.0, "mu_product": 1.0}
 
-data_ptr = torch.Tensor.data_ptr
-to_numpy = torch.Tensor.numpy
+is_neg = torch.Tensor.is_neg
 
 
 @dataclass(frozen=True)
@@ -118,29 +117,19 @@ class Binding:
             own.update(zip(self.names[i], self.arrays[i], strict=True))
             if own:
                 state.setdefault(member.parameter, {}).update(own)
-        self.kept = list(self._state_now(state))  # held, so that no id is used again
-        self.state_ids = list(map(id, self.kept))
-        self.param_ids = list(map(id, self.params))
-        # A number's memory is one with that of all others.
-        arrays = chain.from_iterable(self.arrays)
-        self.watched = [*self.parameters, *arrays, *self.numbers.values()]
-        self.pointers = list(map(data_ptr, self.watched))
+        numbers = self.numbers.values()  # one tensor each, of which those in the state are parts
+        moving = [*self.parameters, *chain.from_iterable(self.arrays), *numbers]
+        self.watch = _core.TensorWatch(self.params, state, moving)
         self.remember_counts()
 
     def remember_counts(self) -> None:
         if self.counts is not None:
             self.count_bytes = self.counts.tobytes()
 
-    def _state_now(self, state: Mapping[Any, State]) -> Iterable[Any]:
-        owned = map(state.get, self.parameters, repeat(NO_STATE))
-        return chain.from_iterable(map(dict.values, owned))
-
-    def fits(self, state: Mapping[Any, State], params: list[Any], grads: list[Any]) -> bool:
+    def fits(self, state: dict[Any, State], params: list[Any], grads: list[Any]) -> bool:
         """Whether all tensors, and all memory, are those that the plan was made for."""
         return (
-            list(map(id, params)) == self.param_ids
-            and list(map(data_ptr, self.watched)) == self.pointers
-            and list(map(id, self._state_now(state))) == self.state_ids
+            self.watch.holds(params, state)
             and (self.counts is None or self.counts.tobytes() == self.count_bytes)
             and (self.everyone or all(grads[i] is None for i in self.outside))
         )
@@ -149,13 +138,11 @@ class Binding:
         """The gradients of the members."""
         return grads if self.everyone else [grads[i] for i in self.positions]
 
-    def gradients(self, grads: list[Any], optimizer: str) -> list[Array | None]:
-        """The memory of the members' gradients."""
-        if not self.flat:
-            try:
-                return [None if g is None else to_numpy(g) for g in grads]
-            except (TypeError, RuntimeError):
-                pass  # a gradient that is part of a graph, or one that cannot be taken
+    def gradients(self, grads: list[Any], optimizer: str, writable: bool) -> list[Any]:
+        """The members' gradients as the plan takes them: tensors, or else NumPy's views of them."""
+        given = [g for g in grads if g is not None]
+        if not self.flat and not writable and True not in map(is_neg, given):
+            return grads
         self.check_gradients(grads, optimizer)
         return [None if g is None else array_of(g) for g in grads]
 

@@ -1,0 +1,110 @@
+#include "exchange.hpp"
+
+#include <pybind11/numpy.h>
+
+#include <algorithm>
+
+namespace py = pybind11;
+
+namespace gradstep {
+
+namespace {
+
+// Layout of DLPackExchangeAPI, version 1.
+struct ExchangeInterface {
+  uint32_t major, minor;
+  const void *previous, *allocate, *owning_from, *owning_to;
+  int (*read)(void* object, DLTensor* tensor);
+  const void* stream;
+};
+
+const ExchangeInterface* interface_of(PyTypeObject* type) {
+  // One library at a time gives gradients: the last answer is nearly always the next.
+  static PyTypeObject* last = nullptr;
+  static const ExchangeInterface* found = nullptr;
+  if (type == last) return found;
+  const ExchangeInterface* api = nullptr;
+  PyObject* capsule =
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__");
+  if (capsule && PyCapsule_IsValid(capsule, "dlpack_exchange_api"))
+    api =
+        static_cast<const ExchangeInterface*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+  PyErr_Clear();
+  Py_XDECREF(capsule);
+  if (api && api->major != 1) api = nullptr;
+  Py_INCREF(type);  // a type that dies could leave its address to another
+  Py_XDECREF(reinterpret_cast<PyObject*>(last));
+  last = type;
+  return found = api;
+}
+
+void* address_of(py::handle object) {
+  DLTensor tensor;
+  return read_tensor(object.ptr(), &tensor) ? tensor.address() : nullptr;
+}
+
+}  // namespace
+
+bool read_tensor(PyObject* object, DLTensor* tensor) {
+  const ExchangeInterface* api = interface_of(Py_TYPE(object));
+  if (!api) return false;
+  if (api->read(object, tensor) == 0) return true;
+  PyErr_Clear();
+  return false;
+}
+
+bool is_like(const DLTensor& tensor, py::handle model, DType type) {
+  const auto array = py::reinterpret_borrow<py::array>(model);
+  const int bits = type == kFloat32 ? 32 : 64;
+  if (tensor.device_type != 1 || tensor.code != 2 || tensor.bits != bits || tensor.lanes != 1 ||
+      tensor.ndim != array.ndim() ||
+      reinterpret_cast<uintptr_t>(tensor.address()) % (bits / 8) != 0)
+    return false;
+  int64_t filled = 1;
+  for (int d = tensor.ndim - 1; d >= 0; --d) {
+    const int64_t size = tensor.shape[d];
+    if (size != array.shape(d)) return false;
+    if (tensor.strides && size > 1 && array.size() > 0 && tensor.strides[d] != filled) return false;
+    filled *= size;
+  }
+  return (array.flags() & py::array::c_style) != 0;
+}
+
+TensorWatch::TensorWatch(const py::list& listed, const py::dict& state, const py::list& moving)
+    : listed_(py::reinterpret_steal<py::list>(PyList_GetSlice(listed.ptr(), 0, listed.size()))),
+      moving_(py::reinterpret_steal<py::list>(PyList_GetSlice(moving.ptr(), 0, moving.size()))) {
+  for (const auto& [key, own] : state) {
+    inner_.push_back(py::reinterpret_borrow<py::object>(own));
+    if (!py::isinstance<py::dict>(own)) continue;
+    for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(own))
+      values_.push_back(py::reinterpret_borrow<py::object>(value));
+  }
+  for (const py::handle tensor : moving_) addresses_.push_back(address_of(tensor));
+}
+
+bool TensorWatch::holds(const py::list& listed, const py::dict& state) const {
+  if (listed.size() != listed_.size() || state.size() != inner_.size()) return false;
+  for (size_t i = 0; i < listed_.size(); ++i)
+    if (PyList_GET_ITEM(listed.ptr(), i) != PyList_GET_ITEM(listed_.ptr(), i)) return false;
+  PyObject *key, *own, *name, *value;
+  size_t inner = 0, count = 0;
+  for (Py_ssize_t at = 0; PyDict_Next(state.ptr(), &at, &key, &own);) {
+    if (own != inner_[inner++].ptr()) return false;
+    if (!PyDict_Check(own)) continue;
+    for (Py_ssize_t place = 0; PyDict_Next(own, &place, &name, &value);)
+      if (count == values_.size() || value != values_[count++].ptr()) return false;
+  }
+  if (count != values_.size()) return false;
+  for (size_t i = 0; i < addresses_.size(); ++i)
+    if (address_of(PyList_GET_ITEM(moving_.ptr(), i)) != addresses_[i]) return false;
+  return true;
+}
+
+void define_exchange(py::module_& m) {
+  py::class_<TensorWatch>(m, "TensorWatch")
+      .def(py::init<py::list, py::dict, py::list>(), py::arg("listed"), py::arg("state"),
+           py::arg("moving"))
+      .def("holds", &TensorWatch::holds, py::arg("listed"), py::arg("state"));
+}
+
+}  // namespace gradstep

@@ -1,0 +1,50 @@
+// Tensors of another library read without a Python call: DLPack's C exchange interface.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "../kernels.hpp"
+
+namespace gradstep {
+
+// Layout of DLTensor in DLPack 1 (dlpack.h). Strides are in elements.
+struct DLTensor {
+  void* data;
+  int32_t device_type, device_id;  // device_type 1: the CPU
+  int32_t ndim;
+  uint8_t code, bits;  // code 2: floating point
+  uint16_t lanes;
+  int64_t *shape, *strides;
+  uint64_t byte_offset;
+
+  void* address() const { return static_cast<char*>(data) + byte_offset; }
+};
+
+// Fills `tensor`, valid as long as the object is and nobody changes it. False where the object's
+// type has no such interface or refuses; no Python error is left behind.
+bool read_tensor(PyObject* object, DLTensor* tensor);
+
+// Whether a tensor is what NumPy's array `model`, C-contiguous, is: type, shape, order, CPU memory.
+bool is_like(const DLTensor& tensor, pybind11::handle model, DType type);
+
+// Remembers tensors, and dicts that hold them, to tell whether they are still the same objects at
+// the same addresses.
+class TensorWatch {
+ public:
+  // listed: objects in order. state: a dict of dicts whose values are remembered too, in order.
+  // moving: tensors among them whose memory must stay where it is.
+  TensorWatch(const pybind11::list& listed, const pybind11::dict& state,
+              const pybind11::list& moving);
+  bool holds(const pybind11::list& listed, const pybind11::dict& state) const;
+
+ private:
+  pybind11::list listed_, moving_;
+  std::vector<pybind11::object> inner_, values_;  // held, so that no address is used again
+  std::vector<void*> addresses_;
+};
+
+void define_exchange(pybind11::module_& m);
+
+}  // namespace gradstep
