@@ -9,6 +9,7 @@ from typing import Any
 import gradstep as gs
 
 from . import fits, layer_suites, shapes
+from . import training as torch_training
 from .scaling import Threaded
 from .steps import Step, single
 from .work import Work
@@ -113,8 +114,8 @@ def threads(choice: Choice) -> list[Work]:
 
 
 def training(choice: Choice) -> list[Work]:
-    """Whole fits."""
-    return [*fits.sklearn_fits(choice.quick)]
+    """Training steps, optimizers and modules of PyTorch's users; whole fits of scikit-learn's."""
+    return [*torch_training.rows(choice.optimizers, choice.quick), *fits.sklearn_fits(choice.quick)]
 
 
 def _models(choice: Choice) -> list[str]:

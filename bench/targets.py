@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Protocol
 
 from .measure import Timing, ratio
-from .runner import LAYER, LIMIT, Result
+from .runner import BASE, LAYER, LIMIT, Result
 from .scaling import ONE
 
 __all__ = ["CALLS", "TARGETS", "Verdict", "verdicts"]
@@ -58,6 +59,28 @@ class AtMost:
 
     def reached(self, result: Result, timing: Timing) -> Reached | None:
         return Reached(f"{timing.median * 1e6:.4g} µs", timing.median / self.seconds - 1)
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Seconds more than gradstep's own `step(grads)` takes."""
+
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        return f"≤ {self.seconds * 1e6:g} µs more"
+
+    def basis(self, result: Result) -> str:
+        return BASE
+
+    def reached(self, result: Result, timing: Timing) -> Reached | None:
+        base = result.timing(BASE)
+        if base is None or base is timing:
+            return None
+        pairs = zip(timing.seconds, base.seconds, strict=True)
+        more = median(seconds - least for seconds, least in pairs)
+        return Reached(f"{more * 1e6:.3g} µs", more / self.seconds - 1)
 
 
 @dataclass(frozen=True)
@@ -167,6 +190,18 @@ TARGETS: dict[str, tuple[Goal, ...]] = {
     "batch_norm, 32×256×14×14, by threads": (Scales(1.8),),
     "scikit-learn MLP 784-512-256-10, 5 000 rows, 5 epochs": (TimesFaster(1.8),),
     "batch_norm, 128×512": (AtMost(23e-6), TimesFaster(1, _onednn(0.023, 0.061))),
+    "training MLP 784-1024-1024-10, batch 128, dropout 0.5": (TimesFaster(1.3),),
+    "training Transformer 4×256, batch 8×128, dropout 0.1": (TimesFaster(1.2),),
+    "training residual CNN 16-32-64, batch 64×32×32": (TimesFaster(1.1),),
+    "AdamW, MLP 784-256-128-10 through torch": (
+        Overhead(15e-6),
+        TimesFaster(1.6, ("prime-rl", 0.088, 0.15)),
+    ),
+    "AdamW, ResNet-50 through torch": (TimesFaster(1.15),),
+    "AdamW, GPT-2 small through torch": (TimesFaster(1.10, ("prime-rl", 74, 76)),),
+    "dropout, 1 048 576 through torch": (TimesFaster(20),),
+    "batch_norm, 64×64×56×56 through torch": (TimesFaster(4),),
+    "batch_norm_backward, 64×64×56×56 through torch": (TimesFaster(3),),
 }
 
 

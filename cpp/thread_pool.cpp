@@ -109,6 +109,7 @@ const int ThreadPool::fork_handler_ = pthread_atfork(nullptr, nullptr, reset_in_
 
 void ThreadPool::reset_in_forked_child() noexcept {
   pool_.started_ = 0;
+  pool_.borrowed_ = nullptr;
   pool_.busy_ = false;
 }
 
@@ -123,21 +124,39 @@ int ThreadPool::threads() const noexcept {
 
 void ThreadPool::set_threads(int n) noexcept { threads_ = std::clamp(n, 1, kMaxThreads); }
 
+void ThreadPool::borrow(const OpenMP& runtime) noexcept {
+  if (!runtime) {
+    borrowed_ = nullptr;
+    return;
+  }
+  static const OpenMP kept = runtime;  // the first one: a run may read it at any time
+  borrowed_ = &kept;
+}
+
+bool ThreadPool::borrows() const noexcept { return borrowed_ != nullptr; }
+
 void ThreadPool::run(int64_t tasks, TaskRange body) noexcept {
   if (tasks <= 0) return;
-  const auto wanted = static_cast<int>(std::min<int64_t>(threads(), tasks));
+  const OpenMP* openmp = borrowed_.load(std::memory_order_acquire);
+  const int team = openmp ? openmp->max_threads() : kMaxThreads;
+  const auto wanted = static_cast<int>(std::min<int64_t>({threads(), team, tasks}));
   if (wanted == 1 || busy_.load(std::memory_order_relaxed) ||
       busy_.exchange(true, std::memory_order_acquire)) {
     return body(0, tasks);
   }
-  start_workers(wanted - 1);
+  if (!openmp) start_workers(wanted - 1);
   active_ = wanted;
   float_control_ = float_control();
   body_ = body;
   share_out(tasks);
-  invite();
-  drain(0);
-  join();
+  if (openmp) {
+    // The whole team, although some of it may find nothing to do: another size is a new team.
+    openmp->parallel(team_main, nullptr, static_cast<unsigned>(team), 0);
+  } else {
+    invite();
+    drain(0);
+    join();
+  }
   busy_.store(false, std::memory_order_release);
 }
 
@@ -211,6 +230,16 @@ void ThreadPool::drain(int self) noexcept {
       begin = owner.next.load(std::memory_order_relaxed);
     }
   }
+}
+
+// Inside a parallel region of the other library a team is the caller alone, who takes all shares.
+void ThreadPool::team_main(void*) noexcept {
+  const int self = pool_.borrowed_.load(std::memory_order_relaxed)->thread_num();
+  if (self >= pool_.active_) return;
+  const uint64_t before = float_control();
+  set_float_control(pool_.float_control_);
+  pool_.drain(self);
+  set_float_control(before);
 }
 
 void* ThreadPool::worker_main(void* index) {

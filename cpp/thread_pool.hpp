@@ -40,6 +40,17 @@ class FunctionRef<Result(Args...)> {
 // Runs the tasks [begin, end). Must not throw.
 using TaskRange = FunctionRef<void(int64_t begin, int64_t end)>;
 
+// An OpenMP runtime that another library computes on, by its own functions.
+struct OpenMP {
+  // Runs body(data) on the threads of a team, the caller among them, and waits for all (libgomp's
+  // GOMP_parallel, which libomp has too). 0 flags: as the runtime sees fit.
+  void (*parallel)(void (*body)(void*), void* data, unsigned threads, unsigned flags) = nullptr;
+  int (*thread_num)() = nullptr;   // in body: which of the team, 0 is the caller
+  int (*max_threads)() = nullptr;  // the size of the caller's next team
+
+  explicit operator bool() const { return parallel && thread_num && max_threads; }
+};
+
 // One pool for the process. It has no destructor: its workers are detached and only touch its
 // static storage, so they may sleep or spin through exit(). After fork() the child has the same
 // thread setting and no workers. Forking from inside a body and dlclose() are not supported.
@@ -56,6 +67,14 @@ class ThreadPool {
 
   // Clamps n to [1, kMaxThreads]. Takes effect at the next run and waits for none.
   void set_threads(int n) noexcept;
+
+  // Computes on the team of this runtime from now on instead of on workers of its own; on workers
+  // again if it is empty. The first runtime that was given stays. Idle threads of OpenMP spin for
+  // milliseconds after their work, on the cores that workers need: beside a library that computes
+  // on OpenMP all the time, workers come too late for short runs. Sharing out is as before, among
+  // at most as many threads as the team has. A forked child has workers again: no team lives there.
+  void borrow(const OpenMP& runtime) noexcept;
+  bool borrows() const noexcept;
 
   // Calls `body` on disjoint ranges that cover [0, tasks), on at most min(threads(), tasks)
   // threads, the caller among them; returns when all are done. A thread works through a contiguous
@@ -87,6 +106,8 @@ class ThreadPool {
   static const int fork_handler_;
   static ThreadPool pool_;
 
+  static void team_main(void*) noexcept;
+
   [[noreturn]] void work(int self) noexcept;
   void drain(int self) noexcept;
   void start_workers(int wanted) noexcept;
@@ -95,6 +116,7 @@ class ThreadPool {
   void join() noexcept;
 
   mutable std::atomic<int> threads_{0};  // 0: not asked for yet
+  std::atomic<const OpenMP*> borrowed_{nullptr};
   alignas(128) std::atomic<bool> busy_{false};
   // Everything below belongs to the caller that holds busy_; the members of its run read it.
   int started_ = 0;  // workers that exist: members [1, started_]

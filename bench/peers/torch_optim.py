@@ -41,9 +41,10 @@ def contenders(work: Work) -> list[Contender]:
     ]
 
 
-def make(keywords: dict[str, bool], work: Step, inputs: Inputs) -> Ready:
+def make(keywords: dict[str, bool], work: Step, inputs: Inputs, library: Any = None) -> Ready:
+    """library: where the class is, unless torch.optim."""
     torch: Any = import_module("torch")
-    cls = getattr(torch.optim, work.optimizer)
+    cls = getattr(library or torch.optim, work.optimizer)
     return stepping(torch, partial(cls, **work.keywords, **keywords), work, inputs)
 
 

@@ -104,6 +104,13 @@ int64_t tune(const std::string& name, int64_t value) {
   return tuning.task.exchange(value);
 }
 
+// Addresses of three functions, as ctypes gives them.
+void borrow_threads(uintptr_t parallel, uintptr_t thread_num, uintptr_t max_threads) {
+  ThreadPool::instance().borrow({reinterpret_cast<decltype(OpenMP::parallel)>(parallel),
+                                 reinterpret_cast<decltype(OpenMP::thread_num)>(thread_num),
+                                 reinterpret_cast<decltype(OpenMP::max_threads)>(max_threads)});
+}
+
 void read_environment() {
   if (const char* level = std::getenv("GRADSTEP_SIMD"); level && *level)
     use_simd(level, "GRADSTEP_SIMD");
@@ -132,6 +139,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("get_num_threads", [] { return ThreadPool::instance().threads(); });
   m.def("set_num_threads", set_num_threads, py::arg("n"));
   m.def("tune", tune, py::arg("name"), py::arg("value"));
+  m.def("borrow_threads", borrow_threads, py::arg("parallel"), py::arg("thread_num"),
+        py::arg("max_threads"));
+  m.def("threads_borrowed", [] { return ThreadPool::instance().borrows(); });
   m.def("optimizer_kernels", [] { return kernels(true); });
   m.def("assignment_kernels", [] { return kernels(false); });
   m.def("global_norm", global_norm, py::arg("arrays"), py::arg("names"), py::arg("argument"));

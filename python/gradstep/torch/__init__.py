@@ -1,7 +1,7 @@
-"""PyTorch on the CPU with gradstep's kernels: optimizers on the parameters' own memory.
+"""PyTorch on the CPU with gradstep's kernels: optimizers and modules on the tensors' own memory.
 
 Needs PyTorch: `pip install gradstep[torch]`. Importing this package imports torch; nothing else in
-gradstep does.
+gradstep does. From then on gradstep's kernels compute on the threads of torch's OpenMP.
 
 >>> import torch, gradstep.torch
 >>> model = torch.nn.Linear(4, 2)
@@ -10,7 +10,24 @@ gradstep does.
 >>> opt.step()
 """
 
-# Optimizers
+from gradstep.torch import functional
+from gradstep.torch.accelerate import Swapped, accelerate, restore
+from gradstep.torch.modules import (
+    AlphaDropout,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    GroupNorm,
+    InstanceNorm1d,
+    InstanceNorm2d,
+    InstanceNorm3d,
+    LayerNorm,
+    RMSNorm,
+)
 from gradstep.torch.optimizers import (
     SGD,
     Adadelta,
@@ -23,6 +40,9 @@ from gradstep.torch.optimizers import (
     RAdam,
     RMSprop,
 )
+from gradstep.torch.threads import borrow_threads
+
+borrow_threads()
 
 OPTIMIZERS = {
     cls.__name__: cls
@@ -37,8 +57,26 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "AlphaDropout",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
     "Lion",
     "NAdam",
     "RAdam",
+    "RMSNorm",
     "RMSprop",
+    "Swapped",
+    "accelerate",
+    "functional",
+    "restore",
 ]
