@@ -84,8 +84,9 @@ def memory_order(x: torch.Tensor) -> Order:
 
 
 def channels_last_order(x: torch.Tensor) -> Order:
-    """The order (N, ..., C) if x of shape (N, C, ...) is contiguous in it and not as it is."""
-    if x.dim() < 3 or x.is_contiguous():
+    """The order (N, ..., C) if x is in torch's memory format channels_last or channels_last_3d."""
+    # Of three dimensions torch knows no such format and makes the result contiguous.
+    if x.dim() not in (4, 5) or x.is_contiguous():
         return None
     order = (0, *range(2, x.dim()), 1)
     return order if x.permute(order).is_contiguous() else None
