@@ -2,6 +2,7 @@
 
 from gradstep.torch import functional
 from gradstep.torch.accelerate import Swapped, accelerate, restore
+from gradstep.torch.memory import keep_memory
 from gradstep.torch.modules import (
     AlphaDropout,
     BatchNorm1d,
@@ -37,5 +38,6 @@ __all__ = [
     "Swapped",
     "accelerate",
     "functional",
+    "keep_memory",
     "restore",
 ]
