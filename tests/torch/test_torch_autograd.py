@@ -112,3 +112,13 @@ def test_only_the_gradients_asked_for(name: str) -> None:
     x = torch.randn(shape, requires_grad=True)
     frozen(x).sum().backward()
     assert x.grad is not None and all(each.grad is None for each in frozen.parameters())
+
+
+# torch compiles decompositions with its deprecated scripting compiler.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_forward_mode_goes_to_torch() -> None:
+    x = torch.randn(3, 4)
+    with torch.autograd.forward_ad.dual_level():
+        y = gt.LayerNorm(4)(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+        tangent = torch.autograd.forward_ad.unpack_dual(y).tangent
+    torch.testing.assert_close(tangent, torch.zeros_like(x), atol=1e-5, rtol=0)
