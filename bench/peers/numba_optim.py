@@ -2,8 +2,8 @@
 
 "parallel" is numba at its best: prange, fastmath, NumPy's division, and one thread for tensors that
 are too small to share. "default" is a plain @njit: one thread, and no vectors where it has to look
-for a division by zero. They have a process of their own: after numba's OpenMP has started, operators of
-torch that go through MKL take a hundred times as long.
+for a division by zero. They have a process of their own: once numba's OpenMP has started, those
+operators of torch that go through MKL take a hundred times as long.
 """
 
 from __future__ import annotations
