@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import gradstep.torch as gt  # noqa: E402
-from gradstep.torch import memory  # noqa: E402
+from gradstep.torch import kept_memory as memory  # noqa: E402
 
 N = memory.LARGE // 4
 

@@ -23,7 +23,7 @@ _DTYPES = (torch.float32, torch.float64)
 
 def _watched() -> bool:
     """Whether a tracer, a transform or a dispatch mode wants to see torch's own operators."""
-    return (
+    return bool(
         torch._C._is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
