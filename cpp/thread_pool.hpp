@@ -47,8 +47,6 @@ struct OpenMP {
   void (*parallel)(void (*body)(void*), void* data, unsigned threads, unsigned flags) = nullptr;
   int (*thread_num)() = nullptr;   // in body: which of the team, 0 is the caller
   int (*max_threads)() = nullptr;  // the size of the caller's next team
-
-  explicit operator bool() const { return parallel && thread_num && max_threads; }
 };
 
 // One pool for the process. It has no destructor: its workers are detached and only touch its
@@ -69,11 +67,11 @@ class ThreadPool {
   void set_threads(int n) noexcept;
 
   // Computes on the team of this runtime from now on instead of on workers of its own; on workers
-  // again if it is empty. The first runtime that was given stays. Idle threads of OpenMP spin for
+  // again if it is nullptr. It must stay as it is for good. Idle threads of OpenMP spin for
   // milliseconds after their work, on the cores that workers need: beside a library that computes
   // on OpenMP all the time, workers come too late for short runs. Sharing out is as before, among
   // at most as many threads as the team has. A forked child has workers again: no team lives there.
-  void borrow(const OpenMP& runtime) noexcept;
+  void borrow(const OpenMP* runtime) noexcept;
   bool borrows() const noexcept;
 
   // Calls `body` on disjoint ranges that cover [0, tasks), on at most min(threads(), tasks)
@@ -106,7 +104,7 @@ class ThreadPool {
   static const int fork_handler_;
   static ThreadPool pool_;
 
-  static void team_main(void*) noexcept;
+  static void team_main(void* runtime) noexcept;
 
   [[noreturn]] void work(int self) noexcept;
   void drain(int self) noexcept;

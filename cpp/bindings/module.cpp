@@ -92,11 +92,12 @@ void set_num_threads(int64_t n) {
   ThreadPool::instance().set_threads(static_cast<int>(n));
 }
 
-// Addresses of three functions, as ctypes gives them.
+// Addresses of three functions, as ctypes gives them; those of the first call stay.
 void borrow_threads(uintptr_t parallel, uintptr_t thread_num, uintptr_t max_threads) {
-  ThreadPool::instance().borrow({reinterpret_cast<decltype(OpenMP::parallel)>(parallel),
-                                 reinterpret_cast<decltype(OpenMP::thread_num)>(thread_num),
-                                 reinterpret_cast<decltype(OpenMP::max_threads)>(max_threads)});
+  static const OpenMP runtime{reinterpret_cast<decltype(OpenMP::parallel)>(parallel),
+                              reinterpret_cast<decltype(OpenMP::thread_num)>(thread_num),
+                              reinterpret_cast<decltype(OpenMP::max_threads)>(max_threads)};
+  ThreadPool::instance().borrow(&runtime);
 }
 
 void read_environment() {
@@ -128,6 +129,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("set_num_threads", set_num_threads, py::arg("n"));
   m.def("borrow_threads", borrow_threads, py::arg("parallel"), py::arg("thread_num"),
         py::arg("max_threads"));
+  m.def("return_threads", [] { ThreadPool::instance().borrow(nullptr); });
   m.def("threads_borrowed", [] { return ThreadPool::instance().borrows(); });
   m.def("optimizer_kernels", [] { return kernels(true); });
   m.def("assignment_kernels", [] { return kernels(false); });
