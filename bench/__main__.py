@@ -1,124 +1,127 @@
-"""The command: `python -m bench`."""
+"""The command: `python -m bench`, and `gradstep bench`, which is short and writes no files."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import gradstep as gs
 
-from . import machine, peers, report
+from . import compare, machine, peers, report
+from .instructions import count_instructions
 from .measure import Rules
+from .options import CALLS, parser, reproducing
+from .progress import Progress
+from .report import Picture, Report
 from .runner import Result, run, threads_of_blas
 from .suites import SUITES, Choice
-from .targets import Verdict, verdicts
+from .targets import verdicts
 
-RESULTS = Path(__file__).parent / "results"
+PATIENCE, QUICK_PATIENCE = 3.0, 0.1  # seconds of a call; a slower one is not timed
+# Other settings of theirs are faster. PyTorch's default stays: it is what most people run.
+NOT_QUICK = ("NumPy reference", "numba default", "optax default", "torch foreach", "bitsandbytes")
 
 
-def main(argv: Sequence[str] | None = None, rules: Rules | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    rules: Rules | None = None,
+    *,
+    short: bool = False,
+    program: str = "python -m bench",
+) -> int:
     """Measures and reports.
 
-    argv: the arguments, those of the process unless given. Returns 1 if a peer gave wrong results
-    or failed, else 0. Raises SystemExit for bad arguments.
+    argv: the arguments, those of the process unless given. short: whether to do little by default.
+    Returns 1 if a peer gave wrong results or failed, 2 for a file that cannot be read or written,
+    else 0. Raises SystemExit for bad arguments.
     """
-    rules = rules or Rules()
-    arguments = _parser().parse_args(argv)
-    for file in (arguments.output / "report.md", arguments.json):
+    arguments = parser(program, short).parse_args(argv)
+    if arguments.compare and len(arguments.compare) > 2:
+        parser(program, short).error("argument --compare: expected one file or two")
+    try:
+        return _run(arguments, rules)
+    except (ValueError, OSError) as error:
+        print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: argparse.Namespace, rules: Rules | None) -> int:
+    before = [compare.load(file) for file in arguments.compare or ()]
+    if len(before) == 2:
+        print(_comparison(arguments, *before), end="")
+        return 0
+    for file in (arguments.output and arguments.output / "report.md", arguments.json):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
+    patience = QUICK_PATIENCE if arguments.quick else PATIENCE
+    found = _measure(arguments, rules or Rules(patience=patience))
+    if arguments.output is not None:
+        found = replace(found, pictures=_draw(found.results, arguments.output))
+        (arguments.output / "report.md").write_text(report.markdown(found), encoding="utf-8")
+    data = report.as_json(found)
+    if arguments.json is not None:
+        text = json.dumps(data, indent=1, ensure_ascii=False)
+        arguments.json.write_text(f"{text}\n", encoding="utf-8")
+    print(report.brief(found) if arguments.short else report.markdown(found), end="")
+    for old in before:
+        print(f"\n{_comparison(arguments, old, data)}", end="")
+    return int(any(row.broken for result in found.results for row in result.rows))
+
+
+def _measure(arguments: argparse.Namespace, rules: Rules) -> Report:
     with gs.threads(arguments.threads), threads_of_blas(arguments.threads) as limited:
         chosen = peers.load(arguments.peers)
-        header = machine.describe(chosen, rules.rounds, limited)
+        header = machine.describe(chosen, rules.rounds, limited, reproducing(arguments))
+        if arguments.quick:
+            header["left out in a quick run"] = ", ".join(NOT_QUICK)
         for line in (f"{key}: {value}" for key, value in header.items()):
             print(line, file=sys.stderr)
-        results = _measure(arguments, chosen, rules)
-    judged = verdicts(results)
-    plots = _plots(results, arguments.output)
-    text = report.markdown(header, results, judged, plots)
-    (arguments.output / "report.md").write_text(text, encoding="utf-8")
-    if arguments.json is not None:
-        _write_json(arguments.json, header, results, judged)
-    print(text, end="")
-    return int(any(row.broken for result in results for row in result.rows))
+        results = _time(arguments, chosen, rules)
+        counts = count_instructions() if CALLS in arguments.suite else None
+    commands = {suite: reproducing(arguments, suite) for suite in arguments.suite}
+    return Report(header, results, verdicts(results), commands, counts)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench", description="Compare gradstep with other optimizers."
-    )
-    parser.add_argument("--suite", type=_names(SUITES), default=tuple(SUITES), metavar="NAMES")
-    parser.add_argument("--optimizers", type=_names(gs.OPTIMIZERS), metavar="NAMES")
-    parser.add_argument("--sizes", type=_sizes, metavar="N,N,...", help="of single tensors")
-    parser.add_argument(
-        "--peers",
-        type=_names(peers.all_names()),
-        metavar="NAMES",
-        help=f"beside {' and '.join(peers.ALWAYS)}, which are always measured; all unless given",
-    )
-    parser.add_argument("--threads", type=_positive, default=gs.get_num_threads(), metavar="N")
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and models")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every round, as JSON")
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER")
-    return parser
-
-
-def _names(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
-    """A parser of names separated by commas, each of which must be known."""
-    names = tuple(known)
-
-    def parse(text: str) -> tuple[str, ...]:
-        for name in text.split(","):
-            if name not in names:
-                raise argparse.ArgumentTypeError(f"{name!r}, expected some of {','.join(names)}")
-        return tuple(dict.fromkeys(text.split(",")))
-
-    return parse
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected an integer >= 1")
-    return int(text)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(map(_positive, text.split(",")))
-
-
-def _measure(
+def _time(
     arguments: argparse.Namespace, chosen: Sequence[peers.Peer], rules: Rules
 ) -> list[Result]:
     choice = Choice(arguments.optimizers, arguments.sizes, arguments.quick)
-    works = [(suite, work) for suite in arguments.suite for work in SUITES[suite](choice)]
+    works = [
+        (suite, work)
+        for suite in arguments.suite
+        if suite != CALLS
+        for work in SUITES[suite](choice)
+        if arguments.only in work.name
+    ]
+    if not works and arguments.suite != (CALLS,):
+        raise ValueError(f"--only: {arguments.only!r} is in no name of the chosen suites")
+    progress = Progress([work for _, work in works])
     results: list[Result] = []
-    for number, (suite, work) in enumerate(works, 1):
-        results.append(run(suite, work, chosen, rules))
+    for suite, work in works:
+        results.append(run(suite, work, chosen, rules, NOT_QUICK if arguments.quick else ()))
         best = [
             f"{r.name} {report.duration(r.timing.median)}" for r in results[-1].rows if r.timing
         ]
-        print(f"[{number}/{len(works)}] {work.name}: {', '.join(best)}", file=sys.stderr)
+        progress.done(f"{work.name}: {', '.join(best)}")
     return results
 
 
-def _plots(results: Sequence[Result], folder: Path) -> dict[str, str]:
+def _draw(results: Sequence[Result], folder: Path) -> list[Picture]:
     if find_spec("matplotlib") is None:
         print("no plots: matplotlib is not installed", file=sys.stderr)
-        return {}
+        return []
     from .plots import draw
 
     return draw(results, folder)
 
 
-def _write_json(
-    file: Path, header: dict[str, str], results: Sequence[Result], judged: Sequence[Verdict]
-) -> None:
-    text = json.dumps(report.as_json(header, results, judged), indent=1, ensure_ascii=False)
-    file.write_text(f"{text}\n", encoding="utf-8")
+def _comparison(arguments: argparse.Namespace, old: compare.Run, new: compare.Run) -> str:
+    return report.comparison(*compare.changes(old, new), str(arguments.compare[0]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Instructions of a call, counted by valgrind: unlike times, they are the same on a busy machine."""
+"""Instructions of a call, counted by valgrind: the same on an idle machine and on a busy one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEVEL = "avx2"
 
 @dataclass(frozen=True)
 class Counts:
-    """by_call: instructions of one call by its name. how: the settings, or why nothing was counted."""
+    """by_call: instructions of one call. how: the settings, or why nothing was counted."""
 
     by_call: Mapping[str, float]
     how: str

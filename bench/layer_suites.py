@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .layers import Layer
 
-__all__ = ["activations", "dropout", "norms"]
+__all__ = ["activations", "dropout", "norms", "threads"]
 
 SMALL, LARGE = 65_536, 1 << 24
 IMAGES = (64, 64, 56, 56)  # early in ResNet-50, batch 64
@@ -12,6 +12,7 @@ LATE_IMAGES = (32, 256, 14, 14)
 MILLION = (64, 256, 8, 8)
 FEATURES = (128, 512)
 TOKENS, FEW_TOKENS = (4096, 1024), (64, 256)
+TABLES = (256, 1024), (16_384, 1024)
 CLASSES, FEW_CLASSES = (8192, 1000), (10, 100)
 
 
@@ -80,3 +81,14 @@ def activations(sizes: tuple[int, ...] | None, quick: bool) -> list[Layer]:
         works += both("softmax", shape) + both("log_softmax", shape)
         works.append(Layer("cross_entropy", shape))
     return works + both("prelu", MILLION) + both("maxout", MILLION)
+
+
+def threads(sizes: tuple[int, ...], quick: bool) -> list[Layer]:
+    """One of each kind, on data that fit the caches and on data that do not."""
+    works = [Layer("dropout", (n,)) for n in sizes]
+    works.append(Layer("batch_norm", LATE_IMAGES))
+    if quick:
+        return works
+    works += [Layer(name, (n,)) for name in ("relu", "silu") for n in sizes]
+    works += [Layer("batch_norm_backward", LATE_IMAGES), *both("batch_norm", IMAGES)]
+    return works + [Layer(name, shape) for name in ("layer_norm", "softmax") for shape in TABLES]

@@ -15,11 +15,14 @@ from .peers import Peer
 
 __all__ = ["describe"]
 
+SETTINGS = ("GRADSTEP_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "NUMBA_", "XLA_", "JAX_")
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
-def describe(peers: Iterable[Peer], rounds: int, blas_limited: bool) -> dict[str, str]:
+def describe(
+    peers: Iterable[Peer], rounds: int, blas_limited: bool, command: str
+) -> dict[str, str]:
     """The lines of the header, in order."""
     info = gs.build_info()
     versions = {"Python": platform.python_version(), "NumPy": np.__version__}
@@ -29,6 +32,7 @@ def describe(peers: Iterable[Peer], rounds: int, blas_limited: bool) -> dict[str
         absent += [f"{peer.name} (no {name})" for name in peer.missing]
     blas = "" if blas_limited else "; BLAS of NumPy as it likes (no threadpoolctl)"
     return {
+        "command": f"`{command}`",
         "CPU": f"{_cpu()}, {os.cpu_count()} logical; {_caches()}",
         "memory": f"{_memory()}; huge pages: {_huge_pages()}",
         "gradstep": f"{info['version']}, {info['compiler']}, SIMD {info['simd_level']}",
@@ -36,6 +40,7 @@ def describe(peers: Iterable[Peer], rounds: int, blas_limited: bool) -> dict[str
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "peers not measured": ", ".join(absent) or "none",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}, load {_load()}",
+        "environment": _environment(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "rounds": str(rounds),
     }
@@ -76,6 +81,12 @@ def _huge_pages() -> str:
     setting = HUGE_PAGES.read_text().strip() if HUGE_PAGES.exists() else "unknown"
     torch = "on" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else "not asked for by torch"
     return f"{setting}, {torch}"
+
+
+def _environment() -> str:
+    """The variables that change how fast libraries are."""
+    chosen = {k: v for k, v in sorted(os.environ.items()) if k.startswith(SETTINGS)}
+    return ", ".join(f"{key}={value}" for key, value in chosen.items()) or "nothing set"
 
 
 def _load() -> str:

@@ -19,6 +19,9 @@ __all__ = ["Rules", "Task", "Timing", "interleave", "ratio"]
 
 Clock = Callable[[], float]
 
+MUCH = 10
+WARM_UP = 8  # timed calls for each one before them
+
 
 @dataclass(frozen=True)
 class Task:
@@ -39,12 +42,14 @@ class Rules:
 
     rounds: timings of each task. seconds: the least length of a timing; short calls are repeated
     to fill it. pause: seconds of sleep before a timing, in which the worker threads of the task
-    before (those of OpenMP spin for some 8 ms after their work) go to sleep.
+    before (those of OpenMP spin for some 8 ms after their work) go to sleep. patience: the seconds
+    of a call above which its task is left out, if it also takes ten times as long as the fastest.
     """
 
     rounds: int = 7
     seconds: float = 0.02
     pause: float = 0.015
+    patience: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -83,23 +88,31 @@ def interleave(
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], object] = time.sleep,
 ) -> dict[str, Timing]:
-    """Times the tasks in turn, `rules.rounds` times each, after a warm-up of each."""
+    """Times the tasks in turn, `rules.rounds` times each, after a warm-up of each.
+
+    Tasks for which the rules have no patience are missing in what it returns.
+    """
     with _no_garbage_collection():
-        calls = {name: _enough_calls(task, rules.seconds, clock) for name, task in tasks.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in tasks}
+        tried = {name: _enough_calls(task, rules.seconds, clock) for name, task in tasks.items()}
+        fastest = min((once for _, once in tried.values()), default=0.0)
+        patience = max(rules.patience, MUCH * fastest)
+        calls = {name: n for name, (n, once) in tried.items() if once <= patience}
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(rules.rounds):
-            for name, task in tasks.items():
+            for name in calls:
                 sleep(rules.pause)
                 if calls[name] > 1:
-                    _elapsed(task, 1, clock)  # brings the data of this task back to the caches
-                calls[name], once = _timed(task, calls[name], rules.seconds, clock)
+                    # Brings the data of this task back to the caches. One call does not: of data
+                    # that all but fill the last cache, every call brings back some.
+                    _elapsed(tasks[name], 1 + calls[name] // WARM_UP, clock)
+                calls[name], once = _timed(tasks[name], calls[name], rules.seconds, clock)
                 seconds[name].append(once)
-    return {name: Timing(tuple(seconds[name]), calls[name]) for name in tasks}
+    return {name: Timing(tuple(seconds[name]), calls[name]) for name in calls}
 
 
-def _enough_calls(task: Task, seconds: float, clock: Clock) -> int:
+def _enough_calls(task: Task, seconds: float, clock: Clock) -> tuple[int, float]:
     _elapsed(task, 1, clock)
-    return _timed(task, 1, seconds, clock)[0]
+    return _timed(task, 1, seconds, clock)
 
 
 def _timed(task: Task, calls: int, seconds: float, clock: Clock) -> tuple[int, float]:

@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from .runner import Result, Row
+from .compare import COUNT, TIME, Move
+from .instructions import Counts
+from .runner import BASE, LAYER, Result, Row
 from .targets import CALLS, Reached, Verdict
 
-__all__ = ["as_json", "duration", "markdown"]
+__all__ = ["Picture", "Report", "as_json", "brief", "comparison", "duration", "markdown", "summary"]
 
 COLUMNS = ("work", "peer", "median", "min", "spread", "× gradstep", "GB/s", "of the limit")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot. file: in the folder of the report. suite: whose figures it shows, "" for several."""
+
+    title: str
+    file: str
+    suite: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a run found out. commands: by suite, what measures it again."""
+
+    header: Mapping[str, str]
+    results: Sequence[Result]
+    verdicts: Sequence[Verdict]
+    commands: Mapping[str, str] = field(default_factory=dict)
+    counts: Counts | None = None
+    pictures: Sequence[Picture] = ()
 
 
 def duration(seconds: float) -> str:
@@ -46,20 +70,105 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [lines[0], rule, *lines[1:]]
 
 
-def markdown(
-    header: Mapping[str, str],
-    results: Sequence[Result],
-    verdicts: Sequence[Verdict],
-    plots: Mapping[str, str],
-) -> str:
-    """The whole report. plots: title -> file."""
-    lines = ["# Benchmark", "", *(f"- {key}: {value}" for key, value in header.items()), ""]
-    for suite, group in groupby(results, key=lambda result: result.suite):
-        lines += [f"## {suite}", "", *table(COLUMNS, _rows(list(group))), ""]
-    lines += ["## Targets", "", *_targets(verdicts), ""]
-    for title, file in plots.items():
-        lines += [f"![{title}]({file})", ""]
-    return "\n".join(lines).rstrip() + "\n"
+def markdown(report: Report) -> str:
+    """The whole report."""
+    lines = ["# Benchmark", "", *_header(report), ""]
+    lines += ["## Summary", "", *summary(report.results), "", *_pictures(report, "")]
+    for suite, group in groupby(report.results, key=lambda result: result.suite):
+        lines += [f"## {suite}", "", *_command(report, suite)]
+        lines += [*table(COLUMNS, _rows(list(group))), "", *_pictures(report, suite)]
+    if report.counts is not None:
+        lines += ["## calls", "", *_command(report, "calls"), *_counts(report.counts), ""]
+    lines += ["## Targets", "", *_targets(report.verdicts)]
+    return "\n".join(lines) + "\n"
+
+
+def brief(report: Report) -> str:
+    """Header, wrong peers, instruction counts, and last a line for each work."""
+    broken = [
+        f"{result.work.name}: {row.name}: {row.remark}"
+        for result in report.results
+        for row in result.rows
+        if row.broken
+    ]
+    lines = [*_header(report), "", *broken]
+    if report.counts is not None:
+        lines += [*_counts(report.counts), ""]
+    return "\n".join([*lines, *summary(report.results)]) + "\n"
+
+
+def _header(report: Report) -> list[str]:
+    return [f"- {key}: {value}" for key, value in report.header.items()]
+
+
+def _command(report: Report, suite: str) -> list[str]:
+    command = report.commands.get(suite)
+    return [f"command: `{command}`", ""] if command else []
+
+
+def _pictures(report: Report, suite: str) -> list[str]:
+    own = [picture for picture in report.pictures if picture.suite == suite]
+    return [line for picture in own for line in (f"![{picture.title}]({picture.file})", "")]
+
+
+def summary(results: Sequence[Result]) -> list[str]:
+    """A table of one line for each work: gradstep, the fastest of the others, the limit."""
+    columns = ("suite", "work", "gradstep", "spread", "fastest peer", "takes", *COLUMNS[5:6])
+    return table((*columns, COLUMNS[-1]), filter(None, map(_summary, results)))
+
+
+def _summary(result: Result) -> list[str] | None:
+    own = result.timing(BASE) or result.timing(LAYER)
+    if own is None:
+        return None
+    line = [result.suite, result.work.name, duration(own.median), f"{own.spread:.0%}"]
+    best = result.fastest_peer()
+    if best is None:
+        line += ["none", "", ""]
+    else:
+        line += [best[0], duration(best[1].median), _optional(result.times_base(best[1]))]
+    return [*line, _optional(result.share_of_limit(own))]
+
+
+def _counts(counts: Counts) -> list[str]:
+    if not counts.by_call:
+        return [counts.how]
+    rows = ([call, f"{count:,.0f}".replace(",", " ")] for call, count in counts.by_call.items())
+    return [f"{counts.how}.", "", *table(("call", "instructions"), rows)]
+
+
+def comparison(moves: Sequence[Move], alone: Sequence[str], old: str) -> str:
+    """What moved since `old`, the figures that drift apart from those that do not."""
+    drifting = [move for move in moves if move.column == TIME]
+    steady = [move for move in moves if move.column != TIME]
+    lines = [f"## Since {old}", "", *_moved(steady, "ratios and counts"), ""]
+    lines += [*_moved(drifting, "times, which drift with the machine"), ""]
+    if alone:
+        lines += [f"In one of the runs only: {'; '.join(alone)}.", ""]
+    return "\n".join(lines)
+
+
+def _moved(moves: Sequence[Move], kind: str) -> list[str]:
+    moved = [move for move in moves if move.moved]
+    lines = [f"{len(moved)} of {len(moves)} {kind} moved by more than their rounds differ."]
+    if not moved:
+        return lines
+    columns = ("work", "peer", "figure", "old", "new", "change", "")
+    return [*lines, "", *table(columns, map(_move, moved))]
+
+
+def _move(move: Move) -> list[str]:
+    shown = {TIME: duration, COUNT: "{:.0f}".format}.get(move.column, "{:.2f}".format)
+    name = "time" if move.column == TIME else move.column
+    figures = [shown(move.old), shown(move.new), f"{move.change:+.0%}"]
+    return [f"{move.suite}: {move.work}", move.peer, name, *figures, _verdict(move)]
+
+
+def _verdict(move: Move) -> str:
+    """The time of a peer is better or worse for nobody."""
+    if move.column == TIME and not move.peer.startswith(LAYER):
+        return ""
+    return "better" if move.gain > 0 else "worse"
 
 
 def _rows(results: Sequence[Result]) -> Iterable[list[str]]:
@@ -77,7 +186,7 @@ def _figures(result: Result, row: Row) -> list[str]:
         duration(timing.best),
         f"{timing.spread:.0%}",
         _optional(result.times_base(timing)),
-        _digits(result.bandwidth(timing)),
+        _digits(result.bandwidth(timing)) if result.work.ideal_bytes else "–",
         _optional(result.share_of_limit(timing)),
     ]
 
@@ -96,12 +205,14 @@ def _reached(reached: Reached | None) -> str:
     return f"{reached.value}, {verdict}"
 
 
-def as_json(
-    header: Mapping[str, str], results: Sequence[Result], verdicts: Sequence[Verdict]
-) -> dict[str, Any]:
+def as_json(report: Report) -> dict[str, Any]:
     """All that was measured, every round of it, as plain data."""
+    counts = report.counts
     return {
-        "header": dict(header),
+        "header": dict(report.header),
+        "commands": dict(report.commands),
+        "instructions": dict(counts.by_call) if counts else {},
+        "counted": counts.how if counts else "",
         "results": [
             {
                 "suite": result.suite,
@@ -110,7 +221,7 @@ def as_json(
                 "ideal_bytes": result.work.ideal_bytes,
                 "peers": [_json_row(result, row) for row in result.rows],
             }
-            for result in results
+            for result in report.results
         ],
         "targets": [
             {
@@ -119,7 +230,7 @@ def as_json(
                 "compared with": v.basis,
                 **{call: _reached(r) for call, r in zip(CALLS, v.reached, strict=True)},
             }
-            for v in verdicts
+            for v in report.verdicts
         ],
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,6 +49,12 @@ class Result:
         """That of the contender of this name, if it was measured."""
         return next((row.timing for row in self.rows if row.name == name), None)
 
+    def fastest_peer(self) -> tuple[str, Timing] | None:
+        """Of those that are neither gradstep nor the limit."""
+        others = [row for row in self.rows if not row.name.startswith((LAYER, LIMIT))]
+        timed = ((row.name, row.timing) for row in others if row.timing)
+        return min(timed, key=lambda peer: peer[1].median, default=None)
+
     def bandwidth(self, timing: Timing) -> float:
         """GB/s of the ideal bytes."""
         return self.work.ideal_bytes / timing.median / 1e9
@@ -64,11 +70,15 @@ class Result:
         return None if limit is None else ratio(limit, timing)
 
 
-def run(suite: str, work: Work, peers: Iterable[Peer], rules: Rules) -> Result:
-    """Checks and times all contenders for the work."""
+def run(
+    suite: str, work: Work, peers: Iterable[Peer], rules: Rules, without: Container[str] = ()
+) -> Result:
+    """Checks and times all contenders for the work, but for those named in `without`."""
     rows: list[Row] = []
     right: dict[str, tuple[Contender, float | None]] = {}
     for contender in _contenders(peers, work):
+        if contender.name in without:
+            continue
         row = _refusal(contender, work)
         if row.remark:
             rows.append(row)
@@ -88,6 +98,8 @@ def _contenders(peers: Iterable[Peer], work: Work) -> Iterator[Contender]:
 
 def _refusal(contender: Contender, work: Work) -> Row:
     """A row that says why the contender is not timed, or one without a remark."""
+    if contender.untimed:
+        return Row(contender.name, remark=f"not timed: {contender.untimed}")
     if contender.most is not None and work.elements > contender.most:
         return Row(contender.name, remark=f"not timed above {spaced(contender.most)} elements")
     if not contender.checked:
@@ -120,8 +132,11 @@ def _timed(
             tasks[name] = _task(contender.make(work, inputs), work, source)
         except Exception as problem:  # out of memory, above all
             rows.append(_failed(name, problem))
-    for name, timing in interleave(tasks, rules).items():
-        rows.append(Row(name, timing, error=contenders[name][1]))
+    timings = interleave(tasks, rules)
+    slow = f"not timed: a call takes more than {rules.patience:g} s"
+    for name in tasks:
+        remark = "" if name in timings else slow
+        rows.append(Row(name, timings.get(name), remark, error=contenders[name][1]))
     return rows
 
 

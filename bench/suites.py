@@ -8,8 +8,9 @@ from typing import Any
 
 import gradstep as gs
 
-from . import layer_suites, shapes
+from . import fits, layer_suites, shapes
 from . import training as torch_training
+from .scaling import Threaded
 from .steps import Step, single
 from .work import Work
 
@@ -21,10 +22,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "Adam": ({}, {"amsgrad": True}),
 }
 
-SIZES = (4_096, 65_536, 1 << 20, 1 << 24)
-QUICK_SIZES = (1 << 20,)
-LARGEST = 1 << 27
+SIZES = (4_096, 1 << 18, 1 << 24)
+QUICK_SIZES = (1 << 18,)
+QUICK_OPTIMIZERS = ("AdamW", "RMSprop", "NAdam", "Lion")
+CURVE = (4_096, 16_384, 65_536, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 27)
+QUICK_CURVE = (4_096, 65_536, 1 << 24)
+CACHED = 1 << 18
 SMALL_SIZES = (1, 64, 1_024, 16_384)
+QUICK_SMALL_SIZES = (64,)
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,10 @@ class Choice:
 def optimizers(choice: Choice) -> list[Work]:
     """Every optimizer on single tensors of several sizes."""
     works: list[Work] = []
-    for name in choice.optimizers or gs.OPTIMIZERS:
+    for name in choice.optimizers or (QUICK_OPTIMIZERS if choice.quick else gs.OPTIMIZERS):
         sizes = choice.sizes or (QUICK_SIZES if choice.quick else SIZES)
         if name == "AdamW" and not choice.sizes:
-            sizes = SIZES if choice.quick else (*SIZES, LARGEST)
+            sizes = QUICK_CURVE if choice.quick else CURVE
         for keywords in VARIANTS.get(name, ({},)):
             works += [single(name, size, keywords) for size in sizes]
     return works
@@ -69,7 +74,7 @@ def pipeline(choice: Choice) -> list[Work]:
     return [
         Step(name, model, shapes.MODELS[model], clip_norm=1.0, loss_scale=1024.0)
         for name in choice.optimizers or ("AdamW",)
-        for model in _models(choice)
+        for model in _models(choice)[: 1 if choice.quick else None]
     ]
 
 
@@ -77,8 +82,10 @@ def small(choice: Choice) -> list[Work]:
     """The cost of the call and of each tensor."""
     works: list[Work] = []
     for name in choice.optimizers or ("AdamW",):
-        works += [single(name, size) for size in choice.sizes or SMALL_SIZES]
-        works += [Step(name, place, tensors) for place, tensors in shapes.MANY_SMALL.items()]
+        sizes = choice.sizes or (QUICK_SMALL_SIZES if choice.quick else SMALL_SIZES)
+        works += [single(name, size) for size in sizes]
+        many = list(shapes.MANY_SMALL.items())
+        works += [Step(name, *one) for one in (many[:1] if choice.quick else many)]
     return works
 
 
@@ -97,9 +104,18 @@ def activations(choice: Choice) -> list[Work]:
     return [*layer_suites.activations(choice.sizes, choice.quick)]
 
 
+def threads(choice: Choice) -> list[Work]:
+    """One thread against all, on data that fit the caches and on data that do not."""
+    sizes = choice.sizes or ((CACHED,) if choice.quick else (CACHED, 1 << 24))
+    names = choice.optimizers or (("AdamW",) if choice.quick else tuple(gs.OPTIMIZERS))
+    steps = [single(name, size) for name in names for size in sizes]
+    layers = layer_suites.threads(sizes, choice.quick)
+    return [*map(Threaded, steps), *map(Threaded, layers)]
+
+
 def training(choice: Choice) -> list[Work]:
-    """Training steps, optimizers and modules of PyTorch's users."""
-    return [*torch_training.rows(choice.optimizers, choice.quick)]
+    """Training steps, optimizers and modules of PyTorch's users; whole fits of scikit-learn's."""
+    return [*torch_training.rows(choice.optimizers, choice.quick), *fits.sklearn_fits(choice.quick)]
 
 
 def _models(choice: Choice) -> list[str]:
@@ -116,5 +132,6 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "dropout": dropout,
     "norms": norms,
     "activations": activations,
+    "threads": threads,
     "training": training,
 }

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from .measure import Timing, ratio
 from .runner import BASE, LAYER, LIMIT, Result
+from .scaling import ONE
 
 __all__ = ["CALLS", "TARGETS", "Verdict", "verdicts"]
 
@@ -137,6 +138,30 @@ class TimesFaster:
         return Reached(f"{times:.2f}×", self.factor / times - 1)
 
 
+@dataclass(frozen=True)
+class Scales:
+    """A ratio to the time of one thread."""
+
+    factor: float
+
+    @property
+    def text(self) -> str:
+        return f"≥ {self.factor:g}× one thread"
+
+    def basis(self, result: Result) -> str:
+        return f"{LAYER}, {ONE}" if self._one(result) else "no second thread"
+
+    def _one(self, result: Result) -> Timing | None:
+        return result.timing(f"{LAYER}, {ONE}")
+
+    def reached(self, result: Result, timing: Timing) -> Reached | None:
+        one = self._one(result)
+        if one is None:
+            return None
+        times = ratio(one, timing)
+        return Reached(f"{times:.2f}×", self.factor / times - 1)
+
+
 def _onednn(blocked: float, torch: float) -> tuple[str, float, float]:
     return "oneDNN blocked", blocked, torch
 
@@ -160,6 +185,10 @@ TARGETS: dict[str, tuple[Goal, ...]] = {
     "batch_norm, 64×64×56×56": (AtMost(2.5e-3), TimesFaster(1, _onednn(4.1, 28.8))),
     "batch_norm_backward, 64×64×56×56": (AtMost(4.4e-3), TimesFaster(1, _onednn(6.2, 21.7))),
     "batch_norm, 32×256×14×14": (AtMost(280e-6), TimesFaster(1, _onednn(0.44, 1.42))),
+    "AdamW, 262 144, by threads": (Scales(1.8),),
+    "dropout, 262 144, by threads": (Scales(1.8),),
+    "batch_norm, 32×256×14×14, by threads": (Scales(1.8),),
+    "scikit-learn MLP 784-512-256-10, 5 000 rows, 5 epochs": (TimesFaster(1.8),),
     "batch_norm, 128×512": (AtMost(23e-6), TimesFaster(1, _onednn(0.023, 0.061))),
     "training MLP 784-1024-1024-10, batch 128, dropout 0.5": (TimesFaster(1.3),),
     "training Transformer 4×256, batch 8×128, dropout 0.1": (TimesFaster(1.2),),

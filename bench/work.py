@@ -89,7 +89,8 @@ class Contender:
     """One way of doing a work.
 
     checked: False for what computes nothing on purpose. most: the number of elements above which
-    it would take too long to be measured; the tables then say so. compared: what is compared of
+    it would take too long to be measured; the tables then say so. untimed: why it is not measured
+    at all, if it is not. compared: what is compared of
     inputs and outputs, for peers that draw random numbers of their own; otherwise the outputs.
     """
 
@@ -97,6 +98,7 @@ class Contender:
     make: Callable[[Any, Inputs], Ready]
     checked: bool = True
     most: int | None = None
+    untimed: str = ""
     compared: Callable[[Arrays, Arrays], Arrays] | None = None
 
 

@@ -4,14 +4,12 @@
 
 #include "activation_plan.hpp"
 #include "dispatch.hpp"
-#include "thread_pool.hpp"
+#include "share_out.hpp"
 
 namespace gradstep {
 
 namespace {
 
-// Elements of one task.
-constexpr int64_t kTaskSize = 8192;
 // Bytes of an output that is not expected to stay in a cache: it is written past it.
 constexpr int64_t kPastCache = int64_t{8} << 20;
 // Rows at least this long are cut, where there are too few to share out.
@@ -23,17 +21,6 @@ const char* at(const void* p, int64_t bytes) { return static_cast<const char*>(p
 char* at(void* p, int64_t bytes) { return static_cast<char*>(p) + bytes; }
 
 const ActivationKernels& kernels() { return *active_table().activation; }
-
-// body(begin, end) over [0, count), in pieces that are multiples of `multiple` and hold about
-// kTaskSize elements of `width` each.
-template <class Body>
-void share_out(int64_t count, int64_t width, int64_t multiple, const Body& body) {
-  const int64_t wanted = std::max<int64_t>(kTaskSize / std::max<int64_t>(width, 1), 1);
-  const int64_t piece = (wanted + multiple - 1) / multiple * multiple;
-  ThreadPool::instance().run((count + piece - 1) / piece, [&](int64_t first, int64_t last) {
-    body(first * piece, std::min(last * piece, count));
-  });
-}
 
 // One row, cut into blocks of sums: most, then sums, then results.
 void softmax_long_row(const SoftmaxJob& job, DType type, int64_t row) {

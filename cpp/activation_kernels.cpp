@@ -7,40 +7,25 @@
 
 namespace gradstep::GRADSTEP_ISA {
 
-// y[i] = value(type, i); past the cache where asked, from the first aligned element on.
-template <class T, class Value>
-ALWAYS_INLINE void fill(int64_t n, T* y, bool past_cache, const Value& value) {
-  typedef typename Native<T>::type V;
-  const auto put = [&](auto type, int64_t i)
-                       __attribute__((always_inline)) { store(y + i, value(type, i)); };
-  if (!past_cache) return sweep<T>(n, put);
-  int64_t i = 0;
-  for (; i < n && reinterpret_cast<uintptr_t>(y + i) % kBytes; ++i) put(ValueType<T>{}, i);
-  for (; i + kLanes<V, T> <= n; i += kLanes<V, T>)
-    store_past_cache(y + i, value(ValueType<V>{}, i));
-  for (; i < n; ++i) put(ValueType<T>{}, i);
-  stream_fence();
-}
-
 template <class T, template <class> class F>
 static void forward(double parameter, int64_t n, const void* x, void* y, bool past_cache) {
   const F<T> f(parameter);
-  const T* from = static_cast<const T*>(x);
-  fill(n, static_cast<T*>(y), past_cache, [&](auto type, int64_t i) __attribute__((always_inline)) {
-    return f.forward(load<typename decltype(type)::type>(from + i));
-  });
+  fill(
+      static_cast<T*>(y), n, past_cache,
+      [&](auto v) __attribute__((always_inline)) { return f.forward(v); },
+      static_cast<const T*>(x));
+  if (past_cache) stream_fence();
 }
 
 template <class T, template <class> class F>
 static void backward(double parameter, int64_t n, const void* dy, const void* saved, void* dx,
                      bool past_cache) {
   const F<T> f(parameter);
-  const T *g = static_cast<const T*>(dy), *s = static_cast<const T*>(saved);
-  fill(n, static_cast<T*>(dx), past_cache,
-       [&](auto type, int64_t i) __attribute__((always_inline)) {
-         typedef typename decltype(type)::type V;
-         return f.backward(load<V>(g + i), load<V>(s + i));
-       });
+  fill(
+      static_cast<T*>(dx), n, past_cache,
+      [&](auto g, auto s) __attribute__((always_inline)) { return f.backward(g, s); },
+      static_cast<const T*>(dy), static_cast<const T*>(saved));
+  if (past_cache) stream_fence();
 }
 
 #define ROW(F, name) \

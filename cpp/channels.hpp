@@ -15,12 +15,11 @@ static void mse(int64_t n, const void* prediction, const void* target, void* gra
                    static_cast<T*>(gradient), 0, blocks,
                    [&](const T* a, const T* b, T* out) __attribute__((always_inline)) {
                      T difference[kSumLanes];
-                     map_row(difference, [&](int64_t i) __attribute__((always_inline)) {
-                       return load<V>(a + i) - load<V>(b + i);
-                     });
-                     map_row(out, [&](int64_t i) __attribute__((always_inline)) {
-                       return load<V>(difference + i) * factor;
-                     });
+                     for (int64_t i = 0; i < kSumLanes; i += kLanes<V, T>) {
+                       const V d = load<V>(a + i) - load<V>(b + i);
+                       store(difference + i, d);
+                       store(out + i, d * factor);
+                     }
                      Row row = Row::of(difference);
                      for (int i = 0; i < Row::kVectors; ++i) row.v[i] = row.v[i] * row.v[i];
                      return row;

@@ -6,27 +6,24 @@
 
 #include "cache.hpp"
 #include "dispatch.hpp"
-#include "thread_pool.hpp"
+#include "share_out.hpp"
 
 namespace gradstep {
 
 namespace {
 
-// Elements of a task, a few microseconds of one core, and of a piece that stays in its L1.
-constexpr int64_t kTask = 8192, kPiece = 2048;
-static_assert(kTask % kPiece == 0 && kPiece % kDropoutTile == 0);
+// Elements of a piece that stays in L1.
+constexpr int64_t kPiece = 2048;
+static_assert(kPiece % kDropoutTile == 0);
 constexpr uint32_t kOne = 65536;
 
 int64_t size_of(DType type) { return type == kFloat32 ? 4 : 8; }
 
 const DropoutKernels& kernels() { return *active_table().dropout; }
 
-// body(begin, end) over ranges that cover n elements and begin at multiples of kTask.
 template <class Body>
 void parallel(int64_t n, const Body& body) {
-  ThreadPool::instance().run((n + kTask - 1) / kTask, [&](int64_t first, int64_t last) {
-    body(first * kTask, std::min(last * kTask, n));
-  });
+  share_out(n, 1, kPiece, body);
 }
 
 // compute(begin, end, y) puts the results of that range at y: where they belong, or, when what is

@@ -1,8 +1,8 @@
 // exp, log, tanh and their relatives on vectors and scalars with one text, of + - * /, comparisons,
 // selections and integer operations on the bits: the same results on every ISA.
-// Within 2 ULP of the true value (exp, log, tanh, sigmoid), subnormal results included; infinity,
-// zero and NaN as the C library has them. Rounding to the nearest is assumed.
-// The coefficients are minimax polynomials for the intervals named beside them, found with Remez's
+// Within 2 ULP of the true value (exp, log, tanh; sigmoid 2.5), subnormal results included;
+// infinity, zero and NaN as the C library has them. Rounding to the nearest is assumed. The
+// coefficients are minimax polynomials for the intervals named beside them, found with Remez's
 // exchange algorithm in 60 digits and rounded to the type.
 #pragma once
 #include "simd.hpp"
@@ -165,44 +165,74 @@ struct MathConstants<double> {
 template <class V>
 using ConstantsOf = MathConstants<typename Lane<V>::type>;
 
-// x = n ln 2 + r + c with |r| <= ln(2)/2 and c what rounding took from r; shift is n + 2 kBias in
-// its low bits.
+// The power of two whose exponent n is a value rounded to an integer.
+template <class V>
+struct PowerOfTwo {
+  V raised;  // n + kRound
+
+  static ALWAYS_INLINE PowerOfTwo nearest(V x) { return {x + ConstantsOf<V>::kRound}; }
+  ALWAYS_INLINE V exponent() const { return raised - ConstantsOf<V>::kRound; }
+  // p 2^n in two factors, for |n| beyond the exponents of normal numbers; only the last rounds.
+  ALWAYS_INLINE V times(V p) const {
+    constexpr int kMantissa = ConstantsOf<V>::kMantissa;
+    const auto shift = bits_as<typename Lane<V>::bits>(raised);  // n + 2 kBias in the low bits
+    const auto shift1 = shift >> 1, shift2 = shift - shift1;
+    return p * bits_as<V>(shift1 << kMantissa) * bits_as<V>(shift2 << kMantissa);
+  }
+};
+#if defined(__AVX512F__)
+template <>
+struct PowerOfTwo<f32> {
+  f32 n;
+  static ALWAYS_INLINE PowerOfTwo nearest(f32 x) {
+    return {(f32)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  ALWAYS_INLINE f32 exponent() const { return n; }
+  ALWAYS_INLINE f32 times(f32 p) const { return (f32)_mm512_scalef_ps((__m512)p, (__m512)n); }
+};
+template <>
+struct PowerOfTwo<f64> {
+  f64 n;
+  static ALWAYS_INLINE PowerOfTwo nearest(f64 x) {
+    return {(f64)_mm512_roundscale_pd((__m512d)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  }
+  ALWAYS_INLINE f64 exponent() const { return n; }
+  ALWAYS_INLINE f64 times(f64 p) const { return (f64)_mm512_scalef_pd((__m512d)p, (__m512d)n); }
+};
+#endif
+
+// x = n ln 2 + r + c with |r| <= ln(2)/2 and c what rounding took from r.
 template <class V>
 struct Reduced {
   V r, c;
-  typename Lane<V>::bits shift;
+  PowerOfTwo<V> power;  // 2^n
 };
 
 // Of high + low; n * kLn2High and its difference from high are exact (Cody & Waite 1980).
 template <class V>
 ALWAYS_INLINE Reduced<V> reduce_exp(V x, V high, V low) {
   typedef ConstantsOf<V> C;
-  const V rounded = x * C::kLog2E + C::kRound;
-  const V n = rounded - C::kRound;
+  const auto power = PowerOfTwo<V>::nearest(x * C::kLog2E);
+  const V n = power.exponent();
   const V near = high - n * C::kLn2High, rest = n * C::kLn2Low - low;
   const V r = near - rest;
-  return {r, (near - r) - rest, bits_as<typename Lane<V>::bits>(rounded)};
+  return {r, (near - r) - rest, power};
 }
 
-// exp(x) = p * scale1 * scale2, the scales powers of two: kept apart where another factor may come
-// in before a result becomes subnormal.
+// exp(x) = p 2^n: kept apart where another factor may come in before a result becomes subnormal.
 template <class V>
 struct ExpParts {
-  V p, scale1, scale2;
-  ALWAYS_INLINE V times(V factor) const { return p * factor * scale1 * scale2; }
-  ALWAYS_INLINE V value() const { return p * scale1 * scale2; }
+  V p;
+  PowerOfTwo<V> power;
+  ALWAYS_INLINE V times(V factor) const { return power.times(p * factor); }
+  ALWAYS_INLINE V value() const { return power.times(p); }
 };
 
 template <class V>
 ALWAYS_INLINE ExpParts<V> exp_parts(const Reduced<V>& reduced) {
-  typedef ConstantsOf<V> C;
   const V r = reduced.r;
-  const V small = reduced.c + r * r * polynomial(r, C::kExp);
-  const V sum = r + typename Lane<V>::type(1);
-  const V lost = r - (sum - typename Lane<V>::type(1));
-  const auto shift1 = reduced.shift >> 1, shift2 = reduced.shift - shift1;
-  return {sum + (lost + small), bits_as<V>(shift1 << C::kMantissa),
-          bits_as<V>(shift2 << C::kMantissa)};
+  const V small = r + r * r * polynomial(r, ConstantsOf<V>::kExp);
+  return {small + typename Lane<V>::type(1), reduced.power};
 }
 
 // For x <= kExpHigh; below kExpLow it is exp(kExpLow), that is 0 when multiplied out.
@@ -225,14 +255,13 @@ struct Expm1 {
 
 template <class V>
 ALWAYS_INLINE Expm1<V> expm1_positive(V x) {
-  typedef ConstantsOf<V> C;
   typedef typename Lane<V>::type T;
   const Reduced<V> reduced = reduce_exp(x, x, V{});
   const V r = reduced.r;
-  const V scale = bits_as<V>((reduced.shift - C::kBias) << C::kMantissa);
+  const V scale = reduced.power.times(splat<V>(1));
   const V whole = scale - T(1), part = scale * r;
   const V sum = whole + part, lost = part - (sum - whole);
-  const V small = lost + scale * (reduced.c + r * r * polynomial(r, C::kExp));
+  const V small = lost + scale * (reduced.c + r * r * polynomial(r, ConstantsOf<V>::kExp));
   const V value = sum + small;
   return {value, small - (value - sum)};
 }
@@ -254,9 +283,7 @@ template <class V>
 ALWAYS_INLINE V sigmoid(V x) {
   typedef typename Lane<V>::type T;
   const V e = exp_parts(negative_abs(x)).value();
-  const V d = e + T(1), lost = e - (d - T(1));
-  const V y = (x < V{} ? e : splat<V>(1)) / d;
-  return y - y * lost * (x < V{} ? T(1) - y : y);  // the last is 1 / d
+  return (x < V{} ? e : splat<V>(1)) / (e + T(1));
 }
 
 // x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); with s = f / (2 + f),

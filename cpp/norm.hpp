@@ -20,64 +20,6 @@ struct PartOf<f64, double> {
   typedef f64 type;
 };
 
-// The first n elements, fewer than V has lanes, and `rest` in the other lanes.
-template <class V, class T>
-ALWAYS_INLINE V load_first(const T* x, int64_t n, T rest) {
-  V v = V{} + rest;
-#if defined(__AVX512F__)
-  const uint32_t mask = (uint32_t{1} << n) - 1;
-  if constexpr (sizeof(V) == 32)
-    return (V)_mm256_mask_loadu_ps((__m256)v, static_cast<__mmask8>(mask), x);
-  else if constexpr (sizeof(T) == 4)
-    return (V)_mm512_mask_loadu_ps((__m512)v, static_cast<__mmask16>(mask), x);
-  else
-    return (V)_mm512_mask_loadu_pd((__m512d)v, static_cast<__mmask8>(mask), x);
-#else
-  for (int64_t i = 0; i < kLanes<V, T>; ++i)
-    if (i < n) v[i] = x[i];
-  return v;
-#endif
-}
-
-// y[i] = f(x[i]...) for i < n, where n is smaller than a vector.
-template <class T, class F, class... X>
-ALWAYS_INLINE void fill_first(T* y, int64_t n, const F& f, const X*... x) {
-#if defined(__AVX512F__)
-  typedef typename Native<T>::type V;
-  const V v = f(load_first<V>(x, n, T{})...);
-  const uint32_t mask = (uint32_t{1} << n) - 1;
-  if constexpr (sizeof(T) == 4)
-    _mm512_mask_storeu_ps(y, static_cast<__mmask16>(mask), (__m512)v);
-  else
-    _mm512_mask_storeu_pd(y, static_cast<__mmask8>(mask), (__m512d)v);
-#else
-  for (int64_t i = 0; i < n; ++i) y[i] = f(x[i]...);
-#endif
-}
-
-// Elements before the first address of a whole vector.
-template <class T>
-ALWAYS_INLINE int64_t unaligned(const T* y, int64_t n) {
-  const auto past = reinterpret_cast<uintptr_t>(y) % kBytes;
-  const int64_t count = past ? static_cast<int64_t>((kBytes - past) / sizeof(T)) : 0;
-  return count < n ? count : n;
-}
-
-// y[i] = f(x[i]...) for every i of [0, n).
-template <class T, class F, class... X>
-ALWAYS_INLINE void fill(T* y, int64_t n, bool stream, const F& f, const X*... x) {
-  typedef typename Native<T>::type V;
-  constexpr int64_t kWidth = kLanes<V, T>;
-  int64_t i = 0;
-  if (stream) {
-    i = unaligned(y, n);
-    if (i) fill_first(y, i, f, x...);
-    for (; i + kWidth <= n; i += kWidth) store_past_cache(y + i, f(load<V>(x + i)...));
-  }
-  for (; i + kWidth <= n; i += kWidth) store(y + i, f(load<V>(x + i)...));
-  if (i < n) fill_first(y + i, n - i, f, (x + i)...);
-}
-
 // The value y, or dy at it, behind the ReLU of y: NaN is kept.
 template <class V>
 ALWAYS_INLINE V rectified(V y, V value) {
@@ -172,8 +114,6 @@ struct TwoRows {
   }
 };
 
-ALWAYS_INLINE double total(const Row& row) {
-  return row.fold([](double a, double b) { return a + b; });
-}
+ALWAYS_INLINE double total(const Row& row) { return row.fold(Add{}); }
 
 }  // namespace gradstep::GRADSTEP_ISA

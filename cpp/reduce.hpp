@@ -2,8 +2,7 @@
 // lane i % 16, in double; the lanes are then folded in halves (8, 4, 2, 1). The last row of a block
 // is filled with zeros. Blocks are combined by the caller, in index order.
 #pragma once
-#include "kernels.hpp"
-#include "simd.hpp"
+#include "elementwise.hpp"
 
 namespace gradstep::GRADSTEP_ISA {
 
@@ -25,15 +24,39 @@ struct Row {
     for (int i = 0; i < kVectors; ++i) row.v[i] = f64{} + value;
     return row;
   }
+  // combine: of two vectors.
   template <class Combine>
   ALWAYS_INLINE double fold(const Combine& combine) const {
-    double lanes[kSumLanes];
-    __builtin_memcpy(lanes, v, sizeof lanes);
-    for (int64_t half = kSumLanes / 2; half > 0; half /= 2)
-      for (int64_t i = 0; i < half; ++i) lanes[i] = combine(lanes[i], lanes[i + half]);
-    return lanes[0];
+    Row all = *this;
+    for (int64_t half = kVectors / 2; half > 0; half /= 2)
+      for (int64_t i = 0; i < half; ++i) all.v[i] = combine(all.v[i], all.v[i + half]);
+    return fold_lanes<double>(all.v[0], combine);
   }
 };
+
+// The first n of 16 elements, `rest` in place of the others.
+template <class T>
+ALWAYS_INLINE void load_row(T* to, const T* from, int64_t n, T rest) {
+  typedef typename Native<T>::type V;
+  constexpr int64_t kWidth = kLanes<V, T>;
+  for (int64_t i = 0; i < kSumLanes; i += kWidth) {
+    const int64_t left = n - i < 0 ? 0 : n - i;
+    store(to + i, left >= kWidth ? load<V>(from + i) : load_first<V>(from + i, left, rest));
+  }
+}
+
+// The first n of 16 elements.
+template <class T>
+ALWAYS_INLINE void store_row(T* to, const T* from, int64_t n) {
+  typedef typename Native<T>::type V;
+  constexpr int64_t kWidth = kLanes<V, T>;
+  for (int64_t i = 0; i < kSumLanes && i < n; i += kWidth) {
+    if (n - i >= kWidth)
+      store(to + i, load<V>(from + i));
+    else
+      store_first(to + i, n - i, load<V>(from + i));
+  }
+}
 
 // body(row) for the rows of a block of n elements, the last one filled with `fill`.
 template <class T, class Body>
@@ -42,7 +65,7 @@ ALWAYS_INLINE void rows(const T* x, int64_t n, T fill, const Body& body) {
   for (; i + kSumLanes <= n; i += kSumLanes) body(Row::of(x + i));
   if (i == n) return;
   T last[kSumLanes];
-  for (int64_t j = 0; j < kSumLanes; ++j) last[j] = i + j < n ? x[i + j] : fill;
+  load_row(last, x + i, n - i, fill);
   body(Row::of(last));
 }
 
@@ -55,7 +78,7 @@ static void sum_squares(const void* data, int64_t n, double* blocks) {
             [&](const Row& row) __attribute__((always_inline)) {
               for (int i = 0; i < Row::kVectors; ++i) sum.v[i] = sum.v[i] + row.v[i] * row.v[i];
             });
-    *blocks = sum.fold([](double a, double b) { return a + b; });
+    *blocks = sum.fold(Add{});
   }
 }
 
@@ -80,10 +103,10 @@ static BlockSummary summarize_block(const T* x, int64_t n) {
               nonfinite += finite + 1;
             }
           });
-  const auto add = [](double a, double b) { return a + b; };
-  BlockSummary result{low.fold([](double a, double b) { return b < a ? b : a; }),
-                      high.fold([](double a, double b) { return b > a ? b : a; }), sum.fold(add),
-                      squares.fold(add), -((kSumLanes - n % kSumLanes) % kSumLanes)};
+  const auto smaller = [](f64 a, f64 b) __attribute__((always_inline)) { return b < a ? b : a; };
+  const auto larger = [](f64 a, f64 b) __attribute__((always_inline)) { return b > a ? b : a; };
+  BlockSummary result{low.fold(smaller), high.fold(larger), sum.fold(Add{}), squares.fold(Add{}),
+                      -((kSumLanes - n % kSumLanes) % kSumLanes)};
   for (int i = 0; i < Row::kWidth; ++i) result.nonfinite += nonfinite[i];
   return result;
 }

@@ -4,6 +4,7 @@
 // flags share no symbol. Pass vectors through ALWAYS_INLINE functions only.
 #pragma once
 #include <cstdint>
+#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -214,6 +215,31 @@ ALWAYS_INLINE i64 load_bytes64(const uint8_t* p) {
   return v;
 #endif
 }
+
+// Lane i is lane i + kBy of v, around the end.
+template <int kBy, class V, size_t... kLane>
+ALWAYS_INLINE V rotated(V v, std::index_sequence<kLane...>) {
+  return __builtin_shufflevector(v, v, (kLane + kBy) % sizeof...(kLane)...);
+}
+
+// All lanes combined in halves: 0 with half, ..., then 0 with 1. In registers: through memory the
+// second load would wait for the first store.
+template <class T, class V, class Combine, int kHalf = kLanes<V, T> / 2>
+ALWAYS_INLINE T fold_lanes(V v, const Combine& combine) {
+  if constexpr (kHalf == 0) {
+    return v[0];
+  } else {
+    typedef std::make_index_sequence<kLanes<V, T>> All;
+    return fold_lanes<T, V, Combine, kHalf / 2>(combine(v, rotated<kHalf>(v, All())), combine);
+  }
+}
+
+struct Add {
+  template <class V>
+  ALWAYS_INLINE V operator()(V a, V b) const {
+    return a + b;
+  }
+};
 
 // Store past the cache, to an address aligned to the vector; other threads see it after
 // stream_fence().

@@ -43,23 +43,16 @@ template <class T>
 ALWAYS_INLINE T largest(const T* x, int64_t n) {
   typedef typename Native<T>::type V;
   constexpr int64_t kWidth = kLanes<V, T>, kChains = 4;
-  T most = -__builtin_inf();
+  const T least = -__builtin_inf();
+  V chain[kChains];
+  for (V& v : chain) v = splat<V>(least);
   int64_t i = 0;
-  if (n >= kWidth) {
-    V chain[kChains];
-    for (V& v : chain) v = splat<V>(most);
-    for (; i + kChains * kWidth <= n; i += kChains * kWidth)
-      for (int c = 0; c < kChains; ++c) chain[c] = larger(load<V>(x + i + c * kWidth), chain[c]);
-    for (; i + kWidth <= n; i += kWidth) chain[0] = larger(load<V>(x + i), chain[0]);
-    chain[0] = larger(larger(chain[0], chain[1]), larger(chain[2], chain[3]));
-    T all[kWidth];
-    store(all, chain[0]);
-    for (int64_t half = kWidth / 2; half > 0; half /= 2)
-      for (int64_t j = 0; j < half; ++j) all[j] = larger(all[j + half], all[j]);
-    most = all[0];
-  }
-  for (; i < n; ++i) most = larger(x[i], most);
-  return most;
+  for (; i + kChains * kWidth <= n; i += kChains * kWidth)
+    for (int c = 0; c < kChains; ++c) chain[c] = larger(load<V>(x + i + c * kWidth), chain[c]);
+  for (; i + kWidth <= n; i += kWidth) chain[0] = larger(load<V>(x + i), chain[0]);
+  if (i < n) chain[1] = larger(load_first<V>(x + i, n - i, least), chain[1]);
+  const auto of_two = [](V a, V b) __attribute__((always_inline)) { return larger(b, a); };
+  return fold_lanes<T>(of_two(of_two(chain[0], chain[1]), of_two(chain[2], chain[3])), of_two);
 }
 
 // Sixteen values in double, straight from registers where the ISA allows: through memory they would
@@ -91,30 +84,11 @@ ALWAYS_INLINE Row widened_row(const f32* e) {
   return row;
 }
 
-// The fold of reduce.hpp for sums, its first halvings on vectors.
-ALWAYS_INLINE double folded(Row row) {
-  for (int64_t half = Row::kVectors / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) row.v[i] = row.v[i] + row.v[i + half];
-  double lanes[Row::kWidth];
-  store(lanes, row.v[0]);
-  for (int64_t half = Row::kWidth / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
-}
-
-// f(V...) over the 16 elements of a row, to out.
-template <class T, class Function>
-ALWAYS_INLINE void map_row(T* out, const Function& f) {
-  typedef typename Native<T>::type V;
-  for (int64_t i = 0; i < kSumLanes; i += kLanes<V, T>) store(out + i, f(i));
-}
-
 // For each block of n elements, the sum of term(a, b, out), a Row of 16; kWrites: it fills out too.
-// Beyond the end a is `fill`, b is 0. Where b is a, a term reads a only.
+// Beyond the end a is `fill`, b is 0.
 template <bool kWrites, class T, class Term>
 ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, double* sums,
                            const Term& term) {
-  typedef typename Native<T>::type V;
   for (int64_t at = 0; at < n; at += kSumBlock, ++sums) {
     const int64_t end = n - at < kSumBlock ? n : at + kSumBlock;
     Row sum = Row::filled(0);
@@ -125,17 +99,12 @@ ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, do
     for (; i + kSumLanes <= end; i += kSumLanes) add(term(a + i, b + i, out + i));
     if (i < end) {
       T last_a[kSumLanes], last_b[kSumLanes], last_out[kSumLanes];
-      map_row(last_a, [&](int64_t) __attribute__((always_inline)) { return splat<V>(fill); });
-      map_row(last_b, [&](int64_t) __attribute__((always_inline)) { return V{}; });
-      for (int64_t j = 0; i + j < end; ++j) {
-        last_a[j] = a[i + j];
-        if (b != a) last_b[j] = b[i + j];
-      }
+      load_row(last_a, a + i, end - i, fill);
+      load_row(last_b, b + i, end - i, T{});
       add(term(last_a, last_b, last_out));
-      if constexpr (kWrites)
-        for (int64_t j = 0; i + j < end; ++j) out[i + j] = last_out[j];
+      if constexpr (kWrites) store_row(out + i, last_out, end - i);
     }
-    *sums = folded(sum);
+    *sums = sum.fold(Add{});
   }
 }
 

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "dispatch.hpp"
-#include "thread_pool.hpp"
+#include "share_out.hpp"
 
 namespace gradstep {
 
@@ -49,14 +49,15 @@ void StepPlan::set_steps(int64_t tensor, int64_t steps) {
   stale_ = true;
 }
 
-// Cuts the present tensors into items, the items into tasks of about kItemSize elements, and finds
-// the runs of items that share a formula.
+// Cuts the present tensors into items, the items into tasks of about tuning.task elements, and
+// finds the runs of items that share a formula.
 void StepPlan::lay_out() {
   items_.clear();
   tasks_.clear();
   segments_.clear();
   block_count_ = 0;
-  int64_t filled = kItemSize;
+  const int64_t task = tuning.task;  // a multiple of kSumBlock
+  int64_t filled = task;
   for (int64_t t = 0; t < size(); ++t) {
     Info& info = info_[t];
     if (!info.present || info.n == 0) continue;
@@ -65,9 +66,9 @@ void StepPlan::lay_out() {
       segments_.push_back({static_cast<int64_t>(items_.size()), 0, t, {}});
     info.first_block = block_count_;
     block_count_ += block_count(info.n);
-    for (int64_t begin = 0; begin < info.n; begin += kItemSize) {
-      const int64_t end = std::min(begin + kItemSize, info.n);
-      if (filled + (end - begin) / 2 >= kItemSize) {
+    for (int64_t begin = 0; begin < info.n; begin += task) {
+      const int64_t end = std::min(begin + task, info.n);
+      if (filled + (end - begin) / 2 >= task) {
         tasks_.push_back(static_cast<int64_t>(items_.size()));
         filled = 0;
       }
@@ -108,9 +109,15 @@ void StepPlan::update(const KernelTable& table, int64_t first_task, int64_t last
   }
 }
 
+void StepPlan::run(TaskRange body) const {
+  const int64_t tasks = static_cast<int64_t>(tasks_.size()) - 1;
+  if (elements_ <= tuning.serial) return body(0, tasks);
+  ThreadPool::instance().run(tasks, body);
+}
+
 template <class Block>
 void StepPlan::reduce(void (*const kernels[2])(const void*, int64_t, Block*), Block* blocks) const {
-  ThreadPool::instance().run(task_count(), [&](int64_t first_task, int64_t last_task) {
+  run([&](int64_t first_task, int64_t last_task) {
     for (int64_t i = tasks_[first_task]; i < tasks_[last_task]; ++i) {
       const Item& item = items_[i];
       const Info& info = info_[item.tensor];
@@ -160,8 +167,7 @@ StepPlan::Outcome StepPlan::step(const Options& options) {
   if (!outcome.applied) return outcome;
   const KernelTable& table = active_table();
   make_formulas(table, scale, options.zero_grads);
-  ThreadPool::instance().run(task_count(),
-                             [&](int64_t first, int64_t last) { update(table, first, last); });
+  run([&](int64_t first, int64_t last) { update(table, first, last); });
   for (Info& info : info_) info.steps += info.present;
   ++step_count_;
   return outcome;

@@ -5,11 +5,9 @@
 #include <vector>
 
 #include "kernels.hpp"
+#include "thread_pool.hpp"
 
 namespace gradstep {
-
-// Elements of one item of work. A multiple of kSumBlock; a few microseconds in cache.
-inline constexpr int64_t kItemSize = 8192;
 
 class StepPlan {
  public:
@@ -73,7 +71,7 @@ class StepPlan {
   void update(const KernelTable& table, int64_t first_task, int64_t last_task) const;
   template <class Block>
   void reduce(void (*const kernels[2])(const void*, int64_t, Block*), Block* blocks) const;
-  int64_t task_count() const { return static_cast<int64_t>(tasks_.size()) - 1; }
+  void run(TaskRange body) const;
 
   std::vector<Group> groups_;
   std::vector<Tensor> tensors_;

@@ -13,6 +13,8 @@
 #include <string_view>
 #include <thread>
 
+#include "share_out.hpp"
+
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -20,10 +22,6 @@
 namespace gradstep {
 namespace {
 
-// How long an idle worker stays awake for the next run. Measured on two virtual Zen 5 cores, with
-// runs of 36 us: a run that finds its worker parked takes 20 us longer, so the time should be of
-// that order or longer; from 200 us to 1 ms on, a matrix product between the runs gets slower.
-constexpr std::chrono::microseconds kSpinTime{100};
 constexpr int kPauses = 100;  // 3 us there; a yield takes 0.4 us
 
 void pause() noexcept {
@@ -34,8 +32,10 @@ void pause() noexcept {
 #endif
 }
 
-// Spins until kSpinTime is over. Pauses first, which reacts fastest, then gives the core away
-// between looks, so that more threads than cores still get on.
+// Spins until tuning.spin is over. Measured on two virtual Zen 5 cores, with runs of 36 us: a run
+// that finds its worker parked takes 20 us longer, so the time should be of that order or longer;
+// from 200 us to 1 ms on, a matrix product between the runs gets slower. Pauses first, which reacts
+// fastest, then gives the core away between looks, so that more threads than cores still get on.
 class Spin {
  public:
   bool again() noexcept {
@@ -47,7 +47,7 @@ class Spin {
     const auto now = std::chrono::steady_clock::now();
     if (pauses_ == kPauses) {
       ++pauses_;
-      deadline_ = now + kSpinTime;
+      deadline_ = now + std::chrono::microseconds(tuning.spin);
     }
     if (now >= deadline_) return false;
     sched_yield();

@@ -8,6 +8,7 @@ from functools import partial
 import gradstep as gs
 
 from ..layers import Layer, called, own
+from ..scaling import Threaded, by_threads
 from ..steps import Step, zeroed
 from ..work import Arrays, Contender, Inputs, Ready, Work
 
@@ -16,6 +17,8 @@ REQUIRES = ()
 
 def contenders(work: Work) -> list[Contender]:
     """`step(grads)` and, after `bind(grads)`, `step()`; the function of a layer."""
+    if isinstance(work, Threaded):
+        return by_threads("gradstep", contenders(work.work)[0])
     if isinstance(work, Layer):
         return [Contender("gradstep", partial(called, find=own, out=True))]
     if not isinstance(work, Step):

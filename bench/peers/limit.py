@@ -11,6 +11,7 @@ import gradstep as gs
 from gradstep import _core
 
 from ..layers import Layer
+from ..scaling import Threaded, by_threads
 from ..steps import Step, copied, feed
 from ..work import Contender, Inputs, Ready, Work
 
@@ -23,6 +24,8 @@ HYPER = {"maximize": 0.0, "clip_value": math.inf, "l1": 0.0, "l2": 0.0}
 
 def contenders(work: Work) -> list[Contender]:
     """One loop for each number of state arrays that the kernels offer, or for a layer's arrays."""
+    if isinstance(work, Threaded):
+        return [c for one in contenders(work.work) for c in by_threads("limit", one)]
     if isinstance(work, Layer):
         known = work.streams in (2, 3) and work.names
         return [Contender("limit", pass_by, checked=False)] if known else []

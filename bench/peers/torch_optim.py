@@ -42,14 +42,20 @@ def contenders(work: Work) -> list[Contender]:
 
 
 def make(keywords: dict[str, bool], work: Step, inputs: Inputs, library: Any = None) -> Ready:
-    """All variants read the same gradients. library: where the class is, unless torch.optim."""
+    """library: where the class is, unless torch.optim."""
     torch: Any = import_module("torch")
+    cls = getattr(library or torch.optim, work.optimizer)
+    return stepping(torch, partial(cls, **work.keywords, **keywords), work, inputs)
+
+
+def stepping(torch: Any, build: Callable[[Any], Any], work: Step, inputs: Inputs) -> Ready:
+    """What `build` makes of parameters; all optimizers of a process read the same gradients."""
     torch.set_num_threads(gs.get_num_threads())
     grads = inputs.once("torch", partial(tensors_of, torch))
     params = [torch.nn.Parameter(p) for p in tensors_of(torch, work.parameters(inputs))]
     for p, g in zip(params, grads, strict=True):
         p.grad = g
-    optimizer = getattr(library or torch.optim, work.optimizer)(params, **work.keywords, **keywords)
+    optimizer = build(params)
     run = optimizer.step if work.clip_norm is None else _pipeline(torch, work, params, optimizer)
     views = [p.detach().numpy() for p in params]
     return work.ready(run, views, [g.numpy() for g in grads])

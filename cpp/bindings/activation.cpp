@@ -15,14 +15,6 @@ namespace gradstep {
 
 namespace {
 
-constexpr int64_t kReleaseFrom = 4096;  // elements: below, the GIL costs more than it gives
-
-template <class Work>
-void without_gil(int64_t n, const Work& work) {
-  if (n < kReleaseFrom) return work();
-  gradstep::without_gil(work);
-}
-
 py::array borrowed(py::handle array) { return py::reinterpret_borrow<py::array>(array); }
 
 bool c_order(py::handle array) { return borrowed(array).flags() & py::array::c_style; }

@@ -12,9 +12,6 @@ namespace gradstep {
 
 namespace {
 
-// Shorter than giving the GIL away and getting it back.
-constexpr int64_t kKeepGil = 8192;
-
 std::string kind_of(py::handle object) {
   return py::cast<std::string>(py::type::handle_of(object).attr("__name__"));
 }
@@ -68,18 +65,12 @@ Checked check_arrays(py::handle x, py::handle out, const std::string& argument) 
   return {{view.type, view.n, view.data, result.mutable_data()}, result};
 }
 
-template <class Work>
-void run(int64_t n, const Work& work) {
-  if (n <= kKeepGil) return work();
-  gradstep::without_gil(work);
-}
-
 py::array apply(py::handle x, py::handle p, py::handle seed, py::handle offset, py::handle out,
                 const std::string& argument, uint64_t first) {
   const DropoutRule rule =
       dropout_rule(check_probability(p), check_word(seed, "seed"), check_word(offset, "offset"));
   const Checked checked = check_arrays(x, out, argument);
-  run(checked.arrays.n, [&] { dropout(rule, checked.arrays, first); });
+  without_gil(checked.arrays.n, [&] { dropout(rule, checked.arrays, first); });
   return checked.out;
 }
 
@@ -88,7 +79,7 @@ py::array apply_alpha(py::handle x, py::handle p, py::handle seed, py::handle of
   const DropoutRule rule = alpha_dropout_rule(check_probability(p), check_word(seed, "seed"),
                                               check_word(offset, "offset"));
   const Checked checked = check_arrays(x, out, backward ? "dy" : "x");
-  run(checked.arrays.n, [&] {
+  without_gil(checked.arrays.n, [&] {
     if (backward)
       dropout(rule, checked.arrays, 0);
     else
@@ -126,7 +117,7 @@ py::array apply_groups(py::handle x, py::handle p, py::handle axis, py::handle s
   check_array(x, Access::kRead, argument, py::none());
   const DropoutGroups groups = check_groups(py::reinterpret_borrow<py::array>(x), axis, argument);
   const Checked checked = check_arrays(x, out, argument);
-  run(checked.arrays.n, [&] { group_dropout(rule, checked.arrays, groups); });
+  without_gil(checked.arrays.n, [&] { group_dropout(rule, checked.arrays, groups); });
   return checked.out;
 }
 
@@ -136,7 +127,7 @@ void fill_mask(const py::array& keep, int64_t n, py::handle p, py::handle seed, 
   const DropoutRule rule =
       dropout_rule(check_probability(p), check_word(seed, "seed"), check_word(offset, "offset"));
   auto* bytes = static_cast<uint8_t*>(const_cast<void*>(keep.data()));
-  run(n, [&] { dropout_mask(rule, first, n, packed, bytes); });
+  without_gil(n, [&] { dropout_mask(rule, first, n, packed, bytes); });
 }
 
 py::tuple philox_block(uint64_t seed, uint64_t offset, uint64_t block) {

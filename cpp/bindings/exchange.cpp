@@ -2,8 +2,6 @@
 
 #include <pybind11/numpy.h>
 
-#include <algorithm>
-
 namespace py = pybind11;
 
 namespace gradstep {

@@ -2,6 +2,8 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include "../share_out.hpp"
+
 namespace gradstep {
 
 // Unlike pybind11::gil_scoped_release this takes the GIL again outside of a destructor: a daemon
@@ -11,6 +13,14 @@ void without_gil(const Work& work) {
   PyThreadState* state = PyEval_SaveThread();
   work();
   PyEval_RestoreThread(state);
+}
+
+// The same for work on so many elements, but what one thread does at once keeps the GIL: it is
+// shorter than giving it away and getting it back.
+template <class Work>
+void without_gil(int64_t elements, const Work& work) {
+  if (elements <= tuning.serial) return work();
+  without_gil(work);
 }
 
 }  // namespace gradstep

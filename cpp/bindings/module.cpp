@@ -69,7 +69,7 @@ double global_norm(const py::sequence& arrays, const py::sequence& names,
                    const std::string& argument) {
   StepPlan plan = read_plan(arrays, names, argument);
   double norm = 0;
-  without_gil([&] { norm = plan.gradient_norm(); });
+  without_gil(plan.elements(), [&] { norm = plan.gradient_norm(); });
   return norm;
 }
 
@@ -78,7 +78,7 @@ py::list summarize(const py::sequence& arrays, const py::sequence& names,
                    const std::string& argument) {
   StepPlan plan = read_plan(arrays, names, argument);
   std::vector<BlockSummary> summaries;
-  without_gil([&] { summaries = plan.summarize_gradients(); });
+  without_gil(plan.elements(), [&] { summaries = plan.summarize_gradients(); });
   py::list result;
   for (const BlockSummary& s : summaries)
     result.append(py::make_tuple(s.min, s.max, s.sum, s.sum_squares, s.nonfinite));
@@ -90,6 +90,18 @@ void set_num_threads(int64_t n) {
     throw py::value_error("n: " + std::to_string(n) + ", expected 1 to " +
                           std::to_string(kMaxThreads));
   ThreadPool::instance().set_threads(static_cast<int>(n));
+}
+
+// Sets one of the sizes in share_out.hpp and returns what it was: for bench/sweeps.py.
+int64_t tune(const std::string& name, int64_t value) {
+  if (value < 0) throw py::value_error("value: " + std::to_string(value) + ", expected >= 0");
+  if (name == "serial") return tuning.serial.exchange(value);
+  if (name == "spin") return tuning.spin.exchange(value);
+  if (name != "task") throw py::value_error("name: " + name + ", expected task, serial or spin");
+  if (value == 0 || value % kSumBlock != 0)
+    throw py::value_error("value: " + std::to_string(value) + ", expected a multiple of " +
+                          std::to_string(kSumBlock));
+  return tuning.task.exchange(value);
 }
 
 // Addresses of three functions, as ctypes gives them; those of the first call stay.
@@ -127,6 +139,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("use_simd", [](const std::string& level) { use_simd(level, "level"); }, py::arg("level"));
   m.def("get_num_threads", [] { return ThreadPool::instance().threads(); });
   m.def("set_num_threads", set_num_threads, py::arg("n"));
+  m.def("tune", tune, py::arg("name"), py::arg("value"));
   m.def("borrow_threads", borrow_threads, py::arg("parallel"), py::arg("thread_num"),
         py::arg("max_threads"));
   m.def("return_threads", [] { ThreadPool::instance().borrow(nullptr); });

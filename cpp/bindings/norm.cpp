@@ -128,12 +128,6 @@ class Memory {
   std::vector<Read> read_;
 };
 
-template <class Job>
-void run(int64_t elements, const Job& job) {
-  if (elements <= kNormSerial) return job();  // shorter than giving the GIL away
-  without_gil(job);
-}
-
 NormShape check_shape(const Input& x, int64_t axis) {
   const auto dims = static_cast<int64_t>(x.shape.size());
   if (dims < 2)
@@ -216,7 +210,7 @@ py::tuple batch_norm(py::handle x, py::handle weight, py::handle bias, py::handl
   job.y = const_cast<void*>(y.data());
   job.mean = mean.mutable_data();
   job.invstd = invstd.mutable_data();
-  run(shape.elements(), [&] { forward(job); });
+  without_gil(shape.elements(), [&] { forward(job); });
   return py::make_tuple(y, mean, invstd);
 }
 
@@ -257,7 +251,7 @@ py::tuple batch_norm_backward(py::handle dy, py::handle x, py::handle weight, py
   job.dx = const_cast<void*>(dx.data());
   job.dweight = {dweight.mutable_data(), type};
   job.dbias = {dbias.mutable_data(), type};
-  run(shape.elements(), [&] { backward(job); });
+  without_gil(shape.elements(), [&] { backward(job); });
   return py::make_tuple(dx, dweight, dbias);
 }
 
@@ -266,7 +260,7 @@ py::tuple batch_norm_stats(py::handle x, int64_t axis) {
   const Input input = check_input(x, "x");
   const NormShape shape = check_shape(input, axis);
   std::vector<Moments> moments(shape.channels);
-  run(shape.elements(), [&] { batch_moments(shape, input.view.data, moments.data()); });
+  without_gil(shape.elements(), [&] { batch_moments(shape, input.view.data, moments.data()); });
   py::array_t<double> mean(shape.channels), variance(shape.channels);
   for (int64_t c = 0; c < shape.channels; ++c) {
     mean.mutable_data()[c] = moments[c].mean;
@@ -327,7 +321,7 @@ py::tuple row_norm(py::handle x, py::handle weight, py::handle bias, double eps,
   rows.job.y = const_cast<void*>(y.data());
   rows.job.mean = mean.mutable_data();
   rows.job.invstd = invstd.mutable_data();
-  run(rows.x.view.n, [&] { forward(rows.job); });
+  without_gil(rows.x.view.n, [&] { forward(rows.job); });
   if (!centred) return py::make_tuple(y, invstd);
   return py::make_tuple(y, mean, invstd);
 }
@@ -350,7 +344,7 @@ py::tuple row_norm_backward(py::handle dy, py::handle x, py::handle weight, py::
   job.y = const_cast<void*>(dx.data());
   job.dweight = {dweight.mutable_data(), job.type};
   job.dbias = {dbias.mutable_data(), job.type};
-  run(rows.x.view.n, [&] { backward(job); });
+  without_gil(rows.x.view.n, [&] { backward(job); });
   if (!centred) return py::make_tuple(dx, dweight);
   return py::make_tuple(dx, dweight, dbias);
 }
@@ -402,7 +396,7 @@ py::tuple group_norm(py::handle x, py::handle groups, py::handle weight, py::han
   job.y = const_cast<void*>(y.data());
   job.mean = mean.mutable_data();
   job.invstd = invstd.mutable_data();
-  run(grouped.x.view.n, [&] { forward(job); });
+  without_gil(grouped.x.view.n, [&] { forward(job); });
   return py::make_tuple(y, mean, invstd);
 }
 
@@ -426,7 +420,7 @@ py::tuple group_norm_backward(py::handle dy, py::handle x, py::handle groups, py
   job.y = const_cast<void*>(dx.data());
   job.dweight = {dweight.mutable_data(), job.type};
   job.dbias = {dbias.mutable_data(), job.type};
-  run(grouped.x.view.n, [&] { backward(job); });
+  without_gil(grouped.x.view.n, [&] { backward(job); });
   return py::make_tuple(dx, dweight, dbias);
 }
 

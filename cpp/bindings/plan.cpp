@@ -179,10 +179,7 @@ py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool
     use(bound_), uses_bound_ = true;
   const StepPlan::Options options{grad_scale, clip_norm, check_finite, zero_grads};
   StepPlan::Outcome outcome;
-  if (plan_.elements() <= kItemSize)
-    outcome = plan_.step(options);  // shorter than giving the GIL away and getting it back
-  else
-    without_gil([&] { outcome = plan_.step(options); });
+  without_gil(plan_.elements(), [&] { outcome = plan_.step(options); });
   const bool has_norm = clip_norm > 0 || check_finite;
   return py::make_tuple(plan_.step_count(),
                         has_norm ? py::object(py::float_(outcome.grad_norm)) : py::none(),

@@ -59,7 +59,7 @@ const std::map<std::string, double> kHyper = {{"lr", 0.01},
 
 template <class T>
 uint64_t steps(int kernel, bool prepared) {
-  const int64_t n = 3 * kItemSize + 1041;
+  const int64_t n = 3 * 8192 + 1041;
   std::vector<std::string> names;
   std::vector<double> values;
   std::map<std::string, double> hyper = kHyper;

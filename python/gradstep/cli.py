@@ -1,4 +1,4 @@
-"""The command line: `gradstep train` and `gradstep info`.
+"""The command line: `gradstep train`, `gradstep bench` and `gradstep info`.
 
 Everything a user can get wrong ends in one line on stderr and exit code 2; see `main`.
 """
@@ -39,13 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     argv: the arguments; those of the process unless given. The code is 0, or 1 if all training
-    diverged, 2 for an error, 130 after Ctrl-C. `--help` and `--version` raise SystemExit(0).
+    diverged, 2 for an error, 130 after Ctrl-C. `--help` and `--version` raise SystemExit(0), and so
+    do bad arguments of `bench`, with 2.
 
     >>> main(["train", "--epochs", "0"])
     2
     """
+    given = sys.argv[1:] if argv is None else argv
     try:
-        arguments = _parser().parse_args(argv)
+        if given[:1] == ["bench"]:
+            return _bench(given[1:])
+        arguments = _parser().parse_args(given)
         code: int = arguments.command(arguments)
         sys.stdout.flush()
         return code
@@ -77,6 +81,8 @@ def _parser() -> Parser:
     about = "show version, SIMD level, threads, compiler and extras"
     info = commands.add_parser("info", help=about, description=about)
     info.set_defaults(command=_info)
+    about = "measure gradstep beside the libraries that are installed"
+    commands.add_parser("bench", help=about)  # its own parser does the rest, see _bench
     about = "train a classifier, a multilayer perceptron, and draw its curves"
     train = commands.add_parser("train", help=about, description=about, allow_abbrev=False)
     train.set_defaults(command=_train)
@@ -377,6 +383,14 @@ def _report_divergence(runs: list[Run]) -> int:
             f"gradstep: {run.optimizer}: the loss is not finite any more; {advice}", file=sys.stderr
         )
     return int(len(diverged) == len(runs))
+
+
+def _bench(argv: Sequence[str]) -> int:
+    """A quick run of the benchmarks, which load many modules: only when they are asked for."""
+    if find_spec("gradstep.bench") is None:
+        raise ValueError("bench: not part of this installation; run python -m bench in a checkout")
+    run: Callable[..., int] = import_module("gradstep.bench.__main__").main
+    return run(argv, short=True, program="gradstep bench")
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ gradstep does. From then on gradstep's kernels compute on the threads of torch's
 
 from gradstep.torch import functional
 from gradstep.torch.accelerate import Swapped, accelerate, restore
+from gradstep.torch.kept_memory import keep_memory
 from gradstep.torch.modules import (
     AlphaDropout,
     BatchNorm1d,
@@ -78,5 +79,6 @@ __all__ = [
     "Swapped",
     "accelerate",
     "functional",
+    "keep_memory",
     "restore",
 ]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import gradstep as gs
 from gradstep.reference import Array
+from gradstep.torch.kept_memory import new_array
 from gradstep.torch.tensors import (
     Order,
     array,
@@ -21,7 +22,6 @@ from gradstep.torch.tensors import (
     is_native,
     laid_out,
     memory_order,
-    new_array,
     tensor,
     wants_grad,
     written,

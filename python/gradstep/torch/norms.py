@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import gradstep as gs
 from gradstep.reference import Array
+from gradstep.torch.kept_memory import new_array
 from gradstep.torch.tensors import (
     Order,
     array,
@@ -23,7 +24,6 @@ from gradstep.torch.tensors import (
     is_native,
     is_plain,
     laid_out,
-    new_array,
     only_once,
     optional_array,
     tensor,
@@ -110,7 +110,11 @@ def _normalize(x: torch.Tensor, weight: Optional, bias: Optional, norm: _Norm) -
 
 
 def _fit(shape: Sequence[int], *tensors: Optional) -> bool:
-    return all(tensor is None or tensor.shape == shape for tensor in tensors)
+    # A loop: a generator would cost as much as the checks, at every call of every layer.
+    for each in tensors:  # noqa: SIM110
+        if each is not None and each.shape != shape:
+            return False
+    return True
 
 
 class _BatchNorm(NamedTuple):

@@ -260,7 +260,9 @@ class NativeOptimizer(torch.optim.Optimizer):
             self.NUMBERS,
             self.defaults,
         )
-        binding.check_gradients(binding.own(grads), type(self).__name__)
+        own = binding.own(grads)
+        binding.check_gradients(own, type(self).__name__)
+        binding.plan.check(binding.gradients(own, type(self).__name__, self.zero_grads))
         self._set_hyper(binding, groups)
         binding.commit(self.state)
         self._binding = binding

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
@@ -66,7 +65,10 @@ def wants_grad(*tensors: torch.Tensor | None) -> bool:
     """Whether autograd records an operation on these."""
     if not torch.is_grad_enabled():
         return False
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    for tensor in tensors:  # noqa: SIM110
+        if tensor is not None and tensor.requires_grad:
+            return True
+    return False
 
 
 def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
@@ -84,8 +86,9 @@ def memory_order(x: torch.Tensor) -> Order:
 
 
 def channels_last_order(x: torch.Tensor) -> Order:
-    """The order (N, ..., C) if x of shape (N, C, ...) is contiguous in it and not as it is."""
-    if x.dim() < 3 or x.is_contiguous():
+    """The order (N, ..., C) if x is in torch's memory format channels_last or channels_last_3d."""
+    # Of three dimensions torch knows no such format and makes the result contiguous.
+    if x.dim() not in (4, 5) or x.is_contiguous():
         return None
     order = (0, *range(2, x.dim()), 1)
     return order if x.permute(order).is_contiguous() else None
@@ -101,11 +104,6 @@ def array(tensor: torch.Tensor, order: Order = None) -> Array:
 def optional_array(tensor: torch.Tensor | None) -> Array | None:
     """The same for a tensor that may be missing."""
     return None if tensor is None else array(tensor)
-
-
-def new_array(like: Array) -> Array:
-    """Memory for a result. NumPy's rather than torch's: it asks for huge pages where large."""
-    return np.empty(like.shape, like.dtype)
 
 
 def tensor(found: Array, order: Order = None) -> torch.Tensor:
