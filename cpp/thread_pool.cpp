@@ -12,6 +12,7 @@
 #include <limits>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 #include "share_out.hpp"
 
@@ -23,6 +24,8 @@ namespace gradstep {
 namespace {
 
 constexpr int kPauses = 100;  // 3 us there; a yield takes 0.4 us
+
+thread_local bool on_team = false;
 
 void pause() noexcept {
 #if defined(__SSE__)
@@ -126,11 +129,13 @@ void ThreadPool::set_threads(int n) noexcept { threads_ = std::clamp(n, 1, kMaxT
 
 void ThreadPool::borrow(const OpenMP* runtime) noexcept { borrowed_ = runtime; }
 
+bool ThreadPool::use_team(bool on) noexcept { return std::exchange(on_team, on); }
+
 bool ThreadPool::borrows() const noexcept { return borrowed_ != nullptr; }
 
 void ThreadPool::run(int64_t tasks, TaskRange body) noexcept {
   if (tasks <= 0) return;
-  const OpenMP* openmp = borrowed_.load(std::memory_order_acquire);
+  const OpenMP* openmp = on_team ? borrowed_.load(std::memory_order_acquire) : nullptr;
   const int team = openmp ? openmp->max_threads() : kMaxThreads;
   const auto wanted = static_cast<int>(std::min<int64_t>({threads(), team, tasks}));
   if (wanted == 1 || busy_.load(std::memory_order_relaxed) ||

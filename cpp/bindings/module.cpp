@@ -142,6 +142,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("tune", tune, py::arg("name"), py::arg("value"));
   m.def("borrow_threads", borrow_threads, py::arg("parallel"), py::arg("thread_num"),
         py::arg("max_threads"));
+  m.def("use_team", &ThreadPool::use_team, py::arg("on"));
   m.def("return_threads", [] { ThreadPool::instance().borrow(nullptr); });
   m.def("threads_borrowed", [] { return ThreadPool::instance().borrows(); });
   m.def("optimizer_kernels", [] { return kernels(true); });

@@ -514,8 +514,12 @@ struct Lent {
   explicit Lent(int size, const gradstep::OpenMP& runtime = kThreads) {
     team_size = size;
     pool().borrow(&runtime);
+    ThreadPool::use_team(true);
   }
-  ~Lent() { pool().borrow(nullptr); }
+  ~Lent() {
+    ThreadPool::use_team(false);
+    pool().borrow(nullptr);
+  }
 };
 
 TEST(a_borrowed_team_runs_each_task_once_and_no_worker_does) {
@@ -542,6 +546,17 @@ TEST(of_a_borrowed_team_no_more_threads_work_than_the_pool_may_use) {
     seen.insert(pthread_self());
   });
   CHECK(seen.size() <= 2);
+}
+
+TEST(runs_of_a_thread_that_did_not_ask_for_the_team_take_workers) {
+  pool().set_threads(3);
+  const Lent lent(3);
+  const int before = regions;
+  std::thread([] { CHECK(runs_each_task_once(1000)); }).join();
+  CHECK_EQUAL(regions - before, 0);
+  CHECK(ThreadPool::use_team(false));
+  CHECK(runs_each_task_once(1000));
+  CHECK_EQUAL(regions - before, 0);
 }
 
 TEST(a_team_that_is_only_its_caller_does_everything) {

@@ -33,7 +33,11 @@ def borrowed() -> Iterator[None]:
 
 
 def results() -> list[Any]:
-    """A step, a dropout and a norm on arrays that are worth several threads."""
+    """A step, a dropout and a norm on arrays that are worth several threads, on the team."""
+    return gt.threads.on_team(computations)()  # type: ignore[no-any-return]
+
+
+def computations() -> list[Any]:
     x = np.linspace(-1, 1, SIZE, dtype=np.float32)
     weights = x.copy()
     gs.AdamW(weights).step(x)
@@ -44,10 +48,47 @@ def test_importing_the_adapter_borrows_the_threads() -> None:
     assert _core.threads_borrowed()
 
 
+def test_calls_through_torch_take_the_team_and_others_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def on() -> bool:
+        before = _core.use_team(False)
+        _core.use_team(before)
+        return bool(before)
+
+    seen: dict[str, bool] = {}
+
+    def spy(name: str) -> None:
+        function = getattr(gs, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen[name] = on()
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(gs, name, call)
+
+    for name in ("dropout", "layer_norm", "layer_norm_backward"):
+        spy(name)
+    layers = torch.nn.Sequential(gt.LayerNorm(8), gt.Dropout(0.5))
+    layers(torch.randn(4, 8, requires_grad=True)).sum().backward()
+    assert seen == {"dropout": True, "layer_norm": True, "layer_norm_backward": True}
+    assert not on()
+    gs.layer_norm(np.ones((4, 8), np.float32))
+    assert not seen["layer_norm"]
+
+
+def test_the_team_is_let_go_after_an_error() -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        gt.threads.on_team(fail)()
+    assert not _core.use_team(False)
+
+
 def test_a_team_gives_the_same_bits_as_threads_of_our_own() -> None:
     on_team = results()
     _core.return_threads()
-    assert not _core.threads_borrowed()
     for ours, theirs in zip(results(), on_team, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
