@@ -12,6 +12,7 @@
 #include <limits>
 #include <string_view>
 #include <thread>
+#include <utility>
 
 #include "share_out.hpp"
 
@@ -23,6 +24,8 @@ namespace gradstep {
 namespace {
 
 constexpr int kPauses = 100;  // 3 us there; a yield takes 0.4 us
+
+thread_local bool on_team = false;
 
 void pause() noexcept {
 #if defined(__SSE__)
@@ -124,20 +127,15 @@ int ThreadPool::threads() const noexcept {
 
 void ThreadPool::set_threads(int n) noexcept { threads_ = std::clamp(n, 1, kMaxThreads); }
 
-void ThreadPool::borrow(const OpenMP& runtime) noexcept {
-  if (!runtime) {
-    borrowed_ = nullptr;
-    return;
-  }
-  static const OpenMP kept = runtime;  // the first one: a run may read it at any time
-  borrowed_ = &kept;
-}
+void ThreadPool::borrow(const OpenMP* runtime) noexcept { borrowed_ = runtime; }
+
+bool ThreadPool::use_team(bool on) noexcept { return std::exchange(on_team, on); }
 
 bool ThreadPool::borrows() const noexcept { return borrowed_ != nullptr; }
 
 void ThreadPool::run(int64_t tasks, TaskRange body) noexcept {
   if (tasks <= 0) return;
-  const OpenMP* openmp = borrowed_.load(std::memory_order_acquire);
+  const OpenMP* openmp = on_team ? borrowed_.load(std::memory_order_acquire) : nullptr;
   const int team = openmp ? openmp->max_threads() : kMaxThreads;
   const auto wanted = static_cast<int>(std::min<int64_t>({threads(), team, tasks}));
   if (wanted == 1 || busy_.load(std::memory_order_relaxed) ||
@@ -151,7 +149,7 @@ void ThreadPool::run(int64_t tasks, TaskRange body) noexcept {
   share_out(tasks);
   if (openmp) {
     // The whole team, although some of it may find nothing to do: another size is a new team.
-    openmp->parallel(team_main, nullptr, static_cast<unsigned>(team), 0);
+    openmp->parallel(team_main, const_cast<OpenMP*>(openmp), static_cast<unsigned>(team), 0);
   } else {
     invite();
     drain(0);
@@ -233,8 +231,8 @@ void ThreadPool::drain(int self) noexcept {
 }
 
 // Inside a parallel region of the other library a team is the caller alone, who takes all shares.
-void ThreadPool::team_main(void*) noexcept {
-  const int self = pool_.borrowed_.load(std::memory_order_relaxed)->thread_num();
+void ThreadPool::team_main(void* runtime) noexcept {
+  const int self = static_cast<const OpenMP*>(runtime)->thread_num();
   if (self >= pool_.active_) return;
   const uint64_t before = float_control();
   set_float_control(pool_.float_control_);

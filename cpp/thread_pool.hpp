@@ -47,8 +47,6 @@ struct OpenMP {
   void (*parallel)(void (*body)(void*), void* data, unsigned threads, unsigned flags) = nullptr;
   int (*thread_num)() = nullptr;   // in body: which of the team, 0 is the caller
   int (*max_threads)() = nullptr;  // the size of the caller's next team
-
-  explicit operator bool() const { return parallel && thread_num && max_threads; }
 };
 
 // One pool for the process. It has no destructor: its workers are detached and only touch its
@@ -68,13 +66,16 @@ class ThreadPool {
   // Clamps n to [1, kMaxThreads]. Takes effect at the next run and waits for none.
   void set_threads(int n) noexcept;
 
-  // Computes on the team of this runtime from now on instead of on workers of its own; on workers
-  // again if it is empty. The first runtime that was given stays. Idle threads of OpenMP spin for
-  // milliseconds after their work, on the cores that workers need: beside a library that computes
-  // on OpenMP all the time, workers come too late for short runs. Sharing out is as before, among
-  // at most as many threads as the team has. A forked child has workers again: no team lives there.
-  void borrow(const OpenMP& runtime) noexcept;
+  // Lends a runtime, for good; nullptr takes it back. A forked child has none: its team is not
+  // there.
+  void borrow(const OpenMP* runtime) noexcept;
   bool borrows() const noexcept;
+
+  // Whether runs of this thread take the team of a lent runtime instead of workers, among at most
+  // as many threads as it has; returns what held before. Idle threads of OpenMP spin for
+  // milliseconds after their work, on the cores that others need: beside a library that computes on
+  // OpenMP workers come too late for short runs, and beside any other a team would be in the way.
+  static bool use_team(bool on) noexcept;
 
   // Calls `body` on disjoint ranges that cover [0, tasks), on at most min(threads(), tasks)
   // threads, the caller among them; returns when all are done. A thread works through a contiguous
@@ -106,7 +107,7 @@ class ThreadPool {
   static const int fork_handler_;
   static ThreadPool pool_;
 
-  static void team_main(void*) noexcept;
+  static void team_main(void* runtime) noexcept;
 
   [[noreturn]] void work(int self) noexcept;
   void drain(int self) noexcept;

@@ -104,11 +104,12 @@ int64_t tune(const std::string& name, int64_t value) {
   return tuning.task.exchange(value);
 }
 
-// Addresses of three functions, as ctypes gives them.
+// Addresses of three functions, as ctypes gives them; those of the first call stay.
 void borrow_threads(uintptr_t parallel, uintptr_t thread_num, uintptr_t max_threads) {
-  ThreadPool::instance().borrow({reinterpret_cast<decltype(OpenMP::parallel)>(parallel),
-                                 reinterpret_cast<decltype(OpenMP::thread_num)>(thread_num),
-                                 reinterpret_cast<decltype(OpenMP::max_threads)>(max_threads)});
+  static const OpenMP runtime{reinterpret_cast<decltype(OpenMP::parallel)>(parallel),
+                              reinterpret_cast<decltype(OpenMP::thread_num)>(thread_num),
+                              reinterpret_cast<decltype(OpenMP::max_threads)>(max_threads)};
+  ThreadPool::instance().borrow(&runtime);
 }
 
 void read_environment() {
@@ -141,6 +142,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("tune", tune, py::arg("name"), py::arg("value"));
   m.def("borrow_threads", borrow_threads, py::arg("parallel"), py::arg("thread_num"),
         py::arg("max_threads"));
+  m.def("use_team", &ThreadPool::use_team, py::arg("on"));
+  m.def("return_threads", [] { ThreadPool::instance().borrow(nullptr); });
   m.def("threads_borrowed", [] { return ThreadPool::instance().borrows(); });
   m.def("optimizer_kernels", [] { return kernels(true); });
   m.def("assignment_kernels", [] { return kernels(false); });

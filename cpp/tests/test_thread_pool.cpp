@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <set>
 #include <string>
 #include <thread>
@@ -487,5 +488,123 @@ TEST(cpu_quota_of_version_1_is_rounded_up) {
   CHECK_EQUAL(groups.cpus("1:cpu:/job/inner"), 2);
   CHECK_EQUAL(groups.cpus("4:cpuset:/job\nnonsense\n"), gradstep::kMaxThreads);
 }
+
+// A runtime with new threads for each region, in place of OpenMP.
+thread_local int team_number = 0;
+int team_size = 3;
+std::atomic<int> regions{0};
+
+void parallel(void (*body)(void*), void* data, unsigned threads, unsigned) {
+  ++regions;
+  std::vector<std::thread> others;
+  for (unsigned i = 1; i < threads; ++i) {
+    others.emplace_back([=] {
+      team_number = static_cast<int>(i);
+      body(data);
+    });
+  }
+  body(data);
+  for (auto& other : others) other.join();
+}
+
+const gradstep::OpenMP kThreads = {parallel, [] { return team_number; }, [] { return team_size; }};
+
+// Lends a runtime to the pool while this object lives.
+struct Lent {
+  explicit Lent(int size, const gradstep::OpenMP& runtime = kThreads) {
+    team_size = size;
+    pool().borrow(&runtime);
+    ThreadPool::use_team(true);
+  }
+  ~Lent() {
+    ThreadPool::use_team(false);
+    pool().borrow(nullptr);
+  }
+};
+
+TEST(a_borrowed_team_runs_each_task_once_and_no_worker_does) {
+  pool().set_threads(4);
+  const Lent lent(3);
+  CHECK(pool().borrows());
+  const int before = regions;
+  CHECK(runs_each_task_once(1000));
+  CHECK(runs_each_task_once(2));
+  CHECK_EQUAL(regions - before, 2);
+  CHECK(runs_each_task_once(1));
+  CHECK_EQUAL(regions - before, 2);
+  const auto ran_by = thread_of_each_share(3);
+  CHECK_EQUAL(std::set<pthread_t>(ran_by.begin(), ran_by.end()).size(), size_t{3});
+}
+
+TEST(of_a_borrowed_team_no_more_threads_work_than_the_pool_may_use) {
+  pool().set_threads(2);
+  const Lent lent(5);
+  std::set<pthread_t> seen;
+  std::mutex mutex;
+  pool().run(1000, [&](int64_t, int64_t) {
+    const std::lock_guard<std::mutex> guard(mutex);
+    seen.insert(pthread_self());
+  });
+  CHECK(seen.size() <= 2);
+}
+
+TEST(runs_of_a_thread_that_did_not_ask_for_the_team_take_workers) {
+  pool().set_threads(3);
+  const Lent lent(3);
+  const int before = regions;
+  std::thread([] { CHECK(runs_each_task_once(1000)); }).join();
+  CHECK_EQUAL(regions - before, 0);
+  CHECK(ThreadPool::use_team(false));
+  CHECK(runs_each_task_once(1000));
+  CHECK_EQUAL(regions - before, 0);
+}
+
+TEST(a_team_that_is_only_its_caller_does_everything) {
+  pool().set_threads(4);
+  const Lent lent(1);
+  CHECK(runs_each_task_once(1000));
+}
+
+TEST(workers_come_back_after_a_borrowed_team_and_in_a_forked_child) {
+  pool().set_threads(3);
+  {
+    const Lent lent(3);
+    CHECK(runs_each_task_once(1000));
+    CHECK(succeeds_in_forked_child(
+        [] { return !pool().borrows() && pool_works_with_all_its_threads(); }));
+    CHECK(runs_each_task_once(1000));
+  }
+  CHECK(!pool().borrows());
+  CHECK(pool_works_with_all_its_threads());
+}
+
+#if defined(__SSE__) || defined(__aarch64__)
+std::atomic<int> flushing_after{0};
+
+void parallel_watched(void (*body)(void*), void* data, unsigned, unsigned) {
+  std::thread([=] {
+    flush_to_zero(false);
+    team_number = 1;
+    body(data);
+    flushing_after += half_of_the_smallest_normal() == 0;
+  }).join();
+  body(data);
+}
+
+const gradstep::OpenMP kWatched = {parallel_watched, [] { return team_number; }, [] { return 2; }};
+
+TEST(a_borrowed_thread_computes_in_the_callers_floating_point_state_and_keeps_its_own) {
+  pool().set_threads(2);
+  const Lent lent(2, kWatched);
+  flush_to_zero(true);
+  std::atomic<int> flushed{0};
+  pool().run(2, [&](int64_t begin, int64_t end) {
+    for (; begin < end; ++begin) flushed += half_of_the_smallest_normal() == 0;
+  });
+  flush_to_zero(false);
+  CHECK_EQUAL(flushed.load(), 2);
+  CHECK_EQUAL(flushing_after.load(), 0);
+}
+#endif
 
 }  // namespace

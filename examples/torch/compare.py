@@ -255,7 +255,7 @@ def _parser(example: Example) -> argparse.ArgumentParser:
 
 def _report(runs: dict[str, Run], score: str) -> Iterator[str]:
     for run in runs.values():
-        yield from filter(None, run.replaced.splitlines())
+        yield from (line for line in run.replaced.splitlines() if " left" in line)
     yield ""
     yield f"{'median of a step':18}" + "".join(f"{name:>18}" for name in runs)
     yield _row("whole", [f"{run.milliseconds():.2f} ms" for run in runs.values()]) + _ratio(runs)

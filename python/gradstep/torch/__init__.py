@@ -1,7 +1,7 @@
 """PyTorch on the CPU with gradstep's kernels: optimizers and modules on the tensors' own memory.
 
 Needs PyTorch: `pip install gradstep[torch]`. Importing this package imports torch; nothing else in
-gradstep does. From then on gradstep's kernels compute on the threads of torch's OpenMP.
+gradstep does. What is in it computes on the threads of torch's OpenMP.
 
 >>> import torch, gradstep.torch
 >>> model = torch.nn.Linear(4, 2)

@@ -26,6 +26,7 @@ from gradstep.torch.tensors import (
     wants_grad,
     written,
 )
+from gradstep.torch.threads import on_team
 
 __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d"]
 
@@ -58,11 +59,13 @@ def _alpha_backward(dy: Array, draw: _Draw, out: Array) -> Array:
     return gs.alpha_dropout_backward(dy, draw.p, seed=draw.seed, out=out)
 
 
+@on_team
 def _new(x: torch.Tensor, draw: _Draw) -> torch.Tensor:
     found = array(x, draw.order)
     return tensor(draw.kernel(found, draw, new_array(found)), draw.order)
 
 
+@on_team
 def _in_place(x: torch.Tensor, draw: _Draw) -> torch.Tensor:
     found = array(x, draw.order)
     draw.kernel(found, draw, found)

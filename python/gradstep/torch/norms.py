@@ -30,6 +30,7 @@ from gradstep.torch.tensors import (
     wants_grad,
     written,
 )
+from gradstep.torch.threads import on_team
 
 __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"]
 
@@ -58,6 +59,7 @@ class _Norm(Protocol):
     def backward(self, dy: Array, saved: _Saved, out: Array) -> Stats: ...
 
 
+@on_team
 def _forward(
     x: torch.Tensor, weight: Optional, bias: Optional, norm: _Norm
 ) -> tuple[torch.Tensor, Stats]:
@@ -78,6 +80,7 @@ class _Normalize(torch.autograd.Function):
         return y
 
     @staticmethod
+    @on_team
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[object, ...]:
         norm = ctx.norm
         x, weight, bias = ctx.saved_tensors

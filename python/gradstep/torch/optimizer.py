@@ -21,6 +21,7 @@ from gradstep.optimizer import OnNonfinite
 from gradstep.optimizer import Optimizer as Formula
 from gradstep.torch.binding import Binding, Member, check_parameters, keys_of
 from gradstep.torch.memory import array_of
+from gradstep.torch.threads import on_team
 
 __all__ = ["NativeOptimizer"]
 
@@ -168,6 +169,7 @@ class NativeOptimizer(torch.optim.Optimizer):
                 binding = self._bind(params, grads, groups)
         return binding
 
+    @on_team
     def _advance(
         self, binding: Binding, grads: list[Any]
     ) -> tuple[list[Any], tuple[int, float | None, bool]]:

@@ -1,0 +1,134 @@
+"""gradstep computes on the threads of torch's OpenMP, with the same bits as on its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import gradstep as gs
+import numpy as np
+import pytest
+from gradstep import _core
+
+torch = pytest.importorskip("torch")
+gt: Any = pytest.importorskip("gradstep.torch")
+
+SIZE = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def borrowed() -> Iterator[None]:
+    """Two threads of torch, put back after the test."""
+    threads, before = torch.get_num_threads(), _core.threads_borrowed()
+    torch.set_num_threads(2)
+    gs.set_num_threads(2)
+    if not gt.threads.borrow_threads():
+        pytest.skip("this torch computes on no OpenMP that can be found")
+    yield
+    torch.set_num_threads(threads)
+    if not before:
+        _core.return_threads()
+
+
+def results() -> list[Any]:
+    """A step, a dropout and a norm on arrays that are worth several threads, on the team."""
+    return gt.threads.on_team(computations)()  # type: ignore[no-any-return]
+
+
+def computations() -> list[Any]:
+    x = np.linspace(-1, 1, SIZE, dtype=np.float32)
+    weights = x.copy()
+    gs.AdamW(weights).step(x)
+    return [weights, gs.dropout(x, 0.5, seed=1), *gs.layer_norm(x.reshape(-1, 256))]
+
+
+def test_importing_the_adapter_borrows_the_threads() -> None:
+    assert _core.threads_borrowed()
+
+
+def test_calls_through_torch_take_the_team_and_others_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def on() -> bool:
+        before = _core.use_team(False)
+        _core.use_team(before)
+        return bool(before)
+
+    seen: dict[str, bool] = {}
+
+    def spy(name: str) -> None:
+        function = getattr(gs, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen[name] = on()
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(gs, name, call)
+
+    for name in ("dropout", "layer_norm", "layer_norm_backward"):
+        spy(name)
+    layers = torch.nn.Sequential(gt.LayerNorm(8), gt.Dropout(0.5))
+    layers(torch.randn(4, 8, requires_grad=True)).sum().backward()
+    assert seen == {"dropout": True, "layer_norm": True, "layer_norm_backward": True}
+    assert not on()
+    gs.layer_norm(np.ones((4, 8), np.float32))
+    assert not seen["layer_norm"]
+
+
+def test_the_team_is_let_go_after_an_error() -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        gt.threads.on_team(fail)()
+    assert not _core.use_team(False)
+
+
+def test_a_team_gives_the_same_bits_as_threads_of_our_own() -> None:
+    on_team = results()
+    _core.return_threads()
+    for ours, theirs in zip(results(), on_team, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_size_of_the_team_does_not_matter(threads: int) -> None:
+    expected = results()
+    torch.set_num_threads(threads)
+    for ours, right in zip(results(), expected, strict=True):
+        np.testing.assert_array_equal(ours, right)
+
+
+def test_several_python_threads_compute_at_once() -> None:
+    expected, found = results(), list[Any]()
+
+    def compute() -> None:
+        torch.ones(SIZE).mul(2).sum()
+        found.append(results())
+
+    threads = [threading.Thread(target=compute) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    for own in found:
+        for ours, right in zip(own, expected, strict=True):
+            np.testing.assert_array_equal(ours, right)
+
+
+def computed(queue: Any) -> None:
+    queue.put((_core.threads_borrowed(), [float(result.sum()) for result in results()]))
+
+
+def test_a_forked_child_computes_on_threads_of_its_own() -> None:
+    expected = [float(result.sum()) for result in results()]  # the team exists
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=computed, args=(queue,))
+    child.start()
+    assert queue.get(timeout=60) == (False, expected)
+    child.join(timeout=60)
+    assert child.exitcode == 0
