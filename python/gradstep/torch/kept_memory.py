@@ -18,7 +18,7 @@ from gradstep.reference import Array
 
 __all__ = ["keep_memory", "new_array"]
 
-LARGE = 1 << 20  # bytes
+LARGE = 32 << 20  # bytes; glibc keeps smaller blocks itself, and hands out what is in cache
 # References to a block that no result lives in: the list, the variable, getrefcount's argument.
 _IDLE = 3
 
