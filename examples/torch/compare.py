@@ -22,6 +22,7 @@ import gradstep as gs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader
 
 __all__ = ["SIDES", "Batch", "Data", "Example", "Options", "Run", "main", "train"]
@@ -143,6 +144,7 @@ class Side:
             self.optimizer = self._on_gradstep(example.lr)
         else:
             self.optimizer = torch.optim.AdamW(self.network.parameters(), example.lr, fused=True)
+        self.schedule = LinearLR(self.optimizer, 1.0, 0.02, total_iters=options.steps)
         self.watch = Watch()
         for path, part in parts.items():
             self.watch.on(self.network.get_submodule(path), part)
@@ -173,6 +175,7 @@ class Side:
         loss = _cross_entropy(self.network(x), y)
         loss.backward()
         self.watch.timed("optimizer", self.optimizer.step)
+        self.schedule.step()
         return loss.item()
 
     @torch.no_grad()

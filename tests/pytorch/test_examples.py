@@ -121,7 +121,7 @@ def test_with_dropout_the_losses_of_both_sides_agree_in_distribution(module: Any
     assert abs(fmean(differences)) <= 6.87 * stdev(differences) / math.sqrt(len(SEEDS))
     assert abs(fmean(differences)) <= 0.05 * fmean(stock)
     begun = fmean(run["stock"][0] for run in last)
-    assert max(fmean(stock), fmean(own)) < 0.95 * begun
+    assert max(fmean(stock), fmean(own)) < 0.97 * begun
 
 
 def test_a_side_repeats_itself_for_the_same_seed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -12,11 +13,11 @@ pytest.importorskip("expecttest")  # torch's test internals import it
 import gradstep.torch as gt  # noqa: E402
 from module_cases import assert_close  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
-from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
-from torch.testing._internal.common_modules import (  # noqa: E402
-    ModuleErrorEnum,
-    module_db,
-)
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch's test files look for tools that are not needed here
+    from torch.testing._internal.common_methods_invocations import op_db
+    from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 DTYPES = (torch.float32, torch.float64)
 MODULES = [info for info in module_db if info.module_cls.__name__ in gt.__all__]
