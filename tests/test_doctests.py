@@ -20,13 +20,20 @@ MODULES = sorted(
         if module.name not in ("gradstep._core", "gradstep.__main__")
     }
 )
+# What a module imports that not everybody has.
+NEEDS = {
+    "gradstep.torch": "torch",
+    "gradstep.bench.torch_networks": "torch",
+    "gradstep.bench.numba_loops": "numba",
+}
 PAGES = sorted(path.relative_to(ROOT) for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name: str) -> None:
-    if name.startswith("gradstep.torch"):
-        pytest.importorskip("torch")
+    for prefix, needed in NEEDS.items():
+        if name.startswith(prefix):
+            pytest.importorskip(needed)
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
