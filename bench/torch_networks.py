@@ -21,7 +21,7 @@ def mlp(work: Any, widths: tuple[int, ...]) -> Any:
     return nn.Sequential(*layers, nn.Linear(widths[-1], work.classes))
 
 
-class Attention(nn.Module):  # type: ignore[misc]
+class Attention(nn.Module):
     """Causal self-attention (Vaswani et al. 2017, arXiv:1706.03762), (N, L, W) -> (N, L, W)."""
 
     def __init__(self, length: int, width: int, heads: int, dropout: float) -> None:
@@ -42,7 +42,7 @@ class Attention(nn.Module):  # type: ignore[misc]
         return self.outputs(mixed.transpose(1, 2).reshape(x.shape))
 
 
-class Sum(nn.Module):  # type: ignore[misc]
+class Sum(nn.Module):
     """x plus what layers make of it, or plus both of two ways; then `after`."""
 
     def __init__(self, *layers: Any, past: Any = None, after: Any = None) -> None:
@@ -54,7 +54,7 @@ class Sum(nn.Module):  # type: ignore[misc]
         return self.after(self.past(x) + self.layers(x))
 
 
-class Embeddings(nn.Module):  # type: ignore[misc]
+class Embeddings(nn.Module):
     """(N, L) tokens -> (N, L, W), tokens and positions."""
 
     def __init__(self, tokens: int, length: int, width: int) -> None:
