@@ -3,6 +3,7 @@
 // Everything lives in the namespace named by GRADSTEP_ISA, so that units compiled with different
 // flags share no symbol. Pass vectors through ALWAYS_INLINE functions only.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 #if defined(__x86_64__)
@@ -217,7 +218,7 @@ ALWAYS_INLINE i64 load_bytes64(const uint8_t* p) {
 }
 
 // Lane i is lane i + kBy of v, around the end.
-template <int kBy, class V, size_t... kLane>
+template <int kBy, class V, std::size_t... kLane>
 ALWAYS_INLINE V rotated(V v, std::index_sequence<kLane...>) {
   return __builtin_shufflevector(v, v, (kLane + kBy) % sizeof...(kLane)...);
 }
