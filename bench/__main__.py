@@ -19,11 +19,14 @@ from .options import CALLS, parser, reproducing
 from .progress import Progress
 from .report import Picture, Report
 from .runner import Result, run, threads_of_blas
+from .steps import spaced
 from .suites import SUITES, Choice
 from .targets import verdicts
 
 PATIENCE, QUICK_PATIENCE = 3.0, 0.1  # seconds of a call; a slower one is not timed
+LARGE = 1 << 25
 # Other settings of theirs are faster. PyTorch's default stays: it is what most people run.
+# Beyond LARGE parameters they are left out always: twelve copies of those would fill 24 GiB.
 NOT_QUICK = ("NumPy reference", "numba default", "optax default", "torch foreach", "bitsandbytes")
 
 
@@ -77,8 +80,8 @@ def _measure(arguments: argparse.Namespace, rules: Rules) -> Report:
     with gs.threads(arguments.threads), threads_of_blas(arguments.threads) as limited:
         chosen = peers.load(arguments.peers)
         header = machine.describe(chosen, rules.rounds, limited, reproducing(arguments))
-        if arguments.quick:
-            header["left out in a quick run"] = ", ".join(NOT_QUICK)
+        where = "in a quick run" if arguments.quick else f"beyond {spaced(LARGE)} parameters"
+        header[f"left out {where}"] = ", ".join(NOT_QUICK)
         for line in (f"{key}: {value}" for key, value in header.items()):
             print(line, file=sys.stderr)
         results = _time(arguments, chosen, rules)
@@ -103,7 +106,8 @@ def _time(
     progress = Progress([work for _, work in works])
     results: list[Result] = []
     for suite, work in works:
-        results.append(run(suite, work, chosen, rules, NOT_QUICK if arguments.quick else ()))
+        few = arguments.quick or work.elements > LARGE
+        results.append(run(suite, work, chosen, rules, NOT_QUICK if few else ()))
         best = [
             f"{r.name} {report.duration(r.timing.median)}" for r in results[-1].rows if r.timing
         ]

@@ -195,7 +195,7 @@ def _draw_ratios(results: Sequence[Result], file: Path) -> None:
         labels.setdefault(colour(name), []).append(name)
     handles = [shown[names[0]] for names in labels.values()]
     texts = [", ".join(names) for names in labels.values()]
-    figure.legend(handles, texts, loc="outside lower center", ncols=5, fontsize=9)
+    figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(file, dpi=DPI)
 
 
