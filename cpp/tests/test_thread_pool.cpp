@@ -1,3 +1,5 @@
+// The promises of the one thread pool, and of what it reads from its environment: one subject,
+// whose tests share helpers (forked children, borrowed teams, counters of tasks), hence the length.
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>

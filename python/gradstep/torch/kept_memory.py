@@ -79,7 +79,7 @@ def new_array(like: Array) -> Array:
 
 
 def keep_memory(limit: SupportsIndex) -> None:
-    """Sets how much memory of large results (1 MiB or more) is kept for reuse, in bytes.
+    """Sets how much memory of large results (32 MiB or more) is kept for reuse, in bytes.
 
     limit: for all that is in use or idle; 512 MiB to begin with. 0 keeps none; what is idle and
     above the limit is given back at once. Raises TypeError or ValueError.
