@@ -173,6 +173,9 @@ def _verdict(move: Move) -> str:
 
 def _rows(results: Sequence[Result]) -> Iterable[list[str]]:
     for result in results:
+        if not result.rows:
+            remark = "not measured: no installed library does this work"
+            yield [result.work.name, "–", remark, *[""] * (len(COLUMNS) - 3)]
         for number, row in enumerate(result.rows):
             yield [result.work.name if number == 0 else "", row.name, *_figures(result, row)]
 

@@ -335,12 +335,16 @@ def test_a_suite_ends_with_its_tables(
     assert [result["work"] for result in results] == [work.name for work in works]
     for work, result in zip(works, results, strict=True):
         assert f"| {work.name} " in text
+        if not result["peers"]:  # training steps, where torch is not installed
+            line = next(line for line in text.splitlines() if line.startswith(f"| {work.name} "))
+            assert "not measured: no installed library does this work" in line
+            continue
         measured = {row["peer"] for row in result["peers"] if row.get("seconds")}
         optimizer = {BASE, "gradstep bound step()", LIMIT}
         assert (optimizer if isinstance(work, Step) else {LAYER}) <= measured
     for picture in tmp_path.glob("*.png"):
         assert f"({picture.name})" in text
-    assert list(tmp_path.glob("*.png"))
+    assert list(tmp_path.glob("*.png")) or not any(result["peers"] for result in results)
 
 
 def test_absent_peers_are_named_and_the_rest_is_measured(
