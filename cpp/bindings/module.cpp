@@ -97,10 +97,10 @@ int64_t tune(const std::string& name, int64_t value) {
   if (value < 0) throw py::value_error("value: " + std::to_string(value) + ", expected >= 0");
   if (name == "serial") return tuning.serial.exchange(value);
   if (name == "spin") return tuning.spin.exchange(value);
-  if (name != "task") throw py::value_error("name: " + name + ", expected task, serial or spin");
-  if (value == 0 || value % kSumBlock != 0)
-    throw py::value_error("value: " + std::to_string(value) + ", expected a multiple of " +
-                          std::to_string(kSumBlock));
+  if (name == "cache") return tuning.cache.exchange(value);
+  if (name != "task")
+    throw py::value_error("name: " + name + ", expected task, serial, spin or cache");
+  if (value == 0) throw py::value_error("value: 0, expected > 0");
   return tuning.task.exchange(value);
 }
 
