@@ -111,8 +111,7 @@ void StepPlan::update(const KernelTable& table, int64_t first_task, int64_t last
 
 void StepPlan::run(TaskRange body) const {
   const int64_t tasks = static_cast<int64_t>(tasks_.size()) - 1;
-  if (elements_ <= tuning.serial) return body(0, tasks);
-  ThreadPool::instance().run(tasks, body);
+  run_tasks_of(tasks, elements_, body);
 }
 
 template <class Block>

@@ -97,7 +97,9 @@ int64_t tune(const std::string& name, int64_t value) {
   if (value < 0) throw py::value_error("value: " + std::to_string(value) + ", expected >= 0");
   if (name == "serial") return tuning.serial.exchange(value);
   if (name == "spin") return tuning.spin.exchange(value);
-  if (name != "task") throw py::value_error("name: " + name + ", expected task, serial or spin");
+  if (name == "wake") return tuning.wake.exchange(value);
+  if (name != "task")
+    throw py::value_error("name: " + name + ", expected task, serial, spin or wake");
   if (value == 0 || value % kSumBlock != 0)
     throw py::value_error("value: " + std::to_string(value) + ", expected a multiple of " +
                           std::to_string(kSumBlock));
