@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "test_simd",
         "test_math",
         "test_step_plan",
-        "test_cache",
+        "test_cache_policy",
         "test_thread_pool",
         "test_hashes",
         "test_symbols",
@@ -51,3 +52,26 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cpp(built: Path, test: str) -> None:
     output = run("ctest", "--test-dir", str(built), "-R", f"^{test}$", "--output-on-failure", "-V")
     assert "100% tests passed" in output
+
+
+# Room -> what its files may include, as patterns; the C++ tests may include everything.
+ROOMS = {
+    "isa": r"isa/.+",
+    "engine": r"engine/.+|isa/(\w+/)?table\.hpp",
+    "bindings": r"bindings/.+|engine/.+",
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_includes_go_one_way(room: str) -> None:
+    found = [
+        (str(path.relative_to(SOURCE)), included)
+        for path in (SOURCE / "cpp" / room).rglob("*.?pp")
+        for included in re.findall(r'^#include "(.+)"$', path.read_text(), re.MULTILINE)
+    ]
+    assert found
+    wrong = [
+        f"{path} includes {name}" for path, name in found if not re.fullmatch(ROOMS[room], name)
+    ]
+    assert wrong == []
+    assert all((SOURCE / "cpp" / name).is_file() for _, name in found)

@@ -1,13 +1,17 @@
 // Activations and losses: checks, then the plan without the GIL where the arrays are large.
-#include "activation.hpp"
+#include "bindings/activation.hpp"
 
 #include <optional>
 #include <vector>
 
-#include "../activation_plan.hpp"
-#include "../dispatch.hpp"
-#include "arrays.hpp"
-#include "gil.hpp"
+#include "bindings/arrays.hpp"
+#include "bindings/gil.hpp"
+#include "engine/activation/elementwise.hpp"
+#include "engine/activation/maxout.hpp"
+#include "engine/activation/prelu.hpp"
+#include "engine/activation/softmax.hpp"
+#include "engine/activation/squared_error.hpp"
+#include "engine/dispatch.hpp"
 
 namespace py = pybind11;
 

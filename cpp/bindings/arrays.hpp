@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "../kernels.hpp"
+#include "engine/dtype.hpp"
 
 namespace gradstep {
 

@@ -1,10 +1,10 @@
-#include "dropout.hpp"
+#include "bindings/dropout.hpp"
 
-#include "../cache.hpp"
-#include "../dispatch.hpp"
-#include "../dropout_plan.hpp"
-#include "arrays.hpp"
-#include "gil.hpp"
+#include "bindings/arrays.hpp"
+#include "bindings/gil.hpp"
+#include "engine/cache_policy.hpp"
+#include "engine/dispatch.hpp"
+#include "engine/dropout/dropout.hpp"
 
 namespace py = pybind11;
 

@@ -1,4 +1,4 @@
-#include "exchange.hpp"
+#include "bindings/exchange.hpp"
 
 #include <pybind11/numpy.h>
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include "../share_out.hpp"
+#include "engine/share_out.hpp"
 
 namespace gradstep {
 

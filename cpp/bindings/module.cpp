@@ -3,14 +3,14 @@
 
 #include <cstdlib>
 
-#include "../dispatch.hpp"
-#include "../thread_pool.hpp"
-#include "activation.hpp"
-#include "dropout.hpp"
-#include "exchange.hpp"
-#include "gil.hpp"
-#include "norm.hpp"
-#include "plan.hpp"
+#include "bindings/activation.hpp"
+#include "bindings/dropout.hpp"
+#include "bindings/exchange.hpp"
+#include "bindings/gil.hpp"
+#include "bindings/norm.hpp"
+#include "bindings/plan.hpp"
+#include "engine/dispatch.hpp"
+#include "engine/thread_pool.hpp"
 
 namespace py = pybind11;
 
@@ -38,7 +38,7 @@ void use_simd(const std::string& level, const std::string& argument) {
 
 // name -> state names, of the optimizers and of the assignments.
 py::dict kernels(bool optimizers) {
-  const KernelTable& table = active_table();
+  const OptimKernels& table = *active_table().optim;
   py::dict found;
   const int first = optimizers ? 0 : table.optimizer_count;
   const int last = optimizers ? table.optimizer_count : table.kernel_count;

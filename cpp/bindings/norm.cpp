@@ -1,11 +1,13 @@
-#include "norm.hpp"
+#include "bindings/norm.hpp"
 
 #include <cmath>
 #include <optional>
 
-#include "../norm_plan.hpp"
-#include "arrays.hpp"
-#include "gil.hpp"
+#include "bindings/arrays.hpp"
+#include "bindings/gil.hpp"
+#include "engine/norm/batch_norm.hpp"
+#include "engine/norm/group_norm.hpp"
+#include "engine/norm/row_norm.hpp"
 
 namespace py = pybind11;
 

@@ -1,12 +1,12 @@
-#include "plan.hpp"
+#include "bindings/plan.hpp"
 
 #include <pybind11/stl.h>
 
 #include <cmath>
 
-#include "../dispatch.hpp"
-#include "exchange.hpp"
-#include "gil.hpp"
+#include "bindings/exchange.hpp"
+#include "bindings/gil.hpp"
+#include "engine/dispatch.hpp"
 
 namespace py = pybind11;
 
@@ -23,7 +23,7 @@ Plan::Plan(const py::sequence& groups, const py::sequence& tensors, Labels label
     std::string missing;
     plan_.add_group(index, py::cast<std::vector<std::string>>(group[1]), &missing);
     if (!missing.empty()) throw py::value_error(kernel + ": needs a hyperparameter " + missing);
-    state_counts.push_back(active_table().kernels[index].state_count);
+    state_counts.push_back(active_table().optim->kernels[index].state_count);
   }
   for (const py::handle item : tensors) {
     const auto tensor = py::reinterpret_borrow<py::sequence>(item);

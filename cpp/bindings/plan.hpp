@@ -2,8 +2,8 @@
 #pragma once
 #include <array>
 
-#include "../step_plan.hpp"
-#include "arrays.hpp"
+#include "bindings/arrays.hpp"
+#include "engine/step/step_plan.hpp"
 
 namespace gradstep {
 

@@ -1,7 +1,7 @@
 """The optimizers, simplest first: hyperparameters, state and NumPy specification of each.
 
 Names, arguments and defaults are those of `torch.optim`. To add one, write its functor in
-`cpp/optimizers.hpp` and its class here; tests, benchmarks and documents enumerate `OPTIMIZERS`.
+`cpp/isa/optim/optimizers.hpp` and its class here; tests, benchmarks and documents enumerate `OPTIMIZERS`.
 Every class takes the keywords of `Optimizer` too.
 """
 

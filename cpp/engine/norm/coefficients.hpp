@@ -1,0 +1,43 @@
+// The few numbers per channel that kernels take, rounded once from double.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "isa/norm/table.hpp"
+
+namespace gradstep {
+
+// Rows of coefficients, each repeated as the lanes need it, and with kTail more from the start.
+template <class T, int kRows>
+class Coefficients {
+ public:
+  Coefficients(int64_t channels, int64_t fold)
+      : channels_(channels), length_(channels * fold + kTail), values_(kRows * length_) {}
+  const T* row(int r, int64_t c) const { return values_.data() + r * length_ + c; }
+  void set(int r, int64_t c, double value) {
+    for (int64_t i = c; i < length_; i += channels_)
+      values_[r * length_ + i] = static_cast<T>(value);
+  }
+
+ private:
+  static constexpr int64_t kTail = 16;
+  int64_t channels_, length_;
+  std::vector<T> values_;
+};
+
+// y = (x - shift) scale + offset, with the mean rounded to T as shift and the rest of it in offset.
+template <class T>
+inline void set_affine(Coefficients<T, 3>* rows, int64_t c, double mean, double scale,
+                       double bias) {
+  const double shift = static_cast<T>(mean);
+  rows->set(0, c, shift);
+  rows->set(1, c, scale);
+  rows->set(2, c, bias - (mean - shift) * scale);
+}
+
+template <class T>
+inline NormScale affine_at(const Coefficients<T, 3>& rows, int64_t c, bool relu) {
+  return {rows.row(0, c), rows.row(1, c), rows.row(2, c), relu};
+}
+
+}  // namespace gradstep

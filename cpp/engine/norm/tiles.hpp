@@ -1,0 +1,102 @@
+// The tiles of a NormShape, and how two sweeps over them are shared among threads.
+#pragma once
+#include <algorithm>
+
+#include "engine/norm/batch_norm.hpp"
+#include "engine/norm/sharing.hpp"
+
+namespace gradstep {
+
+// Bytes that one thread may expect to find again in its cache.
+inline constexpr int64_t kNormCache = 1 << 20;
+class NormTiles {
+ public:
+  explicit NormTiles(const NormShape& shape)
+      : shape_(shape),
+        fold_(shape.lanes == kChannelLanes && shape.channels < kNormNarrow ? kNormFold : 1),
+        chunks_(std::max<int64_t>(1, (shape.size + kNormTile - 1) / kNormTile)),
+        pieces_(shape.lanes == kChannelLanes
+                    ? kNormRows
+                    : std::max<int64_t>(1, kNormTile / std::max<int64_t>(1, shape.size))) {}
+
+  // Times that each coefficient of a channel is repeated.
+  int64_t fold() const { return fold_; }
+  int64_t count() const {
+    return shape_.size ? (shape_.pieces + pieces_ - 1) / pieces_ * chunks_ : 0;
+  }
+
+  // Elements of one channel in tile t.
+  int64_t elements(int64_t t) const { return pieces(t) * size(t); }
+
+  // f(first element, tile, first channel) for channels [first, last) of tile t.
+  template <class F>
+  void parts(int64_t t, int64_t first, int64_t last, const F& f) const {
+    const int64_t piece = t / chunks_ * pieces_, chunk = t % chunks_ * kNormTile;
+    const int64_t stride = shape_.channels * shape_.size;
+    const int64_t step = chunks_ > 1 ? 1 : last - first;
+    for (int64_t c = first; c < last; c += step)
+      f(piece * stride + c * shape_.size + chunk,
+        NormTile{pieces(t), stride, step, shape_.lanes == kChannelLanes ? fold_ : size(t)}, c);
+  }
+
+  // finish(0, channels), then apply(t, 0, channels) for all tiles.
+  template <class Finish, class Apply>
+  void one_sweep(const Finish& finish, const Apply& apply) const {
+    finish(0, shape_.channels);
+    run_tasks(shape_.elements() <= kNormSerial, count(), [&](int64_t first, int64_t last) {
+      for (int64_t t = last - 1; t >= first; --t) apply(t, 0, shape_.channels);
+    });
+  }
+
+  // reduce(t, first, last) for all tiles and channels, finish(first, last) when all tiles of these
+  // channels are reduced, then apply(t, first, last), last tiles first. A block of channels that
+  // fits the cache is finished before the next is begun; otherwise threads share the tiles.
+  template <class Reduce, class Finish, class Apply>
+  void two_sweeps(int64_t bytes_per_element, const Reduce& reduce, const Finish& finish,
+                  const Apply& apply) const {
+    const int64_t channels = shape_.channels, tiles = count();
+    const bool serial = shape_.elements() <= kNormSerial;
+    const int64_t block = channel_block(bytes_per_element);
+    if (block == 0 || serial) {
+      run_tasks(serial, tiles, [&](int64_t first, int64_t last) {
+        for (int64_t t = first; t < last; ++t) reduce(t, 0, channels);
+      });
+      return one_sweep(finish, apply);
+    }
+    run_tasks(false, (channels + block - 1) / block, [&](int64_t first, int64_t last) {
+      for (int64_t b = first; b < last; ++b) {
+        const int64_t c = b * block, end = std::min(c + block, channels);
+        for (int64_t t = 0; t < tiles; ++t) reduce(t, c, end);
+        finish(c, end);
+        for (int64_t t = tiles - 1; t >= 0; --t) apply(t, c, end);
+      }
+    });
+  }
+
+ private:
+  int64_t pieces(int64_t t) const {
+    return std::min(pieces_, shape_.pieces - t / chunks_ * pieces_);
+  }
+  int64_t size(int64_t t) const {
+    return std::min(kNormTile, shape_.size - t % chunks_ * kNormTile);
+  }
+
+  // Channels that one thread does at a time, 0 when tiles are to be shared instead.
+  int64_t channel_block(int64_t bytes_per_element) const {
+    const int64_t threads = ThreadPool::instance().threads();
+    const int64_t least = shape_.lanes == kChannelLanes ? kNormLine : 1;
+    const int64_t bytes = shape_.pieces * shape_.size * bytes_per_element;  // of a channel
+    if (fold_ > 1 || (least > 1 && bytes * least > kNormCache / 2)) return 0;
+    if (shape_.channels < 4 * threads * least) return threads > 1 ? 0 : least;
+    const int64_t fits = kNormCache / 2 / std::max<int64_t>(1, bytes);
+    const int64_t fair = shape_.channels / (4 * threads);
+    return std::max(least, std::min(fits, fair) / least * least);
+  }
+
+  static constexpr int64_t kNormLine = 64;  // channels whose part of a row is worth a visit
+
+  NormShape shape_;
+  int64_t fold_, chunks_, pieces_;
+};
+
+}  // namespace gradstep

@@ -1,0 +1,140 @@
+// The activations that treat every element alone: a functor each, the formula of the forward pass
+// and of the backward pass. At the end the list that everything else enumerates.
+// T is the element type, V a value: a vector, or T in the tail.
+#pragma once
+#include "isa/elementwise.hpp"
+#include "isa/math.hpp"
+
+namespace gradstep::GRADSTEP_ISA::activation {
+
+// dx from dy and from what the forward pass had: `s` is x or y, as the comment says.
+
+// Nair & Hinton 2010. s: x or y. NaN stays NaN.
+template <class T>
+struct Relu {
+  explicit Relu(double) {}
+  template <class V>
+  ALWAYS_INLINE V forward(V x) const {
+    return x <= V{} ? V{} : x;
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V s) const {
+    return s <= V{} ? V{} : dy;
+  }
+};
+
+// Maas, Hannun & Ng 2013. s: x, or y where slope >= 0.
+template <class T>
+struct LeakyRelu {
+  T slope;
+  explicit LeakyRelu(double parameter) : slope(parameter) {}
+  template <class V>
+  ALWAYS_INLINE V forward(V x) const {
+    return x > V{} ? x : x * slope;
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V s) const {
+    return s > V{} ? dy : dy * slope;
+  }
+};
+
+// s: y.
+template <class T>
+struct Sigmoid {
+  explicit Sigmoid(double) {}
+  template <class V>
+  ALWAYS_INLINE V forward(V x) const {
+    return sigmoid(x);
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V y) const {
+    return dy * (T(1) - y) * y;
+  }
+};
+
+// s: y.
+template <class T>
+struct Tanh {
+  explicit Tanh(double) {}
+  template <class V>
+  ALWAYS_INLINE V forward(V x) const {
+    return tanh(x);
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V y) const {
+    return dy * (T(1) - y * y);
+  }
+};
+
+// x sigmoid(x); Elfwing, Uchibe & Doya 2018. s: x. Where exp(-|x|) is 0, x may be replaced by any
+// other of the kind: infinity times 0 would be NaN.
+template <class T>
+struct Silu {
+  explicit Silu(double) {}
+  template <class V>
+  ALWAYS_INLINE V forward(V x) const {
+    const ExpParts<V> e = exp_parts(negative_abs(x));
+    const V finite = at_least(x, ConstantsOf<V>::kExpLow);
+    return (x < V{} ? e.times(finite) : x) / (e.value() + T(1));
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V x) const {
+    const V e = exp_parts(negative_abs(x)).value(), d = e + T(1);
+    const V finite = with_sign(at_most(abs(x), -ConstantsOf<V>::kExpLow), x);
+    return dy * (((x < V{} ? e : splat<V>(1)) + finite * e / d) / d);
+  }
+};
+
+// x Phi(x), Phi the distribution of a standard normal variable; Hendrycks & Gimpel 2016. s: x.
+template <class T>
+struct Gelu {
+  explicit Gelu(double) {}
+  template <class V>
+  ALWAYS_INLINE V forward(V x) const {
+    const NormalTail<V> tail = normal_tail(x);
+    const V outside = tail.density.times(tail.a * tail.ratio);
+    return x < V{} ? -outside : x - outside;
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V x) const {
+    const NormalTail<V> tail = normal_tail(x);
+    const V e = tail.density.value(), above = e * tail.ratio;
+    const V phi = e * T(0.398942280401432678);  // 1 / sqrt(2 pi)
+    const V below = x < V{} ? above : T(1) - above;
+    return dy * (below + with_sign(tail.a * phi, x));
+  }
+};
+
+// x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3): x (1 + tanh(u)) / 2 without its cancellation;
+// Hendrycks & Gimpel 2016. s: x.
+template <class T>
+struct GeluTanh {
+  static constexpr T kLinear = T(1.59576912160573071);  // 2 sqrt(2/pi)
+  static constexpr T kCubic = T(1.59576912160573071 * 0.044715);
+  explicit GeluTanh(double) {}
+  template <class V>
+  ALWAYS_INLINE V forward(V x) const {
+    const V a = at_most(abs(x), ConstantsOf<V>::kNormalTailEnd);
+    const ExpParts<V> e = exp_parts(-(a * (kLinear + kCubic * (a * a))));
+    return (x < V{} ? -e.times(a) : x) / (e.value() + T(1));
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V x) const {
+    const V a = at_most(abs(x), ConstantsOf<V>::kNormalTailEnd), square = a * a;
+    const V e = exp_parts(-(a * (kLinear + kCubic * square))).value(), d = e + T(1);
+    const V slope = with_sign(a * (kLinear + T(3) * kCubic * square), x);
+    return dy * (((x < V{} ? e : splat<V>(1)) + slope * e / d) / d);
+  }
+};
+
+// X(functor, name)
+#define ACTIVATIONS(X)       \
+  X(Relu, "relu")            \
+  X(LeakyRelu, "leaky_relu") \
+  X(Sigmoid, "sigmoid")      \
+  X(Tanh, "tanh")            \
+  X(Silu, "silu")            \
+  X(Gelu, "gelu")            \
+  X(GeluTanh, "gelu_tanh")
+
+}  // namespace gradstep::GRADSTEP_ISA::activation

@@ -1,0 +1,40 @@
+// Compiled once per ISA; exports its table and nothing else.
+#include "isa/activation/activations.hpp"
+#include "isa/activation/maxout.hpp"
+#include "isa/activation/prelu.hpp"
+#include "isa/activation/table.hpp"
+
+namespace gradstep::GRADSTEP_ISA::activation {
+
+template <class T, template <class> class F>
+static void forward(double parameter, int64_t n, const void* x, void* y, bool past_cache) {
+  const F<T> f(parameter);
+  fill(
+      static_cast<T*>(y), n, past_cache,
+      [&](auto v) __attribute__((always_inline)) { return f.forward(v); },
+      static_cast<const T*>(x));
+  if (past_cache) stream_fence();
+}
+
+template <class T, template <class> class F>
+static void backward(double parameter, int64_t n, const void* dy, const void* saved, void* dx,
+                     bool past_cache) {
+  const F<T> f(parameter);
+  fill(
+      static_cast<T*>(dx), n, past_cache,
+      [&](auto g, auto s) __attribute__((always_inline)) { return f.backward(g, s); },
+      static_cast<const T*>(dy), static_cast<const T*>(saved));
+  if (past_cache) stream_fence();
+}
+
+#define ROW(F, name) \
+  {name, {forward<float, F>, forward<double, F>}, {backward<float, F>, backward<double, F>}},
+static constexpr Activation kActivations[] = {ACTIVATIONS(ROW)};
+
+#define BOTH(function) {function<float>, function<double>}
+extern const ActivationKernels kTable;
+const ActivationKernels kTable = {kActivations, sizeof kActivations / sizeof *kActivations,
+                                  BOTH(prelu),  BOTH(prelu_backward),
+                                  BOTH(maxout), BOTH(maxout_backward)};
+
+}  // namespace gradstep::GRADSTEP_ISA::activation

@@ -1,0 +1,46 @@
+// Plain data between the engine and the kernels of activations. Index 2: by DType.
+#pragma once
+#include <cstdint>
+
+namespace gradstep {
+
+// One activation that treats every element alone. `past_cache`: y is not read again soon, so it
+// goes to memory without a look at what was there.
+struct Activation {
+  const char* name;
+  void (*forward[2])(double parameter, int64_t n, const void* x, void* y, bool past_cache);
+  void (*backward[2])(double parameter, int64_t n, const void* dy, const void* saved, void* dx,
+                      bool past_cache);
+};
+
+// x of shape (outer, channels, inner), a weight for each channel.
+struct PreluJob {
+  int64_t outer, channels, inner;
+  const void *x, *weight, *dy;
+  void* y;           // backward: dx
+  double* partials;  // of the weight's gradient; see prelu_backward
+};
+
+// x of shape (outer, channels, pieces, inner), y of shape (outer, channels, inner).
+struct MaxoutJob {
+  int64_t outer, channels, pieces, inner;
+  const void *x, *dy;
+  void* y;  // backward: dx, shaped like x
+};
+
+// Rows of channels that one partial sum takes where channels are innermost; defines an order.
+inline constexpr int64_t kChannelRows = 256;
+
+struct ActivationKernels {
+  const Activation* activations;
+  int activation_count;
+  // [begin, end): rows of `inner` elements, or rows of channels where inner = 1, from a multiple of
+  // kChannelRows.
+  void (*prelu[2])(const PreluJob&, int64_t begin, int64_t end);
+  void (*prelu_backward[2])(const PreluJob&, int64_t begin, int64_t end);
+  // [begin, end) of outer * channels.
+  void (*maxout[2])(const MaxoutJob&, int64_t begin, int64_t end);
+  void (*maxout_backward[2])(const MaxoutJob&, int64_t begin, int64_t end);
+};
+
+}  // namespace gradstep

@@ -1,0 +1,84 @@
+// The element-wise loops and their tails.
+#pragma once
+#include "isa/simd.hpp"
+
+namespace gradstep::GRADSTEP_ISA {
+
+template <class V>
+struct ValueType {
+  typedef V type;
+};
+
+// body(ValueType<V>, i) for every i of [0, n): on vectors, then on scalars with the same text.
+template <class T, class Body>
+ALWAYS_INLINE void sweep(int64_t n, const Body& body) {
+  typedef typename Native<T>::type V;
+  int64_t i = 0;
+  for (; i + kLanes<V, T> <= n; i += kLanes<V, T>) body(ValueType<V>{}, i);
+  for (; i < n; ++i) body(ValueType<T>{}, i);
+}
+
+// The first n elements, fewer than V has lanes, and `rest` in the other lanes.
+template <class V, class T>
+ALWAYS_INLINE V load_first(const T* x, int64_t n, T rest) {
+#if defined(__AVX512F__)
+  const V v = V{} + rest;
+  const uint32_t mask = (uint32_t{1} << n) - 1;
+  if constexpr (sizeof(V) == 32)
+    return (V)_mm256_mask_loadu_ps((__m256)v, static_cast<__mmask8>(mask), x);
+  else if constexpr (sizeof(T) == 4)
+    return (V)_mm512_mask_loadu_ps((__m512)v, static_cast<__mmask16>(mask), x);
+  else
+    return (V)_mm512_mask_loadu_pd((__m512d)v, static_cast<__mmask8>(mask), x);
+#else
+  T first[kLanes<V, T>];
+  store(first, V{} + rest);
+  for (int64_t i = 0; i < n; ++i) first[i] = x[i];
+  return load<V>(first);
+#endif
+}
+
+// The first n lanes of v, not all of them, to y.
+template <class V, class T>
+ALWAYS_INLINE void store_first(T* y, int64_t n, V v) {
+#if defined(__AVX512F__)
+  const uint32_t mask = (uint32_t{1} << n) - 1;
+  if constexpr (sizeof(T) == 4)
+    _mm512_mask_storeu_ps(y, static_cast<__mmask16>(mask), (__m512)v);
+  else
+    _mm512_mask_storeu_pd(y, static_cast<__mmask8>(mask), (__m512d)v);
+#else
+  T all[kLanes<V, T>];
+  store(all, v);
+  for (int64_t i = 0; i < n; ++i) y[i] = all[i];
+#endif
+}
+
+// Elements before the first address of a whole vector.
+template <class T>
+ALWAYS_INLINE int64_t unaligned(const T* y, int64_t n) {
+  const auto past = reinterpret_cast<uintptr_t>(y) % kBytes;
+  const int64_t count = past ? static_cast<int64_t>((kBytes - past) / sizeof(T)) : 0;
+  return count < n ? count : n;
+}
+
+// y[i] = f(x[i]...) for every i of [0, n), on vectors only: f may be long, and is compiled for them
+// alone. After stores past the cache the caller owes a stream_fence().
+template <class T, class F, class... X>
+ALWAYS_INLINE void fill(T* y, int64_t n, bool past_cache, const F& f, const X*... x) {
+  typedef typename Native<T>::type V;
+  constexpr int64_t kWidth = kLanes<V, T>;
+  const auto first = [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+    store_first(y + i, count, f(load_first<V>(x + i, count, T{})...));
+  };
+  int64_t i = 0;
+  if (past_cache) {
+    i = unaligned(y, n);
+    if (i) first(0, i);
+    for (; i + kWidth <= n; i += kWidth) store_past_cache(y + i, f(load<V>(x + i)...));
+  }
+  for (; i + kWidth <= n; i += kWidth) store(y + i, f(load<V>(x + i)...));
+  if (i < n) first(i, n - i);
+}
+
+}  // namespace gradstep::GRADSTEP_ISA

@@ -1,0 +1,57 @@
+// What a plan asks of its gradients before a step: the squares of their elements, or a summary.
+#pragma once
+#include "isa/optim/table.hpp"
+#include "isa/reduce.hpp"
+
+namespace gradstep::GRADSTEP_ISA::optim {
+
+template <class T>
+static void sum_squares(const void* data, int64_t n, double* blocks) {
+  const T* x = static_cast<const T*>(data);
+  for (int64_t at = 0; at < n; at += kSumBlock, ++blocks) {
+    Row sum = Row::filled(0);
+    rows<T>(x + at, n - at < kSumBlock ? n - at : kSumBlock, 0,
+            [&](const Row& row) __attribute__((always_inline)) {
+              for (int i = 0; i < Row::kVectors; ++i) sum.v[i] = sum.v[i] + row.v[i] * row.v[i];
+            });
+    *blocks = sum.fold(Add{});
+  }
+}
+
+// Elements that are not finite take no part in min, max and the sums: the last row is filled with
+// NaN, and the filling taken off the count.
+template <class T>
+static BlockSummary summarize_block(const T* x, int64_t n) {
+  const double inf = __builtin_inf();
+  Row low = Row::filled(inf), high = Row::filled(-inf), sum = Row::filled(0), squares = sum;
+  i64 nonfinite = {};
+  rows<T>(x, n, static_cast<T>(__builtin_nan("")),
+          [&](const Row& row) __attribute__((always_inline)) {
+            for (int i = 0; i < Row::kVectors; ++i) {
+              const f64 v = row.v[i];
+              const i64 finite = (i64)((v - v) == f64{});
+              const f64 value = finite ? v : f64{};
+              const f64 least = finite ? v : f64{} + inf, most = finite ? v : f64{} - inf;
+              low.v[i] = least < low.v[i] ? least : low.v[i];
+              high.v[i] = most > high.v[i] ? most : high.v[i];
+              sum.v[i] = sum.v[i] + value;
+              squares.v[i] = squares.v[i] + value * value;
+              nonfinite += finite + 1;
+            }
+          });
+  const auto smaller = [](f64 a, f64 b) __attribute__((always_inline)) { return b < a ? b : a; };
+  const auto larger = [](f64 a, f64 b) __attribute__((always_inline)) { return b > a ? b : a; };
+  BlockSummary result{low.fold(smaller), high.fold(larger), sum.fold(Add{}), squares.fold(Add{}),
+                      -((kSumLanes - n % kSumLanes) % kSumLanes)};
+  for (int i = 0; i < Row::kWidth; ++i) result.nonfinite += nonfinite[i];
+  return result;
+}
+
+template <class T>
+static void summarize(const void* data, int64_t n, BlockSummary* blocks) {
+  const T* x = static_cast<const T*>(data);
+  for (int64_t at = 0; at < n; at += kSumBlock)
+    *blocks++ = summarize_block(x + at, n - at < kSumBlock ? n - at : kSumBlock);
+}
+
+}  // namespace gradstep::GRADSTEP_ISA::optim

@@ -1,0 +1,76 @@
+// Compiled once per ISA with -DGRADSTEP_ISA=<name> and that ISA's flags; exports its table and
+// nothing else.
+#include <cstring>
+#include <utility>
+
+#include "isa/optim/assignments.hpp"
+#include "isa/optim/gradient_sums.hpp"
+#include "isa/optim/optimizers.hpp"
+
+namespace gradstep::GRADSTEP_ISA::optim {
+
+// What a Formula holds.
+template <class T, template <class> class F>
+struct Compiled {
+  Preparation<T> prepare;
+  F<T> formula;
+  bool zero_gradient;
+};
+
+template <class T, template <class> class F>
+static void make(const Hyper& hyper, Formula* formula) {
+  typedef Compiled<T, F> C;
+  static_assert(sizeof(C) <= sizeof(Formula) && alignof(C) <= alignof(Formula));
+  static_assert(__is_trivially_copyable(C));
+  const C compiled{Preparation<T>(hyper), F<T>(hyper), hyper.zero_gradient};
+  __builtin_memcpy(formula->bytes, &compiled, sizeof compiled);
+}
+
+template <class T, template <class> class F, int... kState>
+static void update_items(const Formula& formula, const Tensor* tensors, const Item* items,
+                         int64_t count) {
+  Compiled<T, F> c = *reinterpret_cast<const Compiled<T, F>*>(formula.bytes);
+  for (const Item* item = items; item != items + count; ++item) {
+    const Tensor& tensor = tensors[item->tensor];
+    const int64_t n = item->end - item->begin;
+    T* p = static_cast<T*>(tensor.p) + item->begin;
+    const T* g = static_cast<const T*>(tensor.g) + item->begin;
+    if (c.prepare.active)
+      update_prepared(c.formula, c.prepare, n, p, g,
+                      (static_cast<T*>(tensor.state[kState]) + item->begin)...);
+    else
+      update(c.formula, n, p, g, (static_cast<T*>(tensor.state[kState]) + item->begin)...);
+    // While it is in cache.
+    if (c.zero_gradient) std::memset(const_cast<T*>(g), 0, static_cast<size_t>(n) * sizeof(T));
+  }
+}
+
+template <template <class> class F, int... kState, class... Names>
+static constexpr Kernel row(std::integer_sequence<int, kState...>, const char* name,
+                            Names... states) {
+  return {name,
+          sizeof...(Names),
+          {states...},
+          {{make<float, F>, update_items<float, F, kState...>},
+           {make<double, F>, update_items<double, F, kState...>}}};
+}
+
+template <template <class> class F, class... Names>
+static constexpr Kernel row(const char* name, Names... states) {
+  static_assert(sizeof...(Names) <= kMaxStates);
+  return row<F>(std::make_integer_sequence<int, sizeof...(Names)>{}, name, states...);
+}
+
+#define ROW(Name, ...) row<Name>(#Name __VA_OPT__(, ) __VA_ARGS__),
+static constexpr Kernel kKernels[] = {OPTIMIZERS(ROW) ASSIGNMENTS(ROW)};
+#define COUNT(Name, ...) +1
+static constexpr int kOptimizerCount = 0 OPTIMIZERS(COUNT);
+
+extern const OptimKernels kTable;
+const OptimKernels kTable = {kKernels,
+                             sizeof kKernels / sizeof *kKernels,
+                             kOptimizerCount,
+                             {sum_squares<float>, sum_squares<double>},
+                             {summarize<float>, summarize<double>}};
+
+}  // namespace gradstep::GRADSTEP_ISA::optim

@@ -1,0 +1,90 @@
+// The loop of an optimizer, and what happens to a gradient before its formula.
+#pragma once
+#include "isa/elementwise.hpp"
+#include "isa/optim/table.hpp"
+
+namespace gradstep::GRADSTEP_ISA::optim {
+
+// Asks for what lies GRADSTEP_PREFETCH bytes ahead, if anything. `python -m bench.sweeps prefetch`
+// builds with some: none was faster than what the CPU fetches by itself.
+template <class T>
+ALWAYS_INLINE void prefetch_ahead([[maybe_unused]] const T* x) {
+  if constexpr (GRADSTEP_PREFETCH > 0)
+    __builtin_prefetch(
+        reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x) + GRADSTEP_PREFETCH));
+}
+
+// f(p, g, state...) for every element: p and state are written, g is read.
+template <class F, class T, class... S>
+ALWAYS_INLINE void update(const F& f, int64_t n, T* p, const T* g, S*... state) {
+  sweep<T>(n, [&](auto type, int64_t i) __attribute__((always_inline)) {
+    typedef typename decltype(type)::type V;
+    prefetch_ahead(p + i), prefetch_ahead(g + i), (prefetch_ahead(state + i), ...);
+    V value = load<V>(p + i);
+    [&](auto... s) __attribute__((always_inline)) {
+      f(value, load<V>(g + i), s...);
+      store(p + i, value);
+      (store(state + i, s), ...);
+    }(load<V>(state + i)...);
+  });
+}
+
+// base^exponent by repeated squaring: IEEE multiplications only, so every machine gets the same
+// bits, which libm's pow does not promise.
+[[maybe_unused]] static double power(double base, int64_t exponent) {
+  double result = 1;
+  for (; exponent; exponent >>= 1, base *= base)
+    if (exponent & 1) result *= base;
+  return result;
+}
+
+// The gradient as the formula sees it: scaled (and negated to maximize), clipped by value, with the
+// penalties l1 |p| and l2/2 p^2 added, in this order.
+template <class T>
+struct Preparation {
+  T scale, limit, l1, l2;
+  bool active;
+
+  explicit Preparation(const Hyper& h)
+      : scale(h["maximize"] != 0 ? -h.scale : h.scale),
+        limit(h["clip_value"]),
+        l1(h["l1"]),
+        l2(h["l2"]),
+        active(scale != 1 || limit < __builtin_inf() || l1 != 0 || l2 != 0) {}
+
+  template <class V>
+  ALWAYS_INLINE V operator()(V g, V p) const {
+    g = g * scale;
+    if (limit < __builtin_inf()) g = clamp(g, V{} + limit);
+    if (l1 != 0) g = g + l1 * sign(p);
+    if (l2 != 0) g = g + l2 * p;
+    return g;
+  }
+};
+
+// Not inlined: one copy serves every formula.
+template <class T>
+__attribute__((noinline)) static void prepare_block(const Preparation<T>& prepare, int64_t n,
+                                                    T* prepared, const T* g, const T* p) {
+  const Preparation<T> local = prepare;
+  sweep<T>(n, [&](auto type, int64_t i) __attribute__((always_inline)) {
+    typedef typename decltype(type)::type V;
+    store(prepared + i, local(load<V>(g + i), load<V>(p + i)));
+  });
+}
+
+// A prepared gradient never goes to memory: it is made block by block in a buffer that stays in L1,
+// so the plain case pays nothing and preparation is compiled once, not once per formula.
+template <class F, class T, class... S>
+ALWAYS_INLINE void update_prepared(const F& f, const Preparation<T>& prepare, int64_t n, T* p,
+                                   const T* g, S*... state) {
+  constexpr int64_t kBlock = 1024;
+  alignas(64) T prepared[kBlock];
+  for (int64_t at = 0; at < n; at += kBlock) {
+    const int64_t size = n - at < kBlock ? n - at : kBlock;
+    prepare_block(prepare, size, prepared, g + at, p + at);
+    update(f, size, p + at, prepared, (state + at)...);
+  }
+}
+
+}  // namespace gradstep::GRADSTEP_ISA::optim
