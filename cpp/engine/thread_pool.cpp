@@ -265,7 +265,8 @@ bool ThreadPool::invite_awake() noexcept {
 }
 
 // Whether there is enough left to do here, or in what seems to come: where runs follow each other
-// before a worker would park, it stays awake for the next ones. May do two tasks, for the time of the second.
+// before a worker would park, it stays awake for the next ones. May do two tasks, for the time of
+// the second.
 bool ThreadPool::worth_waking(int64_t tasks, bool coarse) noexcept {
   if (in_a_row_ >= kManyInARow) return true;
   if (tasks < kSample) return coarse;
@@ -286,8 +287,8 @@ bool ThreadPool::do_one_task() noexcept {
 }
 
 // Nanoseconds of work for the caller alone above which a wake-up gains. With a worker that comes
-// after `arrival`, of which the caller loses `cost`, work of length w takes (w + arrival + cost) / 2;
-// and a worker's caches are cold, which was found to take about as long as the half of the cost.
+// after `arrival`, of which the caller loses `cost`, work of length w takes (w + arrival + cost) /
+// 2; and a worker's caches are cold, which was found to take about as long as the half of the cost.
 int64_t ThreadPool::worthwhile() const noexcept {
   const int64_t fixed = tuning.wake;
   return fixed > 0 ? fixed * 1000 : arrival_ + wake_cost_ + wake_cost_ / 2;
@@ -378,7 +379,8 @@ void ThreadPool::work(int self) noexcept {
     seen = kIdle;
     if (!phase.compare_exchange_strong(seen, kParked)) continue;
     phase.wait(kParked);
-    average(&arrival_, nanoseconds() - members_[self].woken.load(std::memory_order_relaxed), 300'000);
+    average(&arrival_, nanoseconds() - members_[self].woken.load(std::memory_order_relaxed),
+            300'000);
     was_parked = true;
     spin = Spin();
   }
