@@ -1,8 +1,8 @@
 """The sizes that were chosen by measurement, varied: `python -m bench.sweeps [NAME ...]`.
 
-`task`, `serial` and `spin` are in `cpp/engine/share_out.hpp` and vary in the running process. `prefetch`
-is compiled in: every value is built in a temporary folder and timed in a process of its own, in
-turn with the others.
+`task`, `serial` and `spin` are in `cpp/engine/share_out.hpp` and vary in the running process.
+`prefetch` is compiled in: every value is built in a temporary folder and timed in a process of its
+own, in turn with the others.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.reference import Array
-from gradstep.trees import Name
+from gradstep.arrays import Array, Name
 
 __version__: str
 compiler: str

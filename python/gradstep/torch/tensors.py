@@ -13,7 +13,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
-from gradstep.reference import Array
+from gradstep.arrays import Array
 
 Order: TypeAlias = tuple[int, ...] | None
 
