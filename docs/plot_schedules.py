@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gradstep.schedules import SCHEDULES, Schedule
+from gradstep.optim.schedules import SCHEDULES, Schedule
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep import cli, training
-from gradstep.cli import main
+from gradstep.train import cli
+from gradstep.train import loop as training
+from gradstep.train.cli import main
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from gradstep.augmentation import random_shift
-from gradstep.datasets import (
+from gradstep.train.augmentation import random_shift
+from gradstep.train.datasets import (
     digits,
     encode_labels,
     from_csv,

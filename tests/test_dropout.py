@@ -9,8 +9,8 @@ import gradstep as gs
 import numpy as np
 import pytest
 from gradstep import _core
-from gradstep import dropouts as spec
-from gradstep.philox import keep_scale, threshold
+from gradstep.spec import dropout as spec
+from gradstep.spec.philox import keep_scale, threshold
 from test_exact import Guarded, everywhere, guarded  # noqa: F401
 
 DTYPES = [np.float32, np.float64]

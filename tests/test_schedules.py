@@ -15,8 +15,8 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep import schedules
-from gradstep.schedules import SCHEDULES
+from gradstep.optim import schedules
+from gradstep.optim.schedules import SCHEDULES
 
 SHORT = range(1, 60)
 LONG = [1, 2, 3, 9, 10, 11, 99, 100, 101, 102, 999, 1_000, 1_001, 12_345, 10**6, 10**12]

@@ -75,7 +75,7 @@ def test_results_do_not_depend_on_sizes(name: str, value: int) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("tusk", 1, "name: tusk, expected task, serial, spin or cache"),
+        ("tusk", 1, "name: tusk, expected task, serial, spin, wake or cache"),
         ("spin", -1, "value: -1, expected >= 0"),
         ("task", 0, "value: 0, expected > 0"),
     ],

@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
@@ -25,7 +26,7 @@ namespace {
 
 constexpr int kPauses = 100;  // 3 us there; a yield takes 0.4 us
 
-thread_local bool on_team = false;
+thread_local bool on_team = false, on_lent = false;
 
 void pause() noexcept {
 #if defined(__SSE__)
@@ -33,6 +34,18 @@ void pause() noexcept {
 #elif defined(__aarch64__)
   asm volatile("isb" ::: "memory");  // `yield` is a no-op on most cores, too short to be polite
 #endif
+}
+
+int64_t nanoseconds() noexcept {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+// A moving average over some four values. One that is far off counts as `most`, so that the average
+// stays where large runs still try, and learn of better times.
+void average(std::atomic<int64_t>* average, int64_t value, int64_t most) noexcept {
+  const int64_t before = average->load(std::memory_order_relaxed);
+  average->store(before + (std::min(value, most) - before) / 4, std::memory_order_relaxed);
 }
 
 // Spins until tuning.spin is over. Measured on two virtual Zen 5 cores, with runs of 36 us: a run
@@ -83,6 +96,12 @@ void set_float_control([[maybe_unused]] uint64_t state) noexcept {
 #endif
 }
 
+#if defined(__linux__)
+bool get_affinity(CpuSet* cpus) noexcept {
+  return sched_getaffinity(0, sizeof cpus->bits, reinterpret_cast<cpu_set_t*>(cpus->bits)) == 0;
+}
+#endif
+
 void name_this_thread() noexcept {
 #if defined(__linux__)
   pthread_setname_np(pthread_self(), "gradstep");
@@ -103,6 +122,12 @@ sigset_t signals_kept_from_workers() noexcept {
 
 }  // namespace
 
+int CpuSet::count() const noexcept {
+  int count = 0;
+  for (const uint64_t word : bits) count += std::popcount(word);
+  return count;
+}
+
 // Constant-initialized and trivially destroyed: usable at any moment of the process's life.
 constinit ThreadPool ThreadPool::pool_;
 static_assert(std::is_trivially_destructible_v<ThreadPool>);
@@ -113,7 +138,10 @@ const int ThreadPool::fork_handler_ = pthread_atfork(nullptr, nullptr, reset_in_
 void ThreadPool::reset_in_forked_child() noexcept {
   pool_.started_ = 0;
   pool_.borrowed_ = nullptr;
+  pool_.lent_ = nullptr;
   pool_.busy_ = false;
+  pool_.placed_ = 0;
+  pool_.caller_cpu_ = -1;
 }
 
 ThreadPool& ThreadPool::instance() noexcept { return pool_; }
@@ -129,33 +157,76 @@ void ThreadPool::set_threads(int n) noexcept { threads_ = std::clamp(n, 1, kMaxT
 
 void ThreadPool::borrow(const OpenMP* runtime) noexcept { borrowed_ = runtime; }
 
+void ThreadPool::lend(const OpenMP* runtime, int (*awake)() noexcept) noexcept {
+  while (busy_.exchange(true, std::memory_order_acquire)) sched_yield();
+  lent_awake_ = awake;
+  lent_since_ = nanoseconds();
+  rest_until_ = 0;
+  lent_ = runtime;
+  busy_.store(false, std::memory_order_release);
+}
+
+bool ThreadPool::use_lent(bool on) noexcept { return std::exchange(on_lent, on); }
+
 bool ThreadPool::use_team(bool on) noexcept { return std::exchange(on_team, on); }
 
 bool ThreadPool::borrows() const noexcept { return borrowed_ != nullptr; }
 
-void ThreadPool::run(int64_t tasks, TaskRange body) noexcept {
+void ThreadPool::run(int64_t tasks, TaskRange body, Wake wake, bool coarse) noexcept {
   if (tasks <= 0) return;
-  const OpenMP* openmp = on_team ? borrowed_.load(std::memory_order_acquire) : nullptr;
-  const int team = openmp ? openmp->max_threads() : kMaxThreads;
-  const auto wanted = static_cast<int>(std::min<int64_t>({threads(), team, tasks}));
+  const OpenMP* team = on_team ? borrowed_.load(std::memory_order_acquire) : nullptr;
+  int size = team ? team->max_threads() : kMaxThreads;
+  auto wanted = static_cast<int>(std::min<int64_t>({threads(), size, tasks}));
   if (wanted == 1 || busy_.load(std::memory_order_relaxed) ||
       busy_.exchange(true, std::memory_order_acquire)) {
     return body(0, tasks);
   }
-  if (!openmp) start_workers(wanted - 1);
+  if (!team) {
+    const int64_t now = nanoseconds();
+    const bool may_lend = on_lent && wake == Wake::kIfWorth && tasks >= kSample;
+    if (const int lent = may_lend ? lent_and_awake(now) : 0; lent > 0) {
+      team = lent_;
+      size = wanted = std::min(wanted, lent + 1);
+    } else {
+      start_workers(wanted - 1);
+      place_workers(now);
+      in_a_row_ = now - ended_ < tuning.spin * 1000 ? in_a_row_ + 1 : 0;
+      if (wake == Wake::kIfWorth && caller_cpus_ == 1) {  // workers could only take turns with it
+        busy_.store(false, std::memory_order_release);
+        return body(0, tasks);
+      }
+    }
+  }
   active_ = wanted;
   float_control_ = float_control();
   body_ = body;
   share_out(tasks);
-  if (openmp) {
-    // The whole team, although some of it may find nothing to do: another size is a new team.
-    openmp->parallel(team_main, const_cast<OpenMP*>(openmp), static_cast<unsigned>(team), 0);
+  if (team) {
+    // All of OpenMP's, although some may find nothing to do: another size is a new team.
+    team->parallel(team_main, const_cast<OpenMP*>(team), static_cast<unsigned>(size), 0);
   } else {
-    invite();
+    const bool some_parked = invite_awake();
+    if (some_parked && (wake == Wake::kAll || worth_waking(tasks, coarse))) wake_parked();
     drain(0);
     join();
+    ended_ = nanoseconds();
   }
   busy_.store(false, std::memory_order_release);
+}
+
+// How many lent threads a run may take now. Workers that are awake come first. Now and then lent
+// threads are left alone for longer than they spin, so that those that nobody else uses go to
+// sleep.
+int ThreadPool::lent_and_awake(int64_t now) noexcept {
+  constexpr int64_t kStreak = 1'000'000'000, kRest = 40'000'000;
+  const OpenMP* lent = lent_.load(std::memory_order_relaxed);
+  if (!lent || now < rest_until_ || (started_ > 0 && members_[1].phase != kParked)) return 0;
+  const int most = lent->max_threads() - 1;
+  const int awake = most > 0 ? std::min(most, lent_awake_()) : 0;
+  if (awake == 0) lent_since_ = now;
+  if (now - lent_since_ < kStreak) return awake;
+  lent_since_ = rest_until_ = now + kRest;
+  return 0;
 }
 
 // A worker that cannot be started is to this run one that never comes: others take its share.
@@ -170,7 +241,7 @@ void ThreadPool::start_workers(int wanted) noexcept {
     members_[started_ + 1].phase = kIdle;  // in a forked child it is what the parent's worker was
     if (pthread_create(&thread, nullptr, worker_main, index) != 0) break;
     pthread_detach(thread);
-    ++started_;
+    members_[++started_].thread = thread;
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   int setting = threads_;
@@ -190,13 +261,92 @@ void ThreadPool::share_out(int64_t tasks) noexcept {
   }
 }
 
-// A word for each worker, rather than one for all: it wakes nobody who is not meant, and a futex
-// call for each sleeper costs little beside the wake-up itself.
-void ThreadPool::invite() noexcept {
-  for (int i = 1; i < active_; ++i) {
-    auto& phase = members_[i].phase;
-    if (phase.exchange(kInvited) == kParked) phase.notify_one();
+// The system wakes a thread beside its waker, starts it beside its creator and leaves it there as
+// long as it spins: it then waits for its caller to sleep, for as long as the run lasts, while
+// another CPU idles. So workers may run wherever their caller may, but for the CPU that it is on.
+// Looked at anew when the caller moved, and now and then, because its mask may change from outside.
+void ThreadPool::place_workers([[maybe_unused]] int64_t now) noexcept {
+#if defined(__linux__)
+  constexpr int64_t kLookAgain = 100'000'000;  // nanoseconds
+  const int cpu = sched_getcpu();
+  if (cpu == caller_cpu_ && placed_ == started_ && now - looked_ < kLookAgain) return;
+  CpuSet mask;
+  if (cpu < 0 || !get_affinity(&mask)) return;
+  caller_cpu_ = cpu;
+  caller_cpus_ = mask.count();
+  looked_ = now;
+  if (caller_cpus_ > 1) mask.remove(cpu);
+  if (!(mask == mask_)) placed_ = 0;
+  mask_ = mask;
+  while (placed_ < started_) {
+    ++placed_;
+    pthread_setaffinity_np(members_[placed_].thread, sizeof mask_.bits,
+                           reinterpret_cast<const cpu_set_t*>(mask_.bits));
   }
+#endif
+}
+
+// Returns whether one is parked. A word for each worker, rather than one for all: it wakes nobody
+// who is not meant, and a futex call for each sleeper costs little beside the wake-up itself.
+bool ThreadPool::invite_awake() noexcept {
+  bool some_parked = false;
+  for (int i = 1; i < active_; ++i) {
+    uint32_t seen = kIdle;
+    some_parked |= !members_[i].phase.compare_exchange_strong(seen, kInvited) && seen == kParked;
+  }
+  return some_parked;
+}
+
+// Whether there is enough left to do here, or in what seems to come: where runs follow each other
+// before a worker would park, it stays awake for the next ones. May do two tasks, for the time of
+// the second.
+bool ThreadPool::worth_waking(int64_t tasks, bool coarse) noexcept {
+  if (in_a_row_ >= kManyInARow) return true;
+  if (tasks < kSample) return coarse;
+  do_one_task();  // which fetches what other work took out of the caches: its time is not typical
+  const int64_t begin = nanoseconds();
+  if (!do_one_task()) return false;
+  if ((nanoseconds() - begin) * (tasks - 2) > worthwhile()) return true;
+  arrival_ -= arrival_ / 128;  // tries again some time
+  return false;
+}
+
+bool ThreadPool::do_one_task() noexcept {
+  Member& own = members_[0];
+  const int64_t task = own.next.fetch_add(1, std::memory_order_relaxed);
+  if (task >= own.end) return false;  // another took the last
+  body_(task, task + 1);
+  return true;
+}
+
+// Nanoseconds of work for the caller alone above which a wake-up gains. With a worker that comes
+// after `arrival`, of which the caller loses `cost`, work of length w takes (w + arrival + cost) /
+// 2; and a worker's caches are cold, which was found to take about as long as the half of the cost.
+int64_t ThreadPool::worthwhile() const noexcept {
+  const int64_t fixed = tuning.wake;
+  return fixed > 0 ? fixed * 1000 : arrival_ + wake_cost_ + wake_cost_ / 2;
+}
+
+// The last first: a worker that is parked itself wakes those two that it is the parent of in a
+// binary heap, so that the caller of many does not wake them all.
+void ThreadPool::wake_parked() noexcept {
+  const int64_t begin = nanoseconds();
+  for (int i = active_ - 1; i > 0; --i) {
+    const int parent = i / 2;
+    if (parent == 0 || members_[parent].phase != kParked) wake(i);
+  }
+  average(&wake_cost_, nanoseconds() - begin, 50'000);
+}
+
+void ThreadPool::wake_children(int self) noexcept {
+  for (int i = 2 * self; i <= 2 * self + 1 && i < active_; ++i) wake(i);
+}
+
+void ThreadPool::wake(int member) noexcept {
+  auto& phase = members_[member].phase;
+  uint32_t seen = kParked;
+  members_[member].woken.store(nanoseconds(), std::memory_order_relaxed);
+  if (phase.compare_exchange_strong(seen, kInvited)) phase.notify_one();
 }
 
 // No task is left to take. A worker that has not come yet is not waited for: with more threads
@@ -247,10 +397,12 @@ void* ThreadPool::worker_main(void* index) {
 
 void ThreadPool::work(int self) noexcept {
   auto& phase = members_[self].phase;
+  bool was_parked = false;
   for (Spin spin;;) {
     uint32_t seen = phase.load(std::memory_order_relaxed);
     if (seen == kInvited && phase.compare_exchange_strong(seen, kWorking)) {
       set_float_control(float_control_);
+      if (std::exchange(was_parked, false)) wake_children(self);
       drain(self);
       if (phase.exchange(kIdle) == kAwaited) phase.notify_one();
       spin = Spin();
@@ -258,7 +410,12 @@ void ThreadPool::work(int self) noexcept {
     }
     if (spin.again()) continue;
     seen = kIdle;
-    if (phase.compare_exchange_strong(seen, kParked)) phase.wait(kParked);
+    if (!phase.compare_exchange_strong(seen, kParked)) continue;
+    phase.wait(kParked);
+    average(&arrival_, nanoseconds() - members_[self].woken.load(std::memory_order_relaxed),
+            300'000);
+    was_parked = true;
+    spin = Spin();
   }
 }
 
@@ -282,10 +439,9 @@ std::string_view environment(const char* name) {
 
 int available_cpus() {
 #if defined(__linux__)
-  cpu_set_t cpus[8];  // one cpu_set_t is too small for the largest machines: EINVAL
-  if (sched_getaffinity(0, sizeof cpus, cpus) == 0) {
-    return std::min(CPU_COUNT_S(sizeof cpus, cpus),
-                    cgroup_cpus("/proc/self/cgroup", "/sys/fs/cgroup"));
+  CpuSet cpus;
+  if (get_affinity(&cpus)) {
+    return std::min(cpus.count(), cgroup_cpus("/proc/self/cgroup", "/sys/fs/cgroup"));
   }
 #endif
   return static_cast<int>(std::thread::hardware_concurrency());

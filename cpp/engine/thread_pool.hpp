@@ -1,6 +1,8 @@
 // The fork-join thread pool under every parallel kernel call.
 #pragma once
 
+#include <pthread.h>
+
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -49,6 +51,19 @@ struct OpenMP {
   int (*max_threads)() = nullptr;  // the size of the caller's next team
 };
 
+// CPUs by number, as the system's calls take them: room for the largest machines.
+struct CpuSet {
+  uint64_t bits[128] = {};
+  bool has(int cpu) const noexcept { return bits[cpu / 64] >> (cpu % 64) & 1; }
+  void remove(int cpu) noexcept { bits[cpu / 64] &= ~(uint64_t{1} << (cpu % 64)); }
+  int count() const noexcept;
+  bool operator==(const CpuSet&) const noexcept = default;
+};
+
+// Which parked workers a run wakes: every one, or none before the time that the rest of the tasks
+// would take the caller alone is known to be worth it.
+enum class Wake { kAll, kIfWorth };
+
 // One pool for the process. It has no destructor: its workers are detached and only touch its
 // static storage, so they may sleep or spin through exit(). After fork() the child has the same
 // thread setting and no workers. Forking from inside a body and dlclose() are not supported.
@@ -71,6 +86,13 @@ class ThreadPool {
   void borrow(const OpenMP* runtime) noexcept;
   bool borrows() const noexcept;
 
+  // Lends threads that may sleep, for good; `awake` tells how many do not. A forked child has none.
+  void lend(const OpenMP* runtime, int (*awake)() noexcept) noexcept;
+
+  // Whether runs of this thread take such threads while they are awake and workers are not; returns
+  // what held before.
+  static bool use_lent(bool on) noexcept;
+
   // Whether runs of this thread take the team of a lent runtime instead of workers, among at most
   // as many threads as it has; returns what held before. Idle threads of OpenMP spin for
   // milliseconds after their work, on the cores that others need: beside a library that computes on
@@ -83,7 +105,17 @@ class ThreadPool {
   // of the others' shares. The caller does everything itself when the pool is busy, be it with
   // another caller's run or with the one that this call is made from. Workers compute under the
   // caller's floating-point control state (rounding, flush to zero).
-  void run(int64_t tasks, TaskRange body) noexcept;
+  //
+  // A worker that is awake is always invited. A parked one takes 20 to 80 us to arrive and 5 to 15
+  // us of its caller's time, by machine and by what else runs: where `wake` leaves the choice, the
+  // caller does two tasks, takes the time, and wakes the others only where the rest would take it
+  // longer than a wake-up has been found to cost (or than tuning.wake). That needs tasks of about
+  // the same length, and enough of them that one does not matter (kSample); of fewer tasks
+  // `coarse` says whether they are worth the wake.
+  void run(int64_t tasks, TaskRange body, Wake wake = Wake::kAll, bool coarse = true) noexcept;
+
+  static constexpr int64_t kSample = 8;
+  static constexpr int kManyInARow = 4;
 
  private:
   // Who writes which phase of a worker:
@@ -96,6 +128,8 @@ class ThreadPool {
   // 128 bytes: x86 prefetches lines of 64 in pairs, Apple silicon has lines of 128.
   struct alignas(128) Member {
     std::atomic<uint32_t> phase{kIdle};
+    std::atomic<int64_t> woken{0};  // nanoseconds of the steady clock
+    pthread_t thread{};
     std::atomic<int64_t> next{0};  // the share of tasks [next, end) that nobody has taken yet
     int64_t end = 0;
   };
@@ -111,19 +145,37 @@ class ThreadPool {
 
   [[noreturn]] void work(int self) noexcept;
   void drain(int self) noexcept;
+  int lent_and_awake(int64_t now) noexcept;
   void start_workers(int wanted) noexcept;
+  void place_workers(int64_t now) noexcept;
   void share_out(int64_t tasks) noexcept;
-  void invite() noexcept;
+  bool invite_awake() noexcept;
+  bool do_one_task() noexcept;
+  bool worth_waking(int64_t tasks, bool coarse) noexcept;
+  void wake_parked() noexcept;
+  void wake_children(int self) noexcept;
+  int64_t worthwhile() const noexcept;
+  void wake(int member) noexcept;
   void join() noexcept;
 
   mutable std::atomic<int> threads_{0};  // 0: not asked for yet
-  std::atomic<const OpenMP*> borrowed_{nullptr};
+  std::atomic<const OpenMP*> borrowed_{nullptr}, lent_{nullptr};
   alignas(128) std::atomic<bool> busy_{false};
   // Everything below belongs to the caller that holds busy_; the members of its run read it.
   int started_ = 0;  // workers that exist: members [1, started_]
   int active_ = 0;   // members of this run: [0, active_), 0 is the caller
   uint64_t float_control_ = 0;
   TaskRange body_;
+  // Placement: the CPU of the caller and the CPUs that it may run on when this was last looked at;
+  // workers [1, placed_] run on `mask_`, which is all of these but that one.
+  int caller_cpu_ = -1, caller_cpus_ = 0, placed_ = 0;
+  int64_t looked_ = 0, ended_ = 0;  // nanoseconds; when the last run ended
+  int (*lent_awake_)() noexcept = nullptr;
+  int64_t lent_since_ = 0, rest_until_ = 0;  // nanoseconds: runs on lent threads without a rest
+  // Moving averages, in nanoseconds: from a wake to the worker's arrival, and the caller's part.
+  std::atomic<int64_t> arrival_{30'000}, wake_cost_{8'000};
+  int in_a_row_ = 0;  // runs since the last gap in which an awake worker would have parked
+  CpuSet mask_;
   Member members_[kMaxThreads];
 };
 
