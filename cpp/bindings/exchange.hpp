@@ -50,6 +50,4 @@ class TensorWatch {
   std::vector<void*> addresses_;
 };
 
-void define_exchange(pybind11::module_& m);
-
 }  // namespace gradstep
