@@ -4,13 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from gradstep.reference import Array
 
-__all__ = ["array_of", "check_gradient", "check_like", "check_parameter", "is_dense", "same_layout"]
+__all__ = [
+    "PLAIN",
+    "array_of",
+    "check_gradient",
+    "check_like",
+    "check_parameter",
+    "is_dense",
+    "same_layout",
+]
 
-DTYPES = (torch.float32, torch.float64)
+DTYPES = {torch.float32: "<f4", torch.float64: "<f8"}
+PLAIN = {torch.Tensor, torch.nn.Parameter}  # their memory is what they say
+
+
+class _Memory:
+    """The memory of a tensor for `numpy.asarray`, which keeps this object and so the tensor.
+
+    `Tensor.numpy` would forbid for ever that the storage is resized, as FSDP does.
+    """
+
+    def __init__(self, tensor: Any, shape: tuple[int, ...]) -> None:
+        self.tensor = tensor
+        self.__array_interface__ = {
+            "data": (tensor.data_ptr(), False),
+            "shape": shape,
+            "typestr": DTYPES[tensor.dtype],
+            "version": 3,
+        }
 
 
 def is_dense(tensor: Any) -> bool:
@@ -29,18 +55,24 @@ def _strides(tensor: Any) -> list[tuple[int, int]]:
     return [(stride, size) for stride, size in pairs if size != 1] if tensor.numel() else []
 
 
+def _reach(tensor: Any) -> int:
+    """The number of elements from the first to the last in memory."""
+    return 1 + sum(stride * (size - 1) for stride, size in _strides(tensor)) if tensor.numel() else 0
+
+
 def same_layout(tensor: Any, model: Any) -> bool:
     """Whether equal places of both tensors hold the same element."""
     return bool(tensor.shape == model.shape) and _strides(tensor) == _strides(model)
 
 
 def array_of(tensor: Any) -> Array:
-    """The tensor's own memory: with its shape where that is contiguous, else flat."""
-    plain = tensor.detach()
-    if not plain.is_contiguous():
-        plain = plain.as_strided((plain.numel(),), (1,))
-    array: Array = plain.numpy()
-    return array
+    """The tensor's own memory: with its shape where that is contiguous, else flat.
+
+    The tensor must have passed `check_parameter` or `check_gradient`.
+    """
+    plain = tensor.detach()  # of its own: it keeps the storage if the tensor gets another
+    shape = tuple(plain.shape) if plain.is_contiguous() else (plain.numel(),)
+    return np.asarray(_Memory(plain, shape))
 
 
 def check_parameter(tensor: Any, what: str, optimizer: str) -> None:
@@ -69,6 +101,17 @@ def _check_kind(tensor: Any, what: str, optimizer: str) -> None:
             f"{what}: {tensor.dtype}, expected torch.float32 or torch.float64; {other} for it, "
             "or keep the parameters in float32 (torch.autocast)"
         )
+    kind = type(tensor)
+    if kind not in PLAIN and kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise TypeError(f"{what}: a {kind.__name__}, expected a plain tensor; {other} for it")
+    if tensor.is_neg():
+        raise ValueError(f"{what}: a lazily negated view, expected memory; use .resolve_neg()")
+    if tensor._is_zerotensor():
+        raise ValueError(f"{what}: lazy zeros, expected memory; use torch.zeros_like")
+    reach = tensor.storage_offset() + _reach(tensor)
+    held = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if reach > held:
+        raise ValueError(f"{what}: {held} elements of storage, expected {reach}")
 
 
 def check_gradient(grad: Any, parameter: Any, what: str, optimizer: str) -> None:
@@ -80,8 +123,6 @@ def check_gradient(grad: Any, parameter: Any, what: str, optimizer: str) -> None
             f"{what}: strides {grad.stride()}, expected {parameter.stride()} as in the parameter; "
             "copy it: p.grad = torch.empty_like(p).copy_(p.grad)"
         )
-    if grad.is_neg():
-        raise ValueError(f"{what}: a lazily negated view, expected memory; use .resolve_neg()")
 
 
 def check_like(tensor: Any, parameter: Any, what: str) -> None:
