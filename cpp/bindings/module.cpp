@@ -9,6 +9,7 @@
 #include "bindings/gil.hpp"
 #include "bindings/norm.hpp"
 #include "bindings/plan.hpp"
+#include "engine/blas_threads.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/thread_pool.hpp"
 
@@ -114,6 +115,15 @@ void borrow_threads(uintptr_t parallel, uintptr_t thread_num, uintptr_t max_thre
   ThreadPool::instance().borrow(&runtime);
 }
 
+// Whether runs of this thread take NumPy's BLAS threads while they are awake; false if there are
+// none.
+bool use_blas_threads(bool on) {
+  const OpenMP* threads = on ? find_blas_threads() : nullptr;
+  if (threads) ThreadPool::instance().lend(threads, blas_threads_awake);
+  ThreadPool::use_lent(threads != nullptr);
+  return threads != nullptr;
+}
+
 void read_environment() {
   if (const char* level = std::getenv("GRADSTEP_SIMD"); level && *level)
     use_simd(level, "GRADSTEP_SIMD");
@@ -146,6 +156,7 @@ PYBIND11_MODULE(_core, m) {
         py::arg("max_threads"));
   m.def("use_team", &ThreadPool::use_team, py::arg("on"));
   m.def("return_threads", [] { ThreadPool::instance().borrow(nullptr); });
+  m.def("use_blas_threads", use_blas_threads, py::arg("on"));
   m.def("threads_borrowed", [] { return ThreadPool::instance().borrows(); });
   m.def("optimizer_kernels", [] { return kernels(true); });
   m.def("assignment_kernels", [] { return kernels(false); });

@@ -100,6 +100,7 @@ from gradstep.runtime import (
     set_num_threads,
     simd_level,
     threads,
+    use_blas_threads,
     use_simd,
 )
 from gradstep.schedules import (
@@ -216,6 +217,7 @@ __all__ = [
     "tanh",
     "tanh_backward",
     "threads",
+    "use_blas_threads",
     "use_simd",
     "warmup",
 ]

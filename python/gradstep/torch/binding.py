@@ -12,7 +12,6 @@ import torch
 from gradstep import _core
 from gradstep.optimizer import Optimizer as Formula
 from gradstep.torch.memory import (
-    PLAIN,
     array_of,
     check_gradient,
     check_like,
@@ -21,6 +20,7 @@ from gradstep.torch.memory import (
 )
 from gradstep.torch.optim.groups import keys_of
 from gradstep.torch.optim.shards import check_placement, is_spread, part_of
+from gradstep.torch.tensors import refusal
 
 __all__ = ["Binding", "Member", "state_array"]
 
@@ -28,8 +28,6 @@ State = dict[str, Any]
 NO_STATE: State = {}
 # States that are one number of a tensor, and their first value.
 NUMBERS = {"step": 0.0, "mu_product": 1.0}
-
-is_neg = torch.Tensor.is_neg
 
 
 @dataclass(frozen=True)
@@ -150,9 +148,8 @@ class Binding:
 
         writable: whether the step fills them with zeros. Raises TypeError or ValueError.
         """
-        given = [g for g in grads if g is not None]
-        if not self.flat and not writable and is_plain(given):
-            return grads
+        if not (self.flat or writable or self.spread):
+            return grads  # checked as they are read
         self.check_gradients(grads)
         return [None if g is None else array_of(part_of(g)) for g in grads]
 
@@ -167,11 +164,6 @@ class Binding:
         """Counts a step of the members at these places, or of all."""
         if self.numbers:
             self.numbers["step"].count(present)
-
-
-def is_plain(tensors: list[Any]) -> bool:
-    """Whether the memory of these is what they say."""
-    return set(map(type, tensors)) <= PLAIN and True not in map(is_neg, tensors)
 
 
 def numbers_of(state: Mapping[Any, State], name: str, parameters: list[Any]) -> list[Any]:
@@ -191,11 +183,8 @@ def numbers_of(state: Mapping[Any, State], name: str, parameters: list[Any]) -> 
 def is_number(value: Any) -> bool:
     """Whether this is a tensor of one number, alone in its memory."""
     return (
-        type(value) is torch.Tensor
-        and value.dtype in (torch.float32, torch.float64)
-        and value.is_cpu
+        refusal(value) is None
         and value.dim() == 0
-        and is_plain([value])
         and value.untyped_storage().nbytes() == value.element_size()
     )
 

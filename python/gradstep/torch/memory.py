@@ -4,39 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
+from gradstep import _core
 from gradstep.reference import Array
+from gradstep.torch.tensors import refusal
 
-__all__ = [
-    "PLAIN",
-    "array_of",
-    "check_gradient",
-    "check_like",
-    "check_parameter",
-    "is_dense",
-    "same_layout",
-]
-
-DTYPES = {torch.float32: "<f4", torch.float64: "<f8"}
-PLAIN = {torch.Tensor, torch.nn.Parameter}  # their memory is what they say
-
-
-class _Memory:
-    """The memory of a tensor for `numpy.asarray`, which keeps this object and so the tensor.
-
-    `Tensor.numpy` would forbid for ever that the storage is resized, as FSDP does.
-    """
-
-    def __init__(self, tensor: Any, shape: tuple[int, ...]) -> None:
-        self.tensor = tensor
-        self.__array_interface__ = {
-            "data": (tensor.data_ptr(), False),
-            "shape": shape,
-            "typestr": DTYPES[tensor.dtype],
-            "version": 3,
-        }
+__all__ = ["array_of", "check_gradient", "check_like", "check_parameter", "is_dense", "same_layout"]
 
 
 def is_dense(tensor: Any) -> bool:
@@ -71,8 +45,10 @@ def array_of(tensor: Any) -> Array:
     The tensor must have passed `check_parameter` or `check_gradient`.
     """
     plain = tensor.detach()  # of its own: it keeps the storage if the tensor gets another
-    shape = tuple(plain.shape) if plain.is_contiguous() else (plain.numel(),)
-    return np.asarray(_Memory(plain, shape))
+    if not plain.is_contiguous():
+        plain = plain.as_strided((plain.numel(),), (1,))
+    array: Array = _core.tensor_array(plain)
+    return array
 
 
 def check_parameter(tensor: Any, what: str, optimizer: str) -> None:
@@ -88,30 +64,26 @@ def check_parameter(tensor: Any, what: str, optimizer: str) -> None:
 
 
 def _check_kind(tensor: Any, what: str, optimizer: str) -> None:
-    other = f"use torch.optim.{optimizer}" if hasattr(torch.optim, optimizer) else "leave it out"
-    if tensor.layout is not torch.strided:
-        raise TypeError(
-            f"{what}: layout {tensor.layout}, expected a dense tensor; {other} for it, "
-            "or make its gradient dense (sparse=False in an embedding)"
-        )
-    if tensor.device.type != "cpu":
-        raise TypeError(f"{what}: on {tensor.device}, expected a CPU tensor; {other} for it")
-    if tensor.dtype not in DTYPES:
-        raise TypeError(
-            f"{what}: {tensor.dtype}, expected torch.float32 or torch.float64; {other} for it, "
-            "or keep the parameters in float32 (torch.autocast)"
-        )
-    kind = type(tensor)
-    if kind not in PLAIN and kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        raise TypeError(f"{what}: a {kind.__name__}, expected a plain tensor; {other} for it")
-    if tensor.is_neg():
-        raise ValueError(f"{what}: a lazily negated view, expected memory; use .resolve_neg()")
-    if tensor._is_zerotensor():
-        raise ValueError(f"{what}: lazy zeros, expected memory; use torch.zeros_like")
+    reason = refusal(tensor)
+    if reason is not None:
+        raise TypeError(f"{what}: {reason}{_advice(tensor, reason, optimizer)}")
     reach = tensor.storage_offset() + _reach(tensor)
     held = tensor.untyped_storage().nbytes() // tensor.element_size()
     if reach > held:
-        raise ValueError(f"{what}: {held} elements of storage, expected {reach}")
+        raise ValueError(f"{what}: {held} elements in its storage, expected {reach}")
+
+
+def _advice(tensor: Any, reason: str, optimizer: str) -> str:
+    if tensor.layout is not torch.strided:
+        return (
+            "; sparse gradients are for SparseAdam, SGD and Adagrad of gradstep.torch, and an "
+            "embedding gives dense ones with sparse=False"
+        )
+    if "use ." in reason:
+        return ""
+    other = f"use torch.optim.{optimizer}" if hasattr(torch.optim, optimizer) else "leave it out"
+    half = tensor.device.type == "cpu" and tensor.dtype not in (torch.float32, torch.float64)
+    return f"; {other} for it" + ", or keep parameters in float32 (torch.autocast)" * half
 
 
 def check_gradient(grad: Any, parameter: Any, what: str, optimizer: str) -> None:

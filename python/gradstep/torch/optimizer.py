@@ -22,7 +22,7 @@ from gradstep.gradients import nonfinite
 from gradstep.optimizer import Optimizer as Formula
 from gradstep.reference import clip_coefficient
 from gradstep.torch.binding import Binding, Member
-from gradstep.torch.memory import PLAIN, array_of
+from gradstep.torch.memory import array_of
 from gradstep.torch.optim.groups import Groups, Option, changes_in_place, check_flags
 from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
 from gradstep.torch.optim.shards import sum_over_parts
@@ -398,7 +398,7 @@ def _copied(value: Any) -> Any:
 
 
 def _is_fake(tensor: Any) -> bool:
-    return type(tensor) not in PLAIN and isinstance(tensor, torch._subclasses.FakeTensor)
+    return isinstance(tensor, torch._subclasses.FakeTensor)
 
 
 def _with_extra_arguments(cls: type[NativeOptimizer]) -> inspect.Signature:

@@ -9,9 +9,10 @@ import torch
 
 from gradstep import _core
 from gradstep.optimizer import Optimizer as Formula
-from gradstep.torch.binding import Member, State, is_plain, state_array
+from gradstep.torch.binding import Member, State, state_array
 from gradstep.torch.memory import array_of, check_parameter
 from gradstep.torch.optim.shards import is_spread
+from gradstep.torch.tensors import refusal
 
 __all__ = ["Rows", "check_sparse", "is_sparse"]
 
@@ -82,5 +83,6 @@ def check_sparse(grad: Any, member: Member, optimizer: str) -> None:
     if grad.shape != parameter.shape:
         shapes = f"shape {tuple(grad.shape)}, expected {tuple(parameter.shape)}"
         raise ValueError(f"{what}: {shapes} as in the parameter")
-    if not is_plain([grad, grad._values(), grad._indices()]) or not grad._values().is_cpu:
-        raise TypeError(f"{what}: a {type(grad).__name__}, expected a plain sparse CPU tensor")
+    reason = refusal(grad._values())
+    if reason is not None:
+        raise TypeError(f"{what}: values {reason}")
