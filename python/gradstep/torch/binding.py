@@ -205,6 +205,8 @@ def state_array(
     what = f"state[{member.name!r}][{name!r}]"
     if not isinstance(array, torch.Tensor):
         raise TypeError(f"{what}: {type(array).__name__}, expected a tensor")
+    if array.layout is torch.sparse_coo:  # the momentum that torch keeps of sparse gradients
+        array = array.to_dense()
     check_placement(array, parameter, what)
     part, model = part_of(array), part_of(parameter)
     check_parameter(part, what, "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -31,7 +31,9 @@ def _strides(tensor: Any) -> list[tuple[int, int]]:
 
 def _reach(tensor: Any) -> int:
     """The number of elements from the first to the last in memory."""
-    return 1 + sum(stride * (size - 1) for stride, size in _strides(tensor)) if tensor.numel() else 0
+    return (
+        1 + sum(stride * (size - 1) for stride, size in _strides(tensor)) if tensor.numel() else 0
+    )
 
 
 def same_layout(tensor: Any, model: Any) -> bool:
@@ -47,8 +49,7 @@ def array_of(tensor: Any) -> Array:
     plain = tensor.detach()  # of its own: it keeps the storage if the tensor gets another
     if not plain.is_contiguous():
         plain = plain.as_strided((plain.numel(),), (1,))
-    array: Array = _core.tensor_array(plain)
-    return array
+    return cast(Array, _core.tensor_array(plain))
 
 
 def check_parameter(tensor: Any, what: str, optimizer: str) -> None:
@@ -83,7 +84,7 @@ def _advice(tensor: Any, reason: str, optimizer: str) -> str:
         return ""
     other = f"use torch.optim.{optimizer}" if hasattr(torch.optim, optimizer) else "leave it out"
     half = tensor.device.type == "cpu" and tensor.dtype not in (torch.float32, torch.float64)
-    return f"; {other} for it" + ", or keep parameters in float32 (torch.autocast)" * half
+    return f"; {other} for it" + ", or keep the parameters in float32 (torch.autocast)" * half
 
 
 def check_gradient(grad: Any, parameter: Any, what: str, optimizer: str) -> None:

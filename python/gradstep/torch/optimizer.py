@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -118,7 +118,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         return self._step_observed() if closure is None else self._step_observed(closure)
 
     # torch.compile leaves a step as it is, with one graph break.
-    step = torch.compiler.disable(step)  # type: ignore[assignment]
+    step = torch.compiler.disable(step)
     # torch would wrap `step` in its hooks and a profiler's record, which costs 6 µs each time;
     # `_step_observed` is so wrapped, and runs where anyone looks.
     step.hooked = True  # type: ignore[attr-defined]
@@ -204,9 +204,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         squares = [(p, _core.global_norm([g], [None], "grads") ** 2) for p, g in gradients]
         return math.sqrt(sum_over_parts(squares))
 
-    def _take_rows(
-        self, params: list[Any], grads: list[Any]
-    ) -> tuple[list[Any], list[Rows]]:
+    def _take_rows(self, params: list[Any], grads: list[Any]) -> tuple[list[Any], list[Rows]]:
         """Sparse gradients as rows, or dense where all of a parameter moves; the others as given.
 
         Raises TypeError or ValueError.
@@ -259,8 +257,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         if self._zero_grads:
             left = [grad for grad in grads if grad is not None]
             if self.SPARSE:
-                for grad in filter(is_sparse, left):
-                    grad.detach().zero_()
+                _fill_with_zeros(filter(is_sparse, left))
             increment_version(left)
 
     def _count(self, binding: Binding, present: list[int] | None) -> None:
@@ -270,9 +267,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     def _skip(self, grads: list[Any], norm: float | None) -> None:
         self._grad_norm, self._skipped = norm, True
         if self._zero_grads:
-            for grad in grads:
-                if grad is not None:
-                    grad.detach().zero_()
+            _fill_with_zeros(grad for grad in grads if grad is not None)
 
     def _refuse(self, binding: Binding, given: list[Any], rows: list[Rows]) -> None:
         if self._on_nonfinite != "raise":
@@ -295,10 +290,10 @@ class NativeOptimizer(torch.optim.Optimizer):
     def _step_of_torch(self) -> None:
         """The step of torch's class, for tensors without memory."""
         order = type(self).__mro__
-        theirs = order[order.index(NativeOptimizer) + 1]
+        theirs: Any = order[order.index(NativeOptimizer) + 1]
         if theirs is torch.optim.Optimizer:
             raise TypeError(f"{type(self).__name__}: FakeTensor parameters, expected memory")
-        step: Any = theirs.step
+        step = theirs.step
         (step.__wrapped__ if getattr(step, "hooked", False) else step)(self)
 
     # What the plan is made from
@@ -312,13 +307,20 @@ class NativeOptimizer(torch.optim.Optimizer):
         binding = self._binding
         if binding is None or not binding.fits(self.state, params, grads):
             binding = self._bind(params, grads, self._read_groups())
-        elif self._volatile or self._hyperparameters().values(self.param_groups) != self._values:
+        elif self._volatile or self._differ():
             groups = self._read_groups()
             if self._kernels(groups) == binding.kernels:
                 self._set_hyper(binding, groups)
             else:
                 binding = self._bind(params, grads, groups)
         return binding
+
+    def _differ(self) -> bool:
+        """Whether the hyperparameters are others than the plan's."""
+        try:
+            return self._hyperparameters().values(self.param_groups) != self._values
+        except (RuntimeError, ValueError):  # a tensor or array of several, which has no truth
+            return True
 
     def _read_groups(self) -> list[dict[str, Any]]:
         return list(map(self._effective, self._hyperparameters().read(self.param_groups)))
@@ -341,8 +343,11 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     def _bind(self, params: list[Any], grads: list[Any], groups: list[dict[str, Any]]) -> Binding:
         before = set(map(id, self._binding.parameters)) if self._binding else set()
+        takes_part = [
+            grad is not None or id(p) in before for p, grad in zip(params, grads, strict=True)
+        ]
         binding = Binding(
-            self._members([g is not None or id(p) in before for p, g in zip(params, grads)]),
+            self._members(takes_part),
             params,
             self.state,
             self.FORMULA,
@@ -384,6 +389,12 @@ class NativeOptimizer(torch.optim.Optimizer):
         if kept.keys() == {"state", "param_groups"}:  # load_state_dict: the caller's tensors
             kept["state"] = _copied(kept["state"])
         super().__setstate__(kept)
+
+
+def _fill_with_zeros(grads: Iterable[Any]) -> None:
+    with torch.no_grad():
+        for grad in grads:
+            grad.zero_()
 
 
 def _copied(value: Any) -> Any:

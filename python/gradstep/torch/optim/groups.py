@@ -1,4 +1,4 @@
-"""Hyperparameters in torch's groups as a formula takes them: numbers, pairs of numbers and flags."""
+"""The hyperparameters in torch's groups as a formula takes them: numbers, pairs, flags."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from gradstep.torch.tensors import refusal
 
 __all__ = ["Rows", "check_sparse", "is_sparse"]
 
-is_sparse = torch.Tensor.is_sparse.__get__  # type: ignore[attr-defined]
+is_sparse = torch.Tensor.is_sparse.__get__
 
 
 class Rows:
