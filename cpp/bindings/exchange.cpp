@@ -2,6 +2,8 @@
 
 #include <pybind11/numpy.h>
 
+#include <algorithm>
+
 namespace py = pybind11;
 
 namespace gradstep {
@@ -16,39 +18,99 @@ struct ExchangeInterface {
   const void* stream;
 };
 
-const ExchangeInterface* interface_of(PyTypeObject* type) {
-  // One library at a time gives gradients: the last answer is nearly always the next.
-  static PyTypeObject* last = nullptr;
-  static const ExchangeInterface* found = nullptr;
-  if (type == last) return found;
+// What a type tells of its objects, asked once.
+struct Exporter {
+  PyObject* type = nullptr;  // held: one that dies could leave its address to another
   const ExchangeInterface* api = nullptr;
-  PyObject* capsule =
-      PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__dlpack_c_exchange_api__");
-  if (capsule && PyCapsule_IsValid(capsule, "dlpack_exchange_api"))
-    api =
-        static_cast<const ExchangeInterface*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+  PyObject* is_neg = nullptr;  // the method of torch that tells lazily negated views, or null
+};
+
+PyObject* attribute(PyObject* object, const char* name) {
+  PyObject* found = PyObject_GetAttrString(object, name);
   PyErr_Clear();
+  return found;
+}
+
+// Whether operators see the memory of the type's objects as it is. A subclass of torch's tensor
+// that overrides __torch_dispatch__ may hold anything.
+bool is_memory(PyObject* type) {
+  const auto own = py::reinterpret_steal<py::object>(attribute(type, "__torch_dispatch__"));
+  if (!own) return true;
+  for (const py::handle base : py::handle(type).attr("__mro__")) {
+    if (!base.attr("__dict__").contains("__dlpack_c_exchange_api__")) continue;
+    const auto first =
+        py::reinterpret_steal<py::object>(attribute(base.ptr(), "__torch_dispatch__"));
+    return first.is(own);
+  }
+  return false;
+}
+
+const Exporter& exporter_of(PyObject* type) {
+  // One library at a time gives gradients: the last answer is nearly always the next.
+  static Exporter last;
+  if (type == last.type) return last;
+  Exporter found{type};
+  PyObject* capsule = attribute(type, "__dlpack_c_exchange_api__");
+  if (capsule && PyCapsule_IsValid(capsule, "dlpack_exchange_api"))
+    found.api =
+        static_cast<const ExchangeInterface*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
   Py_XDECREF(capsule);
-  if (api && api->major != 1) api = nullptr;
-  Py_INCREF(type);  // a type that dies could leave its address to another
-  Py_XDECREF(reinterpret_cast<PyObject*>(last));
-  last = type;
-  return found = api;
+  if (found.api && (found.api->major != 1 || !is_memory(type))) found.api = nullptr;
+  found.is_neg = attribute(type, "is_neg");
+  Py_INCREF(type);
+  const Exporter before = last;
+  last = found;
+  Py_XDECREF(before.is_neg);
+  Py_XDECREF(before.type);
+  return last;
+}
+
+bool is_negated(const Exporter& exporter, PyObject* object) {
+  if (!exporter.is_neg) return false;
+  PyObject* answer = PyObject_CallOneArg(exporter.is_neg, object);
+  PyErr_Clear();
+  const bool negated = answer != Py_False;
+  Py_XDECREF(answer);
+  return negated;
+}
+
+bool has_memory(const DLTensor& tensor) {
+  if (tensor.data) return true;
+  return std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim;
+}
+
+bool read_raw(const Exporter& exporter, PyObject* object, DLTensor* tensor) {
+  if (!exporter.api) return false;
+  if (exporter.api->read(object, tensor) == 0) return true;
+  PyErr_Clear();
+  return false;
 }
 
 void* address_of(py::handle object) {
   DLTensor tensor;
-  return read_tensor(object.ptr(), &tensor) ? tensor.address() : nullptr;
+  const Exporter& exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
+  return read_raw(exporter, object.ptr(), &tensor) ? tensor.address() : nullptr;
 }
 
 }  // namespace
 
 bool read_tensor(PyObject* object, DLTensor* tensor) {
-  const ExchangeInterface* api = interface_of(Py_TYPE(object));
-  if (!api) return false;
-  if (api->read(object, tensor) == 0) return true;
-  PyErr_Clear();
-  return false;
+  const Exporter& exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object)));
+  return read_raw(exporter, object, tensor) && has_memory(*tensor) && !is_negated(exporter, object);
+}
+
+py::object tensor_array(py::handle object) {
+  DLTensor tensor;
+  if (!read_tensor(object.ptr(), &tensor) || tensor.device_type != 1 || tensor.code != 2 ||
+      tensor.lanes != 1 || (tensor.bits != 32 && tensor.bits != 64))
+    return py::none();
+  const int64_t size = tensor.bits / 8;
+  const std::vector<py::ssize_t> shape(tensor.shape, tensor.shape + tensor.ndim);
+  std::vector<py::ssize_t> strides;
+  if (tensor.strides)
+    for (int d = 0; d < tensor.ndim; ++d) strides.push_back(tensor.strides[d] * size);
+  const py::dtype type = size == 4 ? py::dtype::of<float>() : py::dtype::of<double>();
+  return py::array(type, shape, strides, tensor.address(), object);
 }
 
 bool is_like(const DLTensor& tensor, py::handle model, DType type) {
@@ -103,6 +165,7 @@ void define_exchange(py::module_& m) {
       .def(py::init<py::list, py::dict, py::list>(), py::arg("listed"), py::arg("state"),
            py::arg("moving"))
       .def("holds", &TensorWatch::holds, py::arg("listed"), py::arg("state"));
+  m.def("tensor_array", tensor_array, py::arg("tensor"));
 }
 
 }  // namespace gradstep

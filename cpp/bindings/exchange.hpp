@@ -23,8 +23,13 @@ struct DLTensor {
 };
 
 // Fills `tensor`, valid as long as the object is and nobody changes it. False where the object's
-// type has no such interface or refuses; no Python error is left behind.
+// type has no such interface or refuses, and where its elements are not what lies in its memory:
+// torch's lazily negated views and zeros, fake tensors. No Python error is left behind.
 bool read_tensor(PyObject* object, DLTensor* tensor);
+
+// A NumPy array over the memory of a float32 or float64 tensor on the CPU, which it keeps alive;
+// None where that cannot be read. torch's own `numpy()` would forbid the tensor to be resized.
+pybind11::object tensor_array(pybind11::handle object);
 
 // Whether a tensor is what NumPy's array `model`, C-contiguous, is: type, shape, order, CPU memory.
 bool is_like(const DLTensor& tensor, pybind11::handle model, DType type);

@@ -9,6 +9,7 @@
 #include "bindings/gil.hpp"
 #include "bindings/norm.hpp"
 #include "bindings/plan.hpp"
+#include "engine/blas_threads.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/thread_pool.hpp"
 
@@ -98,11 +99,10 @@ int64_t tune(const std::string& name, int64_t value) {
   if (name == "serial") return tuning.serial.exchange(value);
   if (name == "spin") return tuning.spin.exchange(value);
   if (name == "wake") return tuning.wake.exchange(value);
+  if (name == "cache") return tuning.cache.exchange(value);
   if (name != "task")
-    throw py::value_error("name: " + name + ", expected task, serial, spin or wake");
-  if (value == 0 || value % kSumBlock != 0)
-    throw py::value_error("value: " + std::to_string(value) + ", expected a multiple of " +
-                          std::to_string(kSumBlock));
+    throw py::value_error("name: " + name + ", expected task, serial, spin, wake or cache");
+  if (value == 0) throw py::value_error("value: 0, expected > 0");
   return tuning.task.exchange(value);
 }
 
@@ -112,6 +112,15 @@ void borrow_threads(uintptr_t parallel, uintptr_t thread_num, uintptr_t max_thre
                               reinterpret_cast<decltype(OpenMP::thread_num)>(thread_num),
                               reinterpret_cast<decltype(OpenMP::max_threads)>(max_threads)};
   ThreadPool::instance().borrow(&runtime);
+}
+
+// Whether runs of this thread take NumPy's BLAS threads while they are awake; false if there are
+// none.
+bool use_blas_threads(bool on) {
+  const OpenMP* threads = on ? find_blas_threads() : nullptr;
+  if (threads) ThreadPool::instance().lend(threads, blas_threads_awake);
+  ThreadPool::use_lent(threads != nullptr);
+  return threads != nullptr;
 }
 
 void read_environment() {
@@ -146,6 +155,7 @@ PYBIND11_MODULE(_core, m) {
         py::arg("max_threads"));
   m.def("use_team", &ThreadPool::use_team, py::arg("on"));
   m.def("return_threads", [] { ThreadPool::instance().borrow(nullptr); });
+  m.def("use_blas_threads", use_blas_threads, py::arg("on"));
   m.def("threads_borrowed", [] { return ThreadPool::instance().borrows(); });
   m.def("optimizer_kernels", [] { return kernels(true); });
   m.def("assignment_kernels", [] { return kernels(false); });

@@ -26,7 +26,7 @@ namespace {
 
 constexpr int kPauses = 100;  // 3 us there; a yield takes 0.4 us
 
-thread_local bool on_team = false;
+thread_local bool on_team = false, on_lent = false;
 
 void pause() noexcept {
 #if defined(__SSE__)
@@ -138,6 +138,7 @@ const int ThreadPool::fork_handler_ = pthread_atfork(nullptr, nullptr, reset_in_
 void ThreadPool::reset_in_forked_child() noexcept {
   pool_.started_ = 0;
   pool_.borrowed_ = nullptr;
+  pool_.lent_ = nullptr;
   pool_.busy_ = false;
   pool_.placed_ = 0;
   pool_.caller_cpu_ = -1;
@@ -156,36 +157,53 @@ void ThreadPool::set_threads(int n) noexcept { threads_ = std::clamp(n, 1, kMaxT
 
 void ThreadPool::borrow(const OpenMP* runtime) noexcept { borrowed_ = runtime; }
 
+void ThreadPool::lend(const OpenMP* runtime, int (*awake)() noexcept) noexcept {
+  while (busy_.exchange(true, std::memory_order_acquire)) sched_yield();
+  lent_awake_ = awake;
+  lent_since_ = nanoseconds();
+  rest_until_ = 0;
+  lent_ = runtime;
+  busy_.store(false, std::memory_order_release);
+}
+
+bool ThreadPool::use_lent(bool on) noexcept { return std::exchange(on_lent, on); }
+
 bool ThreadPool::use_team(bool on) noexcept { return std::exchange(on_team, on); }
 
 bool ThreadPool::borrows() const noexcept { return borrowed_ != nullptr; }
 
 void ThreadPool::run(int64_t tasks, TaskRange body, Wake wake, bool coarse) noexcept {
   if (tasks <= 0) return;
-  const OpenMP* openmp = on_team ? borrowed_.load(std::memory_order_acquire) : nullptr;
-  const int team = openmp ? openmp->max_threads() : kMaxThreads;
-  const auto wanted = static_cast<int>(std::min<int64_t>({threads(), team, tasks}));
+  const OpenMP* team = on_team ? borrowed_.load(std::memory_order_acquire) : nullptr;
+  int size = team ? team->max_threads() : kMaxThreads;
+  auto wanted = static_cast<int>(std::min<int64_t>({threads(), size, tasks}));
   if (wanted == 1 || busy_.load(std::memory_order_relaxed) ||
       busy_.exchange(true, std::memory_order_acquire)) {
     return body(0, tasks);
   }
-  if (!openmp) {
+  if (!team) {
     const int64_t now = nanoseconds();
-    start_workers(wanted - 1);
-    place_workers(now);
-    in_a_row_ = now - ended_ < tuning.spin * 1000 ? in_a_row_ + 1 : 0;
-    if (wake == Wake::kIfWorth && caller_cpus_ == 1) {  // workers could only take turns with it
-      busy_.store(false, std::memory_order_release);
-      return body(0, tasks);
+    const bool may_lend = on_lent && wake == Wake::kIfWorth && tasks >= kSample;
+    if (const int lent = may_lend ? lent_and_awake(now) : 0; lent > 0) {
+      team = lent_;
+      size = wanted = std::min(wanted, lent + 1);
+    } else {
+      start_workers(wanted - 1);
+      place_workers(now);
+      in_a_row_ = now - ended_ < tuning.spin * 1000 ? in_a_row_ + 1 : 0;
+      if (wake == Wake::kIfWorth && caller_cpus_ == 1) {  // workers could only take turns with it
+        busy_.store(false, std::memory_order_release);
+        return body(0, tasks);
+      }
     }
   }
   active_ = wanted;
   float_control_ = float_control();
   body_ = body;
   share_out(tasks);
-  if (openmp) {
-    // The whole team, although some of it may find nothing to do: another size is a new team.
-    openmp->parallel(team_main, const_cast<OpenMP*>(openmp), static_cast<unsigned>(team), 0);
+  if (team) {
+    // All of OpenMP's, although some may find nothing to do: another size is a new team.
+    team->parallel(team_main, const_cast<OpenMP*>(team), static_cast<unsigned>(size), 0);
   } else {
     const bool some_parked = invite_awake();
     if (some_parked && (wake == Wake::kAll || worth_waking(tasks, coarse))) wake_parked();
@@ -194,6 +212,21 @@ void ThreadPool::run(int64_t tasks, TaskRange body, Wake wake, bool coarse) noex
     ended_ = nanoseconds();
   }
   busy_.store(false, std::memory_order_release);
+}
+
+// How many lent threads a run may take now. Workers that are awake come first. Now and then lent
+// threads are left alone for longer than they spin, so that those that nobody else uses go to
+// sleep.
+int ThreadPool::lent_and_awake(int64_t now) noexcept {
+  constexpr int64_t kStreak = 1'000'000'000, kRest = 40'000'000;
+  const OpenMP* lent = lent_.load(std::memory_order_relaxed);
+  if (!lent || now < rest_until_ || (started_ > 0 && members_[1].phase != kParked)) return 0;
+  const int most = lent->max_threads() - 1;
+  const int awake = most > 0 ? std::min(most, lent_awake_()) : 0;
+  if (awake == 0) lent_since_ = now;
+  if (now - lent_since_ < kStreak) return awake;
+  lent_since_ = rest_until_ = now + kRest;
+  return 0;
 }
 
 // A worker that cannot be started is to this run one that never comes: others take its share.

@@ -86,6 +86,13 @@ class ThreadPool {
   void borrow(const OpenMP* runtime) noexcept;
   bool borrows() const noexcept;
 
+  // Lends threads that may sleep, for good; `awake` tells how many do not. A forked child has none.
+  void lend(const OpenMP* runtime, int (*awake)() noexcept) noexcept;
+
+  // Whether runs of this thread take such threads while they are awake and workers are not; returns
+  // what held before.
+  static bool use_lent(bool on) noexcept;
+
   // Whether runs of this thread take the team of a lent runtime instead of workers, among at most
   // as many threads as it has; returns what held before. Idle threads of OpenMP spin for
   // milliseconds after their work, on the cores that others need: beside a library that computes on
@@ -138,6 +145,7 @@ class ThreadPool {
 
   [[noreturn]] void work(int self) noexcept;
   void drain(int self) noexcept;
+  int lent_and_awake(int64_t now) noexcept;
   void start_workers(int wanted) noexcept;
   void place_workers(int64_t now) noexcept;
   void share_out(int64_t tasks) noexcept;
@@ -151,7 +159,7 @@ class ThreadPool {
   void join() noexcept;
 
   mutable std::atomic<int> threads_{0};  // 0: not asked for yet
-  std::atomic<const OpenMP*> borrowed_{nullptr};
+  std::atomic<const OpenMP*> borrowed_{nullptr}, lent_{nullptr};
   alignas(128) std::atomic<bool> busy_{false};
   // Everything below belongs to the caller that holds busy_; the members of its run read it.
   int started_ = 0;  // workers that exist: members [1, started_]
@@ -162,6 +170,8 @@ class ThreadPool {
   // workers [1, placed_] run on `mask_`, which is all of these but that one.
   int caller_cpu_ = -1, caller_cpus_ = 0, placed_ = 0;
   int64_t looked_ = 0, ended_ = 0;  // nanoseconds; when the last run ended
+  int (*lent_awake_)() noexcept = nullptr;
+  int64_t lent_since_ = 0, rest_until_ = 0;  // nanoseconds: runs on lent threads without a rest
   // Moving averages, in nanoseconds: from a wake to the worker's arrival, and the caller's part.
   std::atomic<int64_t> arrival_{30'000}, wake_cost_{8'000};
   int in_a_row_ = 0;  // runs since the last gap in which an awake worker would have parked

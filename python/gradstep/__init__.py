@@ -106,6 +106,7 @@ from gradstep.optim.schedules import (
     piecewise,
     polynomial,
     power,
+    scaled,
     step_decay,
     warmup,
 )
@@ -116,6 +117,7 @@ from gradstep.runtime import (
     set_num_threads,
     simd_level,
     threads,
+    use_blas_threads,
     use_simd,
 )
 from gradstep.train.lr_search import LrSearch, find_lr
@@ -202,6 +204,7 @@ __all__ = [
     "relu_backward",
     "rms_norm",
     "rms_norm_backward",
+    "scaled",
     "set_num_threads",
     "sigmoid",
     "sigmoid_backward",
@@ -216,6 +219,7 @@ __all__ = [
     "tanh",
     "tanh_backward",
     "threads",
+    "use_blas_threads",
     "use_simd",
     "warmup",
 ]

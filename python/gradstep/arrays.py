@@ -41,15 +41,34 @@ def as_array(leaf: Any, argument: str = "tree", name: Name = None) -> Any:
     """The leaf, or the NumPy view of it when it is another library's array.
 
     Anything that is not an array passes through: the boundary names it in its error. Raises
-    TypeError for an array that cannot be exported.
+    TypeError for an array that cannot be exported, or whose memory does not hold its elements.
     """
     if isinstance(leaf, np.ndarray) or not hasattr(leaf, "__dlpack__"):
         return leaf
+    what = f"{label(argument, name)}: {type(leaf).__name__}"
+    # torch's export leaves this out, and the sign with it.
+    is_neg = getattr(leaf, "is_neg", None)
+    if is_neg is not None and is_neg():
+        raise TypeError(f"{what} that is lazily negated, expected memory; use .resolve_neg()")
+    if not _is_memory(type(leaf)):
+        raise TypeError(f"{what} with operators of its own, expected a numpy.ndarray")
     try:
-        return np.from_dlpack(leaf)
+        array = np.from_dlpack(leaf)
     except Exception as error:
-        what = f"{label(argument, name)}: {type(leaf).__name__} that cannot be imported"
-        raise TypeError(f"{what} ({error}), expected a numpy.ndarray") from error
+        raise TypeError(
+            f"{what} that cannot be imported ({error}), expected a numpy.ndarray"
+        ) from error
+    # For a null pointer NumPy takes memory of its own, whatever is in it.
+    if array.size and array.flags.owndata:
+        raise TypeError(f"{what} without memory, expected elements that are stored")
+    return array
+
+
+def _is_memory(kind: type) -> bool:
+    """Whether operators see the memory as it is: not where __torch_dispatch__ is overridden."""
+    exporter = next((each for each in kind.__mro__ if "__dlpack__" in vars(each)), kind)
+    dispatch = "__torch_dispatch__"
+    return getattr(kind, dispatch, None) is getattr(exporter, dispatch, None)
 
 
 def flatten(
@@ -58,7 +77,6 @@ def flatten(
     """Names and arrays of a tree, in order. argument: what an error calls the tree.
 
         >>> import numpy as np
-    from numpy.typing import NDArray
         >>> flatten({"w": np.ones(2), "layers": [np.zeros(1), np.zeros(3)]})[0]
         ['w', 'layers.0', 'layers.1']
     """

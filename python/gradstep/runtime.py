@@ -17,6 +17,7 @@ __all__ = [
     "set_num_threads",
     "simd_level",
     "threads",
+    "use_blas_threads",
     "use_simd",
 ]
 
@@ -79,6 +80,27 @@ def threads(n: int) -> Iterator[None]:
         yield
     finally:
         set_num_threads(before)
+
+
+def use_blas_threads(on: bool = True) -> bool:
+    """Lets calls of this thread compute on the threads of NumPy's OpenBLAS while these are awake.
+
+    After a matrix product they spin for some 25 ms on the cores that a step wants. With this, a
+    step between products takes them, and is about as fast as in a tight loop. For training loops
+    on NumPy; results do not depend on it.
+
+    Returns False, and nothing changes, where NumPy computes on another BLAS. Call it only where no
+    other Python thread is in a NumPy product or decomposition while this one computes: a step would
+    wait for that one's end. A forked child starts without. Raises TypeError.
+
+    >>> import gradstep as gs
+    >>> there = gs.use_blas_threads()
+    >>> gs.use_blas_threads(False)
+    False
+    """
+    if not isinstance(on, bool):
+        raise TypeError(f"on: {type(on).__name__}, expected True or False")
+    return _core.use_blas_threads(on)
 
 
 def build_info() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
+from gradstep import _core
 from gradstep.arrays import Array
 
 Order: TypeAlias = tuple[int, ...] | None
@@ -31,15 +32,62 @@ def _watched() -> bool:
     )
 
 
+def _keys(*names: str) -> int:
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    for name in names:
+        keys = keys.add(getattr(torch._C.DispatchKey, name))
+    return int(keys.raw_repr())
+
+
+_keys_of: Any = torch._C._dispatch_keys
+# What a tensor in ordinary memory of the CPU may be dispatched by. Everything else adds a key:
+# devices, layouts, lazy negation, zeros without memory, subclasses with operators of their own,
+# wrappers of transforms.
+_OTHER_KEYS = ~_keys("ADInplaceOrView", "AutogradCPU", "AutocastCPU")
+
+
+def refusal(tensor: Any) -> str | None:
+    """Why native code cannot take the memory of a tensor for its elements; None if it can.
+
+    What was found and what was expected, as it stands behind "params['weight']: ".
+    """
+    if not isinstance(tensor, torch.Tensor):
+        return f"{type(tensor).__name__}, expected a torch.Tensor"
+    if not _keys_of(tensor).raw_repr() & _OTHER_KEYS:
+        if tensor.dtype not in _DTYPES:
+            return f"{tensor.dtype}, expected torch.float32 or torch.float64"
+        if not tensor.data_ptr() and tensor.numel():
+            return "its storage holds nothing (freed or resized), expected elements in memory"
+        return None
+    return _what_else(tensor)
+
+
+def _what_else(tensor: torch.Tensor) -> str:
+    if tensor.layout is not torch.strided:
+        return f"layout {tensor.layout}, expected a dense tensor"
+    if _keys_of(tensor).has(torch._C.DispatchKey.Python):
+        kind = type(tensor).__name__
+        return f"a {kind}, which has operators of its own, expected a plain tensor"
+    if tensor.device.type != "cpu":
+        return f"on {tensor.device}, expected a CPU tensor"
+    if tensor.dtype not in _DTYPES:
+        return f"{tensor.dtype}, expected torch.float32 or torch.float64"
+    if tensor.is_neg():
+        return "a lazily negated view, expected memory; use .resolve_neg()"
+    if tensor._is_zerotensor():
+        return "zeros without memory, expected elements in memory; use .clone()"
+    return f"a tensor with {_keys_of(tensor)}, expected a plain tensor"
+
+
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether the tensor is float32 or float64 in ordinary memory of the CPU."""
+    """Whether native code may stand in for torch's operators on this tensor.
+
+    Not for subclasses, which may want to see them. `array` notices storage that was freed.
+    """
     return (
         type(tensor) in _PLAIN_TYPES
         and tensor.dtype in _DTYPES
-        and tensor.is_cpu
-        and tensor.layout is torch.strided
-        and not tensor.is_nested
-        and not tensor.is_neg()
+        and not _keys_of(tensor).raw_repr() & _OTHER_KEYS
     )
 
 
@@ -95,9 +143,14 @@ def channels_last_order(x: torch.Tensor) -> Order:
 
 
 def array(tensor: torch.Tensor, order: Order = None) -> Array:
-    """The tensor's own memory as an array. The tensor must be plain and contiguous in `order`."""
-    # force only lets a tensor pass that requires a gradient: plain memory is not copied.
-    found: Array = tensor.numpy(force=True)
+    """The tensor's own memory as an array. The tensor must be plain and contiguous in `order`.
+
+    Raises RuntimeError where it has elements and no memory. The array keeps the tensor alive, but
+    not its storage from being resized: hold it for one call.
+    """
+    found = _core.tensor_array(tensor)
+    if found is None:
+        raise RuntimeError(f"tensor of shape {tuple(tensor.shape)}: {refusal(tensor)}")
     return found if order is None else found.transpose(order)
 
 

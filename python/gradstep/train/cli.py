@@ -337,15 +337,19 @@ def _describe(job: Job) -> str:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """Limit gradstep, and the matrix products of NumPy where threadpoolctl is installed."""
-    if count is None:
-        yield
-        return
+    """Limit gradstep, and the matrix products of NumPy where threadpoolctl is installed.
+
+    Steps take the threads of these products: nothing else computes in the command's process.
+    """
     limits: Any = nullcontext()
-    if find_spec("threadpoolctl"):
+    if count is not None and find_spec("threadpoolctl"):
         limits = import_module("threadpoolctl").threadpool_limits(count)
-    with runtime.threads(count), limits:
-        yield
+    with runtime.threads(count or runtime.get_num_threads()), limits:
+        runtime.use_blas_threads()
+        try:
+            yield
+        finally:
+            runtime.use_blas_threads(False)
 
 
 @contextmanager
