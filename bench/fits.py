@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from gradstep.datasets import MissingExtraError, mnist5k
+from gradstep.train.datasets import MissingExtraError, mnist5k
 from numpy.typing import NDArray
 
 from .steps import feed, spaced

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradstep as gs
 import numpy as np
-from gradstep import activations, dropouts, losses, norm_reference
+from gradstep.spec import activations, dropout, losses, norm
 
 from .steps import copied, feed, spaced
 from .work import Arrays, Inputs, Ready
@@ -297,7 +297,7 @@ def own(work: Layer, name: str) -> Callable[..., Any]:
 def _reference(work: Layer, name: str) -> Callable[..., Any]:
     """The NumPy specification of a function, called as that is."""
     wanted = f"{REFERENCES.get(name, name)}_reference"
-    modules = (dropouts, norm_reference, activations, losses)
+    modules = (dropout, norm, activations, losses)
     function: Callable[..., Any] = next(getattr(m, wanted) for m in modules if hasattr(m, wanted))
     if not name.startswith("instance_norm"):
         return function
@@ -337,11 +337,11 @@ def _alternatives(work: Layer, x: Any) -> tuple[Any, float]:
         return x, 0.0
     if work.forward != "alpha_dropout":
         return x / q, 0.0
-    scale = (q + dropouts.SATURATION**2 * q * work.p) ** -0.5
+    scale = (q + dropout.SATURATION**2 * q * work.p) ** -0.5
     if work.backward:
         return scale * x, 0.0
-    shift = -scale * work.p * dropouts.SATURATION
-    return scale * x + shift, scale * dropouts.SATURATION + shift
+    shift = -scale * work.p * dropout.SATURATION
+    return scale * x + shift, scale * dropout.SATURATION + shift
 
 
 def draws(forward: str, shape: tuple[int, ...]) -> int:

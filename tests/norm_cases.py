@@ -8,7 +8,7 @@ from typing import Any
 
 import gradstep as gs
 import numpy as np
-from gradstep import norm_reference as spec
+from gradstep.spec import norm as spec
 
 
 @dataclass(frozen=True)

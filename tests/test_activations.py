@@ -9,8 +9,8 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep import activations as act
-from gradstep import losses
+from gradstep.spec import activations as spec
+from gradstep.spec import losses
 from test_exact import Guarded
 
 LEVELS = gs.build_info()["simd_levels"]
@@ -23,9 +23,9 @@ AXES = [((2, 3, 5), 1), ((3, 10, 17), 1), ((2, 70, 3), 1), ((2, 4100, 5), 1), ((
 ELEMENTWISE: dict[str, tuple[Any, Any, Any, Any, str, bool]] = {
     name: (
         getattr(gs, name),
-        getattr(act, f"{name}_reference"),
+        getattr(spec, f"{name}_reference"),
         getattr(gs, f"{name}_backward"),
-        getattr(act, f"{name}_backward_reference"),
+        getattr(spec, f"{name}_backward_reference"),
         saved,
         exact,
     )
@@ -40,18 +40,18 @@ ELEMENTWISE: dict[str, tuple[Any, Any, Any, Any, str, bool]] = {
 }
 ELEMENTWISE["gelu_tanh"] = (
     lambda x, out=None: gs.gelu(x, "tanh", out=out),
-    lambda x: act.gelu_reference(x, "tanh"),
+    lambda x: spec.gelu_reference(x, "tanh"),
     lambda dy, x, out=None: gs.gelu_backward(dy, x, "tanh", out=out),
-    lambda dy, x: act.gelu_backward_reference(dy, x, "tanh"),
+    lambda dy, x: spec.gelu_backward_reference(dy, x, "tanh"),
     "x",
     False,
 )
 ROWS: dict[str, tuple[Any, Any, Any, Any]] = {
     name: (
         getattr(gs, name),
-        getattr(act, f"{name}_reference"),
+        getattr(spec, f"{name}_reference"),
         getattr(gs, f"{name}_backward"),
-        getattr(act, f"{name}_backward_reference"),
+        getattr(spec, f"{name}_backward_reference"),
     )
     for name in ("softmax", "log_softmax")
 }
@@ -367,9 +367,9 @@ def test_prelu_equals_its_reference(dtype: Any) -> None:
         x, dy = drawn(shape, dtype, 1), drawn(shape, dtype, 2)
         weight = drawn(count, dtype, 3)
         y = same_everywhere(lambda: gs.prelu(x, weight, axis))  # noqa: B023
-        assert bits(y) == bits(act.prelu_reference(x, weight, axis))
+        assert bits(y) == bits(spec.prelu_reference(x, weight, axis))
         found = same_everywhere(lambda: gs.prelu_backward(dy, x, weight, axis))  # noqa: B023
-        expected = act.prelu_backward_reference(dy, x, weight, axis)
+        expected = spec.prelu_backward_reference(dy, x, weight, axis)
         assert bits(found) == bits(expected), shape
         over = x.copy()
         dx, dweight = gs.prelu_backward(dy, over, weight, axis, out=over)
@@ -396,10 +396,10 @@ def test_maxout_equals_its_reference(dtype: Any) -> None:
         if x.size:
             x.flat[3] = np.nan
         y = same_everywhere(lambda: gs.maxout(x, k, axis))  # noqa: B023
-        assert bits(y) == bits(act.maxout_reference(x, k, axis))
+        assert bits(y) == bits(spec.maxout_reference(x, k, axis))
         dy = drawn(y.shape, dtype, 2)
         dx = same_everywhere(lambda: gs.maxout_backward(dy, x, k, axis))  # noqa: B023
-        assert (dx == act.maxout_backward_reference(dy, x, k, axis)).all()
+        assert (dx == spec.maxout_backward_reference(dy, x, k, axis)).all()
         over = x.copy()
         assert bits(gs.maxout_backward(dy, over, k, axis, out=over)) == bits(dx)
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep.averages import ewma_reference
+from gradstep.spec.optim import ewma_reference
 
 SIZES = [0, 1, 15, 16, 17, 4095, 4097, 8192, 8193, 24_577]
 BETAS = [0.0, 0.5, 0.9, 0.999, 1 - 2**-53]

@@ -15,7 +15,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep import cli
+from gradstep.train import cli
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # python -m bench runs in place
 

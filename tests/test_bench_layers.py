@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gradstep import activations, dropouts, losses, norm
+from gradstep.ops import activations, losses, norm
+from gradstep.ops import dropout as dropouts
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # bench is run in place, never installed
 

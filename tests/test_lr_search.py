@@ -12,7 +12,7 @@ from pathlib import Path
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep.lr_search import LrRow, LrSearch, find_lr
+from gradstep.train.lr_search import LrRow, LrSearch, find_lr
 
 Make = Callable[[float], Callable[[], float]]
 

@@ -154,7 +154,7 @@ def test_every_activation_is_the_function_of_its_name(name, rng):
 
 
 def test_every_activation_of_gradstep_is_a_layer():
-    from gradstep import activations
+    from gradstep.ops import activations
 
     names = {n for n in activations.__all__ if not n.endswith("_backward")}
     assert set(ACTIVATIONS) == names

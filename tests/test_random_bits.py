@@ -8,9 +8,10 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep import _core, philox
-from gradstep.dropouts import dropout_mask_reference
-from gradstep.philox import philox4x32, threshold, uniform16
+from gradstep import _core
+from gradstep.spec import philox
+from gradstep.spec.dropout import dropout_mask_reference
+from gradstep.spec.philox import philox4x32, threshold, uniform16
 from test_exact import LEVELS, everywhere
 
 # kat_vectors of Random123 (Salmon et al.): rounds, counter, key, block.

@@ -14,7 +14,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep import _core, checkpoints
+from gradstep import _core
 
 F4 = np.float32
 BUSY = "this optimizer is in the middle of a step"
@@ -281,8 +281,8 @@ def test_a_step_waits_until_a_checkpoint_is_loaded(monkeypatch: pytest.MonkeyPat
         assert other.is_alive()
         return target(*arguments)
 
-    target = checkpoints._target
-    monkeypatch.setattr(checkpoints, "_target", meanwhile)
+    target = gs.Optimizer._target
+    monkeypatch.setattr(gs.Optimizer, "_target", meanwhile)
     optimizer.load_state_dict(saved)
     other.join()
     assert optimizer.step_count == optimizer.state_dict()["state"][0]["step"] == 2
@@ -364,7 +364,7 @@ def test_an_interrupted_change_of_kernel_changes_nothing(
     optimizer.momentum = 0.5
     before = contents(optimizer)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("gradstep.optimizer._core", SimpleNamespace(Plan=Interrupted))
+        patch.setattr("gradstep.optim.optimizer._core", SimpleNamespace(Plan=Interrupted))
         optimizer.step()
     assert contents(optimizer) == before
     optimizer.step()

@@ -3,23 +3,22 @@
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep.datasets import Split
 from gradstep.nn import mlp
-from gradstep.report import Run, draw_curves, time_table
-from gradstep.training import (
+from gradstep.train.batches import balanced_class_weights, batches
+from gradstep.train.datasets import Split
+from gradstep.train.loop import (
     DEFAULT_LR,
     OPTIMIZER_NAMES,
     SCHEDULE_NAMES,
     EarlyStopping,
     Epoch,
     History,
-    balanced_class_weights,
-    batches,
     evaluate,
     make_optimizer,
     step_function,
     train,
 )
+from gradstep.train.report import Run, draw_curves, time_table
 
 
 def two_rings(count, seed):

@@ -67,7 +67,7 @@ void Plan::set_hyper(int group, const py::sequence& values) {
 // Another library's array comes in through DLPack, without a copy.
 py::handle Plan::imported(py::handle object, py::handle name) {
   if (py::isinstance<py::array>(object) || !py::hasattr(object, "__dlpack__")) return object;
-  const auto as_array = py::module_::import("gradstep.trees").attr("as_array");
+  const auto as_array = py::module_::import("gradstep.arrays").attr("as_array");
   imported_.push_back(as_array(object, labels_[2], name));
   return imported_.back();
 }
@@ -110,6 +110,29 @@ std::vector<Plan::Gradient>& Plan::checked(py::handle grads) {
 void Plan::use(const std::vector<Gradient>& gradients) {
   for (int64_t i = 0; i < plan_.size(); ++i)
     plan_.set_gradient(i, gradients[i].data, gradients[i].present);
+}
+
+// The gradients that were checked last become those of the plan.
+void Plan::take(py::handle grads) {
+  if (!grads.is_none())
+    use(given_), uses_bound_ = false;
+  else if (!uses_bound_)
+    use(bound_), uses_bound_ = true;
+}
+
+py::list Plan::gradient_block_sums(py::handle grads) {
+  const Busy busy(*this);
+  check_bound_or(grads);
+  take(grads);
+  std::vector<double> sums;
+  without_gil(plan_.elements(), [&] { sums = plan_.gradient_block_sums(); });
+  py::list result;
+  const double* next = sums.data();
+  for (const int64_t count : plan_.block_counts()) {
+    result.append(py::array_t<double>(count, next));
+    next += count;
+  }
+  return result;
 }
 
 void Plan::bind(const py::sequence& grads) {
@@ -173,10 +196,7 @@ py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool
     check_zeroable(py::cast(bound_arrays_));
     bound_zeroable_ = true;
   }
-  if (!grads.is_none())
-    use(given_), uses_bound_ = false;
-  else if (!uses_bound_)
-    use(bound_), uses_bound_ = true;
+  take(grads);
   const StepPlan::Options options{grad_scale, clip_norm, check_finite, zero_grads};
   StepPlan::Outcome outcome;
   without_gil(plan_.elements(), [&] { outcome = plan_.step(options); });
@@ -215,6 +235,7 @@ void define_plan(py::module_& m) {
       .def("check", &Plan::check, py::arg("grads"))
       .def("step", &Plan::step, py::arg("grads"), py::arg("grad_scale"), py::arg("clip_norm"),
            py::arg("check_finite"), py::arg("zero_grads") = false)
+      .def("gradient_block_sums", &Plan::gradient_block_sums, py::arg("grads"))
       .def_property("step_count", &Plan::step_count, &Plan::set_step_count)
       .def_property("steps", &Plan::steps, &Plan::set_steps);
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from compare import Batch
-from gradstep.datasets import mnist5k
+from gradstep.train.datasets import mnist5k
 from torch import Tensor
 from torch.nn import functional as F
 

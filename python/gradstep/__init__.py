@@ -9,9 +9,17 @@
 array([-0.1, -0.1, -0.1], dtype=float32)
 """
 
-from gradstep import init
 from gradstep._core import __version__
-from gradstep.activations import (
+from gradstep.nn import init
+from gradstep.nn.dropouts import (
+    DROPOUTS,
+    AlphaDropout,
+    DropConnect,
+    Dropout,
+    DropPath,
+    SpatialDropout,
+)
+from gradstep.ops.activations import (
     gelu,
     gelu_backward,
     leaky_relu,
@@ -33,16 +41,7 @@ from gradstep.activations import (
     tanh,
     tanh_backward,
 )
-from gradstep.averages import ewma_
-from gradstep.dropout_layers import (
-    DROPOUTS,
-    AlphaDropout,
-    DropConnect,
-    Dropout,
-    DropPath,
-    SpatialDropout,
-)
-from gradstep.dropouts import (
+from gradstep.ops.dropout import (
     alpha_dropout,
     alpha_dropout_backward,
     drop_connect,
@@ -55,17 +54,8 @@ from gradstep.dropouts import (
     spatial_dropout,
     spatial_dropout_backward,
 )
-from gradstep.gradients import (
-    Summary,
-    clip_norm_,
-    clip_value_,
-    describe,
-    global_norm,
-    nonfinite,
-)
-from gradstep.losses import cross_entropy, mse
-from gradstep.lr_search import LrSearch, find_lr
-from gradstep.norm import (
+from gradstep.ops.losses import cross_entropy, mse
+from gradstep.ops.norm import (
     batch_norm,
     batch_norm_backward,
     batch_norm_stats,
@@ -79,8 +69,17 @@ from gradstep.norm import (
     rms_norm,
     rms_norm_backward,
 )
-from gradstep.optimizer import Group, Optimizer, StepInfo
-from gradstep.optimizers import (
+from gradstep.optim.averages import ewma_
+from gradstep.optim.gradients import (
+    Summary,
+    clip_norm_,
+    clip_value_,
+    describe,
+    global_norm,
+    nonfinite,
+)
+from gradstep.optim.optimizer import Group, Optimizer, StepInfo
+from gradstep.optim.optimizers import (
     OPTIMIZERS,
     SGD,
     Adadelta,
@@ -93,17 +92,7 @@ from gradstep.optimizers import (
     RAdam,
     RMSprop,
 )
-from gradstep.runtime import (
-    _register_with_threadpoolctl,
-    build_info,
-    get_num_threads,
-    set_num_threads,
-    simd_level,
-    threads,
-    use_blas_threads,
-    use_simd,
-)
-from gradstep.schedules import (
+from gradstep.optim.schedules import (
     SCHEDULES,
     Schedule,
     constant,
@@ -117,9 +106,21 @@ from gradstep.schedules import (
     piecewise,
     polynomial,
     power,
+    scaled,
     step_decay,
     warmup,
 )
+from gradstep.runtime import (
+    _register_with_threadpoolctl,
+    build_info,
+    get_num_threads,
+    set_num_threads,
+    simd_level,
+    threads,
+    use_blas_threads,
+    use_simd,
+)
+from gradstep.train.lr_search import LrSearch, find_lr
 
 __all__ = [
     "DROPOUTS",
@@ -203,6 +204,7 @@ __all__ = [
     "relu_backward",
     "rms_norm",
     "rms_norm_backward",
+    "scaled",
     "set_num_threads",
     "sigmoid",
     "sigmoid_backward",

@@ -2,7 +2,7 @@
 
 import sys
 
-from gradstep.cli import main
+from gradstep.train.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.reference import Array
-from gradstep.trees import Name
+from gradstep.arrays import Array, Name
 
 __version__: str
 compiler: str
 SUM_BLOCK: int
-CACHE_SHARE: int
 ACTIVATIONS: dict[str, int]
 CHANNEL_ROWS: int
 
@@ -35,6 +33,7 @@ class Plan:
         check_finite: bool,
         zero_grads: bool = False,
     ) -> tuple[int, float | None, bool]: ...
+    def gradient_block_sums(self, grads: Sequence[Any] | None) -> list[NDArray[np.float64]]: ...
     steps: list[int]
     step_count: int
 

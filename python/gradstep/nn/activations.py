@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gradstep import activations as functions
 from gradstep.nn.layer import Buffer, FloatArray, Layer
 from gradstep.nn.layers import check_dtype, check_size
+from gradstep.ops import activations as functions
 
 __all__ = [
     "ACTIVATIONS",

@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gradstep import dropouts, init, norm
+from gradstep.nn import init
 from gradstep.nn.layer import Buffer, FloatArray, Layer
+from gradstep.ops import dropout as dropouts
+from gradstep.ops import norm
 
 __all__ = ["INITIALISERS", "BatchNorm", "Dropout", "LayerNorm", "Linear"]
 

@@ -10,10 +10,10 @@ gradstep does. What is in it computes on the threads of torch's OpenMP.
 >>> opt.step()
 """
 
-from gradstep.torch import functional
-from gradstep.torch.accelerate import Swapped, accelerate, restore
 from gradstep.torch.kept_memory import keep_memory
-from gradstep.torch.modules import (
+from gradstep.torch.nn import functional
+from gradstep.torch.nn.accelerate import Swapped, accelerate, restore
+from gradstep.torch.nn.modules import (
     AlphaDropout,
     BatchNorm1d,
     BatchNorm2d,
@@ -29,7 +29,7 @@ from gradstep.torch.modules import (
     LayerNorm,
     RMSNorm,
 )
-from gradstep.torch.optimizers import (
+from gradstep.torch.optim.optimizers import (
     SGD,
     Adadelta,
     Adagrad,

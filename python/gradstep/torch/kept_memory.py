@@ -14,7 +14,7 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from gradstep.reference import Array
+from gradstep.arrays import Array
 
 __all__ = ["keep_memory", "new_array"]
 

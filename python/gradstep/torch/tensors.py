@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
 from gradstep import _core
-from gradstep.reference import Array
+from gradstep.arrays import Array
 
 Order: TypeAlias = tuple[int, ...] | None
 

@@ -1,1 +1,1 @@
-"""Optimizers."""
+"""torch's optimizers with a native step."""

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradstep.hyperparameters import check_hyperparameter
-from gradstep.optimizer import OPTIONS
-from gradstep.optimizer import Optimizer as Formula
+from gradstep.optim.hyperparameters import check_hyperparameter
+from gradstep.optim.optimizer import OPTIONS
+from gradstep.optim.optimizer import Optimizer as Formula
 
 __all__ = ["Groups", "Option", "changes_in_place", "check_flags", "keys_of"]
 

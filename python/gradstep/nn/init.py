@@ -1,0 +1,191 @@
+"""Initial values of weights.
+
+shape: of a linear layer (in, out), as in `x @ w`; or of a convolution (out, in, k1, ...), whose
+fans are in and out times the kernel's size. rng: a numpy.random.Generator, or a seed for a new
+one. dtype: float32 or float64. All raise TypeError or ValueError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from gradstep.arrays import Array
+
+__all__ = [
+    "constant",
+    "fans",
+    "he_normal",
+    "he_uniform",
+    "normal",
+    "xavier_normal",
+    "xavier_uniform",
+    "zeros",
+]
+
+Shape: TypeAlias = Sequence[int]
+Seed: TypeAlias = np.random.Generator | int | None
+
+
+def fans(shape: Shape) -> tuple[int, int]:
+    """(fan-in, fan-out): how many inputs an output sums, how many outputs an input reaches.
+
+    >>> import gradstep as gs
+    >>> gs.init.fans((784, 256)), gs.init.fans((64, 3, 5, 5))
+    ((784, 256), (75, 1600))
+    """
+    sizes = _shape(shape)
+    if len(sizes) < 2:
+        raise ValueError(f"shape: {sizes}, expected (in, out) or (out, in, k1, ...)")
+    if len(sizes) == 2:
+        return sizes[0], sizes[1]
+    window = math.prod(sizes[2:])
+    return sizes[1] * window, sizes[0] * window
+
+
+def _shape(shape: Shape) -> tuple[int, ...]:
+    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
+            raise TypeError(f"shape: {shape!r}, expected integers")
+        if size < 0:
+            raise ValueError(f"shape: {shape!r}, expected integers >= 0")
+    return tuple(int(size) for size in sizes)
+
+
+def _generator(rng: Seed) -> np.random.Generator:
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
+        raise TypeError(f"rng: {type(rng).__name__}, expected a numpy.random.Generator or a seed")
+    if rng is not None and rng < 0:
+        raise ValueError(f"rng: {rng}, expected a seed >= 0")
+    return np.random.default_rng(rng)
+
+
+def _dtype(dtype: Any) -> Any:
+    found = np.dtype(dtype)
+    if found not in (np.float32, np.float64):
+        raise TypeError(f"dtype: {found}, expected float32 or float64")
+    return found
+
+
+def _positive(value: float, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: {type(value).__name__}, expected a number")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}: {value}, expected a number >= 0")
+    return float(value)
+
+
+def _mean_fan(shape: Shape) -> float:
+    return sum(fans(shape)) / 2
+
+
+def _scaled_normal(shape: Shape, deviation: float, rng: Seed, dtype: Any) -> Array:
+    kind = _dtype(dtype)
+    drawn: Array = _generator(rng).standard_normal(_shape(shape), dtype=kind)
+    drawn *= kind.type(deviation)
+    return drawn
+
+
+def _scaled_uniform(shape: Shape, deviation: float, rng: Seed, dtype: Any) -> Array:
+    """Even over ±√3 deviation: that has this deviation."""
+    kind = _dtype(dtype)
+    drawn: Array = _generator(rng).random(_shape(shape), dtype=kind)
+    drawn -= kind.type(0.5)
+    drawn *= kind.type(2 * math.sqrt(3) * deviation)
+    return drawn
+
+
+def _over(variance: float, fan: float) -> float:
+    return math.sqrt(variance / fan) if fan else 0.0
+
+
+def xavier_uniform(
+    shape: Shape, *, gain: float = 1.0, rng: Seed = None, dtype: Any = np.float32
+) -> Array:
+    """Uniform, standard deviation gain √(2 / (fan-in + fan-out)). Glorot & Bengio 2010.
+
+    >>> import gradstep as gs
+    >>> abs(gs.init.xavier_uniform((300, 100), rng=0)).max() <= (6 / 400) ** 0.5
+    np.True_
+    """
+    deviation = _positive(gain, "gain") * _over(1, _mean_fan(shape))
+    return _scaled_uniform(shape, deviation, rng, dtype)
+
+
+def xavier_normal(
+    shape: Shape, *, gain: float = 1.0, rng: Seed = None, dtype: Any = np.float32
+) -> Array:
+    """Normal, standard deviation gain √(2 / (fan-in + fan-out)). Glorot & Bengio 2010.
+
+    >>> import gradstep as gs
+    >>> round(float(gs.init.xavier_normal((200, 200), rng=0).std()), 3)
+    0.071
+    """
+    deviation = _positive(gain, "gain") * _over(1, _mean_fan(shape))
+    return _scaled_normal(shape, deviation, rng, dtype)
+
+
+def he_uniform(
+    shape: Shape, *, slope: float = 0.0, rng: Seed = None, dtype: Any = np.float32
+) -> Array:
+    """Uniform, standard deviation √(2 / ((1 + slope²) fan-in)). He et al. 2015 (arXiv:1502.01852).
+
+    slope: of the leaky ReLU that follows; 0 for ReLU.
+
+    >>> import gradstep as gs
+    >>> abs(gs.init.he_uniform((150, 100), rng=0)).max() <= (6 / 150) ** 0.5
+    np.True_
+    """
+    variance = 2 / (1 + _positive(slope, "slope") ** 2)
+    return _scaled_uniform(shape, _over(variance, fans(shape)[0]), rng, dtype)
+
+
+def he_normal(
+    shape: Shape, *, slope: float = 0.0, rng: Seed = None, dtype: Any = np.float32
+) -> Array:
+    """Normal, standard deviation √(2 / ((1 + slope²) fan-in)). He et al. 2015 (arXiv:1502.01852).
+
+    Also called MSRA. slope: of the leaky ReLU that follows; 0 for ReLU.
+
+    >>> import gradstep as gs
+    >>> round(float(gs.init.he_normal((200, 200), rng=0).std()), 3)
+    0.1
+    """
+    variance = 2 / (1 + _positive(slope, "slope") ** 2)
+    return _scaled_normal(shape, _over(variance, fans(shape)[0]), rng, dtype)
+
+
+def normal(shape: Shape, std: float = 0.01, *, rng: Seed = None, dtype: Any = np.float32) -> Array:
+    """Normal with mean 0 and a constant deviation, as in Krizhevsky, Sutskever & Hinton 2012.
+
+    >>> import gradstep as gs
+    >>> gs.init.normal((2, 3), rng=0).shape
+    (2, 3)
+    """
+    return _scaled_normal(shape, _positive(std, "std"), rng, dtype)
+
+
+def zeros(shape: Shape, *, dtype: Any = np.float32) -> Array:
+    """Zeros, for biases.
+
+    >>> import gradstep as gs
+    >>> gs.init.zeros((2,))
+    array([0., 0.], dtype=float32)
+    """
+    return np.zeros(_shape(shape), _dtype(dtype))
+
+
+def constant(shape: Shape, value: float, *, dtype: Any = np.float32) -> Array:
+    """One value everywhere.
+
+    >>> import gradstep as gs
+    >>> gs.init.constant((2,), 0.25)
+    array([0.25, 0.25], dtype=float32)
+    """
+    return np.full(_shape(shape), value, _dtype(dtype))

@@ -1,0 +1,1 @@
+"""The native functions: activations, losses, dropout and normalisation on NumPy arrays."""

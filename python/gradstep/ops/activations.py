@@ -1,0 +1,296 @@
+"""Activations, forward and backward, on float32 and float64 arrays.
+
+Every function takes `out`: None allocates; the input itself works in place; anything else must
+have the shape, dtype and memory order of the result and not overlap an input in part. A backward
+pass takes dy, the gradient of the loss by the result, and what the forward pass read (x) or wrote
+(y): the second argument says which. Where it is y, the forward pass may have worked in place.
+
+All raise TypeError or ValueError before anything is written. The element-wise ones take C and F
+order, the others C order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradstep import _core
+from gradstep.arrays import Array
+
+__all__ = [
+    "gelu",
+    "gelu_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "maxout",
+    "maxout_backward",
+    "prelu",
+    "prelu_backward",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
+    "tanh",
+    "tanh_backward",
+]
+
+
+_RELU = _core.ACTIVATIONS["relu"]
+_LEAKY_RELU = _core.ACTIVATIONS["leaky_relu"]
+_SIGMOID = _core.ACTIVATIONS["sigmoid"]
+_TANH = _core.ACTIVATIONS["tanh"]
+_SILU = _core.ACTIVATIONS["silu"]
+_GELU = {"none": _core.ACTIVATIONS["gelu"], "tanh": _core.ACTIVATIONS["gelu_tanh"]}
+
+
+def relu(x: Array, *, out: Array | None = None) -> Array:
+    """max(x, 0); NaN stays NaN. Nair & Hinton 2010.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.relu(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
+    return _core.activate(_RELU, x, out, 0.0)
+
+
+def relu_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
+    """dy where y > 0, else 0. y: the result of `relu`, or its x.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.relu_backward(np.array([5.0, 5.0]), np.array([0.0, 2.0]))
+    array([0., 5.])
+    """
+    return _core.activate_backward(_RELU, dy, y, "y", out, 0.0)
+
+
+def _finite(value: float, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: {type(value).__name__}, expected a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: {value}, expected a finite number")
+    return float(value)
+
+
+def leaky_relu(x: Array, slope: float = 0.01, *, out: Array | None = None) -> Array:
+    """x where x > 0, else slope x. Maas, Hannun & Ng 2013.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.leaky_relu(np.array([-1.0, 2.0]), 0.5)
+    array([-0.5,  2. ])
+    """
+    return _core.activate(_LEAKY_RELU, x, out, _finite(slope, "slope"))
+
+
+def leaky_relu_backward(
+    dy: Array, y: Array, slope: float = 0.01, *, out: Array | None = None
+) -> Array:
+    """dy where y > 0, else slope dy. y: the result of `leaky_relu` if slope >= 0, or its x.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.leaky_relu_backward(np.array([5.0, 5.0]), np.array([-0.5, 2.0]), 0.5)
+    array([2.5, 5. ])
+    """
+    return _core.activate_backward(_LEAKY_RELU, dy, y, "y", out, _finite(slope, "slope"))
+
+
+def sigmoid(x: Array, *, out: Array | None = None) -> Array:
+    """1 / (1 + exp(-x)), within 2.5 ULP, also where it is tiny.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.sigmoid(np.array([0.0, -1000.0, 1000.0]))
+    array([0.5, 0. , 1. ])
+    """
+    return _core.activate(_SIGMOID, x, out, 0.0)
+
+
+def sigmoid_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
+    """dy (1 - y) y. y: the result of `sigmoid`.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.sigmoid_backward(np.array([4.0]), np.array([0.5]))
+    array([1.])
+    """
+    return _core.activate_backward(_SIGMOID, dy, y, "y", out, 0.0)
+
+
+def tanh(x: Array, *, out: Array | None = None) -> Array:
+    """The hyperbolic tangent, within 2 ULP.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.tanh(np.array([0.0, 100.0]))
+    array([0., 1.])
+    """
+    return _core.activate(_TANH, x, out, 0.0)
+
+
+def tanh_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
+    """dy (1 - y²). y: the result of `tanh`.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.tanh_backward(np.array([4.0]), np.array([0.5]))
+    array([3.])
+    """
+    return _core.activate_backward(_TANH, dy, y, "y", out, 0.0)
+
+
+def silu(x: Array, *, out: Array | None = None) -> Array:
+    """x sigmoid(x), within 3.5 ULP. Elfwing, Uchibe & Doya 2018 (arXiv:1702.03118).
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.silu(np.array([-np.inf, 0.0, 1000.0]))
+    array([  -0.,    0., 1000.])
+    """
+    return _core.activate(_SILU, x, out, 0.0)
+
+
+def silu_backward(dy: Array, x: Array, *, out: Array | None = None) -> Array:
+    """dy s (1 + x (1 - s)) with s = sigmoid(x). x: what `silu` was given.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.silu_backward(np.array([4.0]), np.array([0.0]))
+    array([2.])
+    """
+    return _core.activate_backward(_SILU, dy, x, "x", out, 0.0)
+
+
+def _gelu_kind(approximate: str) -> int:
+    if approximate not in _GELU:
+        raise ValueError(f'approximate: {approximate!r}, expected "none" or "tanh"')
+    return _GELU[approximate]
+
+
+def gelu(x: Array, approximate: str = "none", *, out: Array | None = None) -> Array:
+    """x times the probability that a standard normal variable is below x.
+
+    approximate: "none", within 7 ULP; or "tanh", x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2,
+    computed without the cancellation that this form has for x < 0. Hendrycks & Gimpel 2016
+    (arXiv:1606.08415).
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.gelu(np.array([-1.0, 0.0, 1.0])).round(4)
+    array([-0.1587,  0.    ,  0.8413])
+    >>> gs.gelu(np.array([-1.0, 0.0, 1.0]), "tanh").round(4)
+    array([-0.1588,  0.    ,  0.8412])
+    """
+    return _core.activate(_gelu_kind(approximate), x, out, 0.0)
+
+
+def gelu_backward(
+    dy: Array, x: Array, approximate: str = "none", *, out: Array | None = None
+) -> Array:
+    """dy times the derivative of `gelu` at x. x: what `gelu` was given.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.gelu_backward(np.array([4.0]), np.array([0.0]))
+    array([2.])
+    """
+    return _core.activate_backward(_gelu_kind(approximate), dy, x, "x", out, 0.0)
+
+
+def _integer(value: int, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: {type(value).__name__}, expected an integer")
+    return int(value)
+
+
+def softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
+    """exp(x - max) / sum of these, along an axis; the sum in double, in one order.
+
+    A row with an infinity of the larger sign only, or with NaN, gives NaN, as in torch.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.softmax(np.array([[0.0, 0.0], [1000.0, 0.0]]))
+    array([[0.5, 0.5],
+           [1. , 0. ]])
+    """
+    return _core.softmax(False, x, _integer(axis, "axis"), out)
+
+
+def softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None = None) -> Array:
+    """y (dy - Σ dy y). y: the result of `softmax`. The sum in double, in one order.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.softmax_backward(np.array([1.0, 0.0]), np.array([0.5, 0.5]))
+    array([ 0.25, -0.25])
+    """
+    return _core.softmax_backward(False, dy, y, _integer(axis, "axis"), out)
+
+
+def log_softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
+    """The logarithm of `softmax`: x - max - log of the sum of exp(x - max).
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.log_softmax(np.array([0.0, 0.0])).round(3)
+    array([-0.693, -0.693])
+    """
+    return _core.softmax(True, x, _integer(axis, "axis"), out)
+
+
+def log_softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None = None) -> Array:
+    """dy - exp(y) Σ dy. y: the result of `log_softmax`. The sum in double, in one order.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.log_softmax_backward(np.array([1.0, 0.0]), np.log([0.5, 0.5]))
+    array([ 0.5, -0.5])
+    """
+    return _core.softmax_backward(True, dy, y, _integer(axis, "axis"), out)
+
+
+def prelu(x: Array, weight: Array, axis: int = 1, *, out: Array | None = None) -> Array:
+    """x where x > 0, else weight x, a weight for each channel. He et al. 2015 (arXiv:1502.01852).
+
+    weight: shape (C,) for C channels along `axis`, or (1,) for all. dtype as x.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.prelu(np.array([[-1.0, -1.0], [2.0, 2.0]]), np.array([0.5, 0.25]))
+    array([[-0.5 , -0.25],
+           [ 2.  ,  2.  ]])
+    """
+    return _core.prelu(x, weight, _integer(axis, "axis"), out)
+
+
+def prelu_backward(
+    dy: Array, x: Array, weight: Array, axis: int = 1, *, out: Array | None = None
+) -> tuple[Array, Array]:
+    """(dx, dweight). x: what `prelu` was given. `out` is for dx.
+
+    dweight of a channel is the sum of dy x where x <= 0, in double: along memory in the blocks of
+    every sum here, or, with channels innermost, down 256 rows at a time.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.prelu_backward(np.ones((2, 1)), np.array([[-3.0], [2.0]]), np.array([0.5]))
+    (array([[0.5],
+           [1. ]]), array([-3.]))
+    """
+    return _core.prelu_backward(dy, x, weight, _integer(axis, "axis"), out)
+
+
+def maxout(x: Array, k: int, axis: int = 1, *, out: Array | None = None) -> Array:
+    """The largest of each k consecutive channels. Goodfellow et al. 2013 (arXiv:1302.4389).
+
+    axis: its size must be a multiple of k; the result has a k-th of it. NaN wins. Not in place.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.maxout(np.array([[1.0, 3.0, -1.0, -2.0]]), 2)
+    array([[ 3., -1.]])
+    """
+    return _core.maxout(x, _integer(k, "k"), _integer(axis, "axis"), out)
+
+
+def maxout_backward(
+    dy: Array, x: Array, k: int, axis: int = 1, *, out: Array | None = None
+) -> Array:
+    """dy at the first of the largest of each k channels, else 0. x: what `maxout` was given.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.maxout_backward(np.array([[5.0]]), np.array([[3.0, 3.0]]), 2)
+    array([[5., 0.]])
+    """
+    return _core.maxout_backward(dy, x, _integer(k, "k"), _integer(axis, "axis"), out)

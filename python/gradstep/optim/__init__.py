@@ -1,0 +1,1 @@
+"""The optimizers: hyperparameters, schedules, groups, steps, state, and looking at gradients."""

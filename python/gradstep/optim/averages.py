@@ -1,0 +1,82 @@
+"""Exponentially weighted averages, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from gradstep import _core
+from gradstep.arrays import Array, Tree, as_array, flatten, leaves_like
+from gradstep.optim.hyperparameters import check_range
+from gradstep.optim.state import MAX_STEP
+
+__all__ = ["ewma_"]
+
+HYPER = ["maximize", "clip_value", "l1", "l2", "beta"]
+
+
+def _step(step: int | None) -> int:
+    if step is None:
+        return 1
+    if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
+        raise TypeError(f"step: {type(step).__name__}, expected an integer")
+    if not 1 <= step <= MAX_STEP:
+        raise ValueError(f"step: {step}, expected 1 to 2**62")
+    return int(step)
+
+
+def ewma_(
+    average: Tree, value: Tree, beta: float, *, step: int | None = None, out: Tree = None
+) -> Tree:
+    """Moves averages towards values in place: average = beta average + (1 - beta) value.
+
+    average: an array or a tree of arrays, float32 or float64, updated in place. value: the same
+    shapes and dtypes. beta: in [0, 1). With `step`, the number of values seen including this one,
+    the average without its bias towards a start at 0, average / (1 - beta**step), is written to
+    `out` (new arrays if None); `average` itself stays the plain sum.
+
+    Returns `average`, or the corrected one with `step`. Raises TypeError or ValueError, and then
+    nothing was written. Source: the moments of Kingma & Ba 2015 (arXiv:1412.6980), section 3.
+
+    >>> import numpy as np, gradstep as gs
+    >>> average = np.zeros(1)
+    >>> gs.ewma_(average, np.array([10.0]), 0.75)
+    array([2.5])
+    >>> gs.ewma_(average, np.array([10.0]), 0.75, step=2)
+    array([10.])
+    """
+    names, averages = flatten(average, "average")
+    values = leaves_like(average, value, "value", "average")
+    count = _step(step)
+    if step is None and out is not None:
+        raise ValueError("out: given without step, expected both or none")
+    outs: list[Array] = []
+    if step is not None and out is None:
+        outs = [np.empty_like(a) for a in averages]
+    elif step is not None:
+        leaves = leaves_like(average, out, "out", "average")
+        outs = [as_array(leaf, "out", name) for name, leaf in zip(names, leaves, strict=True)]
+    rows = list(zip(names, averages, *([outs] if outs else []), strict=True))
+    tensors = [(name, 0, *arrays) for name, *arrays in rows]
+    kernel = "Average" if step is None else "CorrectedAverage"
+    plan = _core.Plan([(kernel, HYPER)], tensors, ("average", "out", "value"))
+    plan.set_hyper(0, [0.0, np.inf, 0.0, 0.0, check_range("betas", beta, "beta")])
+    plan.steps = [count - 1] * len(tensors)
+    plan.step(values, 1.0, 0.0, False)
+    if step is None:
+        return average
+    return _like(average, outs) if out is None else out
+
+
+def _like(tree: Tree, leaves: list[Array]) -> Tree:
+    remaining = iter(leaves)
+
+    def build(branch: Tree) -> Tree:
+        if isinstance(branch, Mapping):
+            return {key: build(value) for key, value in branch.items()}
+        if isinstance(branch, (list, tuple)):
+            return [build(value) for value in branch]
+        return next(remaining)
+
+    return build(tree)

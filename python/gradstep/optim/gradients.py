@@ -1,0 +1,126 @@
+"""Looking at gradients and keeping them in bounds; works on any arrays.
+
+A tree is an array, a sequence, a mapping, or these nested, of contiguous float32 or float64.
+Sums are in double, in an order that does not depend on threads or the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradstep import _core
+from gradstep.arrays import Name, Tree, check_names, flatten
+from gradstep.optim.hyperparameters import check_range
+
+__all__ = ["Summary", "clip_norm_", "clip_value_", "describe", "global_norm", "nonfinite"]
+
+
+class Summary(NamedTuple):
+    """What an array holds. All but `nonfinite` are over its finite elements.
+
+    min, max, mean, rms (root of the mean square): NaN where there is no finite element.
+    nonfinite: the number of elements that are NaN or infinite. size: the number of elements.
+    """
+
+    min: float
+    max: float
+    mean: float
+    rms: float
+    nonfinite: int
+    size: int
+
+
+def global_norm(grads: Tree) -> float:
+    """L2 norm of all arrays together.
+
+    grads: a tree of float32 or float64 arrays. Raises TypeError or ValueError for other arrays.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.global_norm({"w": np.array([3.0]), "b": np.array([4.0])})
+    5.0
+    """
+    names, arrays = flatten(grads, "grads")
+    return _core.global_norm(arrays, names, "grads")
+
+
+def _assign(grads: Tree, clip_value: float, clip_norm: float) -> float:
+    names, arrays = flatten(grads, "grads")
+    hyper = ["maximize", "clip_value", "l1", "l2"]
+    tensors = [(name, 0, array) for name, array in zip(names, arrays, strict=True)]
+    plan = _core.Plan([("Assign", hyper)], tensors, ("grads", "state", "grads"))
+    plan.set_hyper(0, [0.0, clip_value, 0.0, 0.0])
+    _, norm, _ = plan.step(arrays, 1.0, clip_norm, False)
+    return 0.0 if norm is None else norm
+
+
+def clip_norm_(grads: Tree, max_norm: float) -> float:
+    """Scales arrays in place so that their global L2 norm is at most `max_norm`.
+
+    All are multiplied by min(1, max_norm / (norm + 1e-6)), as in `torch.nn.utils.clip_grad_norm_`.
+    Returns the norm before. Pascanu, Mikolov & Bengio 2013 (arXiv:1211.5063). An optimizer's
+    `clip_norm=` does the same without writing the gradients. Raises TypeError or ValueError.
+
+    >>> import numpy as np, gradstep as gs
+    >>> g = np.array([3.0, 4.0])
+    >>> gs.clip_norm_(g, 1.0)
+    5.0
+    >>> g.round(3)
+    array([0.6, 0.8])
+    """
+    return _assign(grads, math.inf, check_range("clip_norm", max_norm, "max_norm"))
+
+
+def clip_value_(grads: Tree, value: float) -> None:
+    """Limits every element to [-value, value] in place; NaN stays.
+
+    Raises TypeError or ValueError.
+
+    >>> import numpy as np, gradstep as gs
+    >>> g = np.array([-3.0, 0.5])
+    >>> gs.clip_value_(g, 1.0)
+    >>> g
+    array([-1. ,  0.5])
+    """
+    _assign(grads, check_range("clip_value", value, "value"), 0.0)
+
+
+def describe(tree: Tree) -> dict[Name, Summary]:
+    """A Summary of each array, by name (None for a lone array).
+
+    Raises TypeError or ValueError.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.describe({"w": np.array([1.0, 3.0, np.nan])})["w"]
+    Summary(min=1.0, max=3.0, mean=2.0, rms=2.23606797749979, nonfinite=1, size=3)
+    """
+    names, arrays = flatten(tree, "tree")
+    check_names(names, "tree")
+    found: dict[Name, Summary] = {}
+    for name, array, row in zip(names, arrays, _core.summarize(arrays, names, "tree"), strict=True):
+        found[name] = _summary(array, *row)
+    return found
+
+
+def _summary(
+    array: np.ndarray[Any, Any], low: float, high: float, total: float, squares: float, bad: int
+) -> Summary:
+    count = array.size - bad
+    if count == 0:
+        return Summary(math.nan, math.nan, math.nan, math.nan, bad, array.size)
+    return Summary(low, high, total / count, math.sqrt(squares / count), bad, array.size)
+
+
+def nonfinite(tree: Tree) -> dict[Name, int]:
+    """The number of NaN or infinite elements of each array that has any, by name.
+
+    Tells which parameter or gradient is the first suspect when the loss is NaN. Raises TypeError
+    or ValueError.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.nonfinite({"w": np.ones(3), "b": np.array([np.inf, 0.0])})
+    {'b': 1}
+    """
+    return {name: row.nonfinite for name, row in describe(tree).items() if row.nonfinite}

@@ -1,0 +1,58 @@
+"""The one order of every sum: doubles in sixteen lanes of a block, folded in halves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep.arrays import Array
+
+SUM_BLOCK = 4096
+SUM_LANES = 16
+
+
+def sum_blocks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of blocks of 4096 doubles: sixteen lanes down the rows, then folded in halves."""
+    blocks = -(-values.size // SUM_BLOCK)
+    rows = np.zeros((blocks, SUM_BLOCK // SUM_LANES, SUM_LANES))
+    rows.reshape(-1)[: values.size] = values
+    lanes = np.zeros((blocks, SUM_LANES))
+    for row in range(SUM_BLOCK // SUM_LANES):
+        lanes += rows[:, row]
+    width = SUM_LANES
+    while width > 1:
+        width //= 2
+        lanes = lanes[:, :width] + lanes[:, width:]
+    return lanes[:, 0]
+
+
+def sum_along(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """The sums of doubles along an axis, which is kept, in the order of every sum here.
+
+    Element i of a block of 4096 goes to lane i mod 16; lanes are folded in halves; blocks in order.
+    """
+    rows = np.moveaxis(values, axis, 0)
+    total = np.zeros(rows.shape[1:])
+    for at in range(0, len(rows), SUM_BLOCK):
+        block = rows[at : at + SUM_BLOCK]
+        lanes = np.zeros((SUM_LANES, *rows.shape[1:]))
+        for i in range(0, len(block), SUM_LANES):
+            lanes[: len(block) - i] += block[i : i + SUM_LANES]
+        for half in (8, 4, 2, 1):
+            lanes = lanes[:half] + lanes[half : 2 * half]
+        total = total + lanes[0]
+    return np.expand_dims(total, axis)
+
+
+def global_norm(arrays: Iterable[Array]) -> float:
+    """L2 norm over all arrays: squares summed in double by blocks, blocks in order."""
+    total = 0.0
+    for array in arrays:
+        values = array.ravel("K").astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for block in sum_blocks(values * values):
+                total += float(block)
+    return math.sqrt(total)

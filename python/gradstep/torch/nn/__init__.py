@@ -1,0 +1,1 @@
+"""torch's dropout and normalisation, as functions and modules, with native kernels."""

@@ -1,0 +1,422 @@
+"""What the optimizers for PyTorch share: one native step over the memory of torch's tensors.
+
+A class here inherits from torch's class of the same name: arguments, checks, groups, hooks, and the
+loading of checkpoints are torch's own. Only `step` is replaced. The classes are in `optimizers.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.autograd.graph import increment_version
+from torch.optim import optimizer as torch_optimizer
+
+from gradstep import _core
+from gradstep.optim.gradients import nonfinite
+from gradstep.optim.optimizer import Optimizer as Formula
+from gradstep.spec.optim import clip_coefficient
+from gradstep.torch.optim.binding import Binding, Member
+from gradstep.torch.optim.groups import Groups, Option, changes_in_place, check_flags
+from gradstep.torch.optim.memory import array_of
+from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
+from gradstep.torch.optim.shards import sum_over_parts
+from gradstep.torch.threads import on_team
+
+__all__ = ["NativeOptimizer"]
+
+OPTIONS = ("clip_norm", "on_nonfinite", "zero_grads")
+EXTRA = """
+    Arguments that torch's class does not have
+    ------------------------------------------
+    clip_norm: number > 0 or None
+        Scales all gradients so that their L2 norm over all groups is at most this, as
+        `torch.nn.utils.clip_grad_norm_` does, but leaves the gradients themselves as they are.
+    on_nonfinite: "apply", "skip" or "raise"
+        What to do with gradients that are not finite; the last two write nothing.
+    zero_grads: bool
+        Fill the gradients with zeros once they are read, while they are in cache.
+
+    `foreach` and `fused` change nothing; `differentiable=True` and `capturable=True` are refused.
+    Parameters are dense float32 or float64 tensors on the CPU, or DTensors of such parts, and
+    gradients lie in memory as they do; for others `step` raises TypeError or ValueError, and writes
+    nothing.
+"""
+
+
+class NativeOptimizer(torch.optim.Optimizer):
+    """Base of the optimizers: see `gradstep.torch` for them."""
+
+    FORMULA: ClassVar[type[Formula]]
+    NUMBERS: ClassVar[tuple[str, ...]] = ("step",)  # states that are one number of a tensor
+    SPARSE: ClassVar[bool] = False  # whether it takes sparse gradients
+    __signature__: ClassVar[inspect.Signature]
+
+    clip_norm: Any = Option(None)
+    on_nonfinite: Any = Option("apply")
+    zero_grads: Any = Option(False)
+
+    _binding: Binding | None = None
+    _groups: Groups | None = None
+    _values: list[tuple[Any, ...]] | None = None  # hyperparameters of each group, as the plan's
+    _volatile = False  # one of them is a tensor or a list, which may change in place
+    _grad_norm: float | None = None
+    _skipped = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "FORMULA" not in cls.__dict__:
+            return
+        cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n{EXTRA}"
+        cls.__signature__ = _with_extra_arguments(cls)
+
+    def __init__(
+        self,
+        *args: Any,
+        clip_norm: float | None = None,
+        on_nonfinite: str = "apply",
+        zero_grads: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.clip_norm = clip_norm
+        self.on_nonfinite = on_nonfinite
+        self.zero_grads = zero_grads
+        super().__init__(*args, **kwargs)
+        check_flags(self.defaults, "")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, as torch's class does."""
+        if isinstance(param_group, dict):
+            check_flags(param_group, "param_group: ")
+        super().add_param_group(param_group)
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The L2 norm of the last step's gradients, where `clip_norm` or `on_nonfinite` need it."""
+        return self._grad_norm
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step wrote nothing because its gradients were not finite."""
+        return self._skipped
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates the parameters that have a gradient, in place; returns what closure returns.
+
+        closure: computes the loss and its gradients again.
+
+        Raises TypeError or ValueError for tensors that a native step cannot take, and
+        FloatingPointError with `on_nonfinite="raise"`; then nothing was written.
+        """
+        if not self._observed():
+            return self._step(closure)
+        return self._step_observed() if closure is None else self._step_observed(closure)
+
+    # torch.compile leaves a step as it is, with one graph break.
+    step = torch.compiler.disable(step)
+    # torch would wrap `step` in its hooks and a profiler's record, which costs 6 µs each time;
+    # `_step_observed` is so wrapped, and runs where anyone looks.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _observed(self) -> bool:
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        )
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        params = [p for group in self.param_groups for p in group["params"]]
+        grads = [p.grad for p in params]
+        found_inf = self.__dict__.get("found_inf")
+        if found_inf is not None and float(found_inf) != 0:
+            self._skip(grads, None)
+        elif self._binding is None and any(map(_is_fake, params)):
+            self._step_of_torch()
+        else:
+            self._step_natively(params, grads)
+        return loss
+
+    _step_observed = torch.optim.Optimizer.profile_hook_step(_step)
+
+    def _step_natively(self, params: list[Any], grads: list[Any]) -> None:
+        try:
+            outcome = self._advance(params, grads)
+        except (TypeError, ValueError):
+            # A tensor may have another shape in the same memory. Binding again explains, or helps.
+            self._binding = None
+            outcome = self._advance(params, grads)
+        binding, given, rows, norm, scale = outcome
+        if scale is None:
+            self._refuse(binding, given, rows)
+            self._skip(grads, norm)
+        else:
+            for row in rows:
+                row.step(scale)
+                row.commit(self.state, bool(self.NUMBERS))
+            self._finish(binding, grads, given, norm)
+
+    @on_team
+    def _advance(
+        self, params: list[Any], grads: list[Any]
+    ) -> tuple[Binding, list[Any], list[Rows], float | None, float | None]:
+        """Steps on what is dense; gives the rows that are to follow, the norm, and the factor of
+        the gradients: None where the step was skipped."""
+        rows: list[Rows] = []
+        if self.SPARSE and True in map(is_sparse, [g for g in grads if g is not None]):
+            grads, rows = self._take_rows(params, grads)
+        binding = self._bound(params, grads)
+        given = binding.gradients(binding.own(grads), self._zero_grads)
+        factor = self.__dict__.get("grad_scale")
+        scale = 1.0 if factor is None else 1.0 / float(factor)
+        clip, checks = self._clip_norm or 0.0, self._on_nonfinite != "apply"
+        norm = None
+        if (rows or binding.spread) and (clip or checks):
+            norm = self._norm(binding, given, rows) * abs(scale)
+            if checks and not math.isfinite(norm):
+                return binding, given, rows, norm, None
+            scale *= clip_coefficient(norm, clip)
+            clip, checks = 0.0, False
+        _, own_norm, applied = binding.plan.step(given, scale, clip, checks, self._zero_grads)
+        norm = own_norm if norm is None else norm
+        return binding, given, rows, norm, scale if applied else None
+
+    @staticmethod
+    def _norm(binding: Binding, given: list[Any], rows: list[Rows]) -> float:
+        """The norm of all gradients where the plan sees but a part of them."""
+        gradients = [
+            (parameter, grad if isinstance(grad, np.ndarray) else array_of(grad))
+            for parameter, grad in zip(binding.parameters, given, strict=True)
+            if grad is not None
+        ]
+        gradients += [(row.member.parameter, array_of(row.values)) for row in rows]
+        squares = [(p, _core.global_norm([g], [None], "grads") ** 2) for p, g in gradients]
+        return math.sqrt(sum_over_parts(squares))
+
+    def _take_rows(self, params: list[Any], grads: list[Any]) -> tuple[list[Any], list[Rows]]:
+        """Sparse gradients as rows, or dense where all of a parameter moves; the others as given.
+
+        Raises TypeError or ValueError.
+        """
+        dense, rows = list(grads), []
+        groups = self._read_groups()
+        for member in self._members([g is not None and is_sparse(g) for g in grads]):
+            grad, group = grads[member.position], groups[member.group]
+            check_sparse(grad, member, type(self).__name__)
+            for key in ("weight_decay", "l1"):
+                if group.get(key):
+                    raise ValueError(
+                        f"param_groups[{member.group}]: {key}: {group[key]}, expected 0 with "
+                        f"the sparse gradient of {member.label}"
+                    )
+            if self._moves_all(group):
+                model = torch.empty_like(member.parameter.detach())
+                dense[member.position] = model.copy_(grad.detach().to_dense())
+                continue
+            dense[member.position] = None
+            t = 1 + int(self.state.get(member.parameter, {}).get("step", 0))
+            made = Rows(member, grad, self.state, self.FORMULA, group, self.defaults)
+            made.at_step(t, self._row_scalars(group, t))
+            rows.append(made)
+        return dense, rows
+
+    @classmethod
+    def _moves_all(cls, group: dict[str, Any]) -> bool:
+        """Whether also those elements of a parameter move whose gradient is 0."""
+        return False
+
+    def _row_scalars(self, group: dict[str, Any], t: int) -> dict[str, float]:
+        """The numbers of a group for the rows of a tensor at its step t."""
+        return self.FORMULA._scalars(group, 1)
+
+    def _finish(
+        self, binding: Binding, grads: list[Any], given: list[Any], norm: float | None
+    ) -> None:
+        self._grad_norm, self._skipped = norm, False
+        present = [i for i, grad in enumerate(given) if grad is not None]
+        parameters = binding.parameters
+        if len(present) == len(parameters):
+            self._count(binding, None)
+        else:
+            self._count(binding, present)
+            parameters = [parameters[i] for i in present]
+        increment_version(parameters)
+        if binding.spread:
+            increment_version([binding.parts[i] for i in present])
+        if self._zero_grads:
+            left = [grad for grad in grads if grad is not None]
+            if self.SPARSE:
+                _fill_with_zeros(filter(is_sparse, left))
+            increment_version(left)
+
+    def _count(self, binding: Binding, present: list[int] | None) -> None:
+        """Advances the numbers that torch keeps of the parameters at these places, or of all."""
+        binding.count(present)
+
+    def _skip(self, grads: list[Any], norm: float | None) -> None:
+        self._grad_norm, self._skipped = norm, True
+        if self._zero_grads:
+            _fill_with_zeros(grad for grad in grads if grad is not None)
+
+    def _refuse(self, binding: Binding, given: list[Any], rows: list[Rows]) -> None:
+        if self._on_nonfinite != "raise":
+            return
+        found = [*zip(binding.members, given, strict=True), *((r.member, r.values) for r in rows)]
+        for member, grad in found:
+            if grad is None:
+                continue
+            array = array_of(grad) if isinstance(grad, torch.Tensor) else grad
+            bad = nonfinite(array).get(None, 0)
+            if bad:
+                raise FloatingPointError(
+                    f"{member.label}.grad: {bad} of {array.size} elements are not finite"
+                )
+        elsewhere = "not finite on another process, or " if binding.spread else ""
+        raise FloatingPointError(
+            f"gradients: {elsewhere}the sum of their squares overflows float64"
+        )
+
+    def _step_of_torch(self) -> None:
+        """The step of torch's class, for tensors without memory."""
+        order = type(self).__mro__
+        theirs: Any = order[order.index(NativeOptimizer) + 1]
+        if theirs is torch.optim.Optimizer:
+            raise TypeError(f"{type(self).__name__}: FakeTensor parameters, expected memory")
+        step = theirs.step
+        (step.__wrapped__ if getattr(step, "hooked", False) else step)(self)
+
+    # What the plan is made from
+
+    def _hyperparameters(self) -> Groups:
+        if self._groups is None:
+            self._groups = Groups(self.FORMULA, self.defaults)
+        return self._groups
+
+    def _bound(self, params: list[Any], grads: list[Any]) -> Binding:
+        binding = self._binding
+        if binding is None or not binding.fits(self.state, params, grads):
+            binding = self._bind(params, grads, self._read_groups())
+        elif self._volatile or self._differ():
+            groups = self._read_groups()
+            if self._kernels(groups) == binding.kernels:
+                self._set_hyper(binding, groups)
+            else:
+                binding = self._bind(params, grads, groups)
+        return binding
+
+    def _differ(self) -> bool:
+        """Whether the hyperparameters are others than the plan's."""
+        try:
+            return self._hyperparameters().values(self.param_groups) != self._values
+        except (RuntimeError, ValueError):  # a tensor or array of several, which has no truth
+            return True
+
+    def _read_groups(self) -> list[dict[str, Any]]:
+        return list(map(self._effective, self._hyperparameters().read(self.param_groups)))
+
+    @classmethod
+    def _effective(cls, group: dict[str, Any]) -> dict[str, Any]:
+        """The hyperparameters of a group as the native formula takes them."""
+        return group
+
+    def _kernels(self, groups: list[dict[str, Any]]) -> list[str]:
+        return [self.FORMULA.kernel(group) for group in groups]
+
+    def _set_hyper(self, binding: Binding, groups: list[dict[str, Any]]) -> None:
+        scalars = [self.FORMULA._scalars(group, 1) for group in groups]
+        for number, h in enumerate(scalars):
+            binding.plan.set_hyper(number, list(h.values()))
+        self._scalars = scalars
+        self._values = self._hyperparameters().values(self.param_groups)
+        self._volatile = changes_in_place(self._values)
+
+    def _bind(self, params: list[Any], grads: list[Any], groups: list[dict[str, Any]]) -> Binding:
+        before = set(map(id, self._binding.parameters)) if self._binding else set()
+        takes_part = [
+            grad is not None or id(p) in before for p, grad in zip(params, grads, strict=True)
+        ]
+        binding = Binding(
+            self._members(takes_part),
+            params,
+            self.state,
+            self.FORMULA,
+            self._kernels(groups),
+            self.NUMBERS,
+            self.defaults,
+            type(self).__name__,
+        )
+        own = binding.own(grads)
+        binding.check_gradients(own)
+        binding.plan.check(binding.gradients(own, self._zero_grads))
+        self._set_hyper(binding, groups)
+        binding.commit(self.state)
+        self._binding = binding
+        return binding
+
+    def _members(self, takes_part: list[bool]) -> list[Member]:
+        """The parameters at these places."""
+        members: list[Member] = []
+        position = 0
+        for number, group in enumerate(self.param_groups):
+            names = group.get("param_names")
+            for i, p in enumerate(group["params"]):
+                if takes_part[position]:
+                    name = names[i] if names else f"group {number}, parameter {i}"
+                    members.append(Member(p, position, number, name))
+                position += 1
+        return members
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), **{key: getattr(self, key) for key in OPTIONS}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._binding = self._groups = None
+        kept = dict(state)
+        for key in OPTIONS:
+            if key in kept:
+                setattr(self, key, kept.pop(key))
+        if kept.keys() == {"state", "param_groups"}:  # load_state_dict: the caller's tensors
+            kept["state"] = _copied(kept["state"])
+        super().__setstate__(kept)
+
+
+def _fill_with_zeros(grads: Iterable[Any]) -> None:
+    with torch.no_grad():
+        for grad in grads:
+            grad.zero_()
+
+
+def _copied(value: Any) -> Any:
+    """The same with tensors of its own, but for keys."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        copied = copy.copy(value)
+        copied.update({key: _copied(own) for key, own in value.items()})
+        return copied
+    return [_copied(own) for own in value] if isinstance(value, list) else value
+
+
+def _is_fake(tensor: Any) -> bool:
+    return isinstance(tensor, torch._subclasses.FakeTensor)
+
+
+def _with_extra_arguments(cls: type[NativeOptimizer]) -> inspect.Signature:
+    """The signature of torch's class with the arguments of NativeOptimizer behind it."""
+    order = cls.__mro__
+    source = cls if "__init__" in cls.__dict__ else order[order.index(NativeOptimizer) + 1]
+    theirs = list(inspect.signature(source.__dict__["__init__"]).parameters.values())[1:]
+    own = inspect.signature(NativeOptimizer.__init__).parameters.values()
+    extra = [p for p in own if p.kind is p.KEYWORD_ONLY]
+    return inspect.Signature([*(p for p in theirs if p.kind is not p.VAR_KEYWORD), *extra])

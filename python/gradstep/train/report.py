@@ -1,0 +1,131 @@
+"""What `gradstep train` shows of its runs: a table, where the time went, and the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradstep.train.loop import History
+
+__all__ = ["Run", "draw_curves", "result_table", "time_table"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one optimizer: a history for each split."""
+
+    optimizer: str
+    lr: float
+    histories: list[History]
+
+
+def result_table(runs: Sequence[Run]) -> str:
+    """Return a line for each run: losses and accuracies of the epoch whose weights were kept.
+
+    A mean over the splits, with its standard deviation for the validation.
+    """
+    head = "optimizer,lr,epochs,train loss,valid loss,train acc,valid acc,s/epoch"
+    return _aligned([head.split(","), *map(_result_row, runs)])
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [[name.ljust(widths[0]), *map(str.rjust, row, widths[1:])] for name, *row in rows]
+    return "\n".join("  ".join(row) for row in aligned)
+
+
+def _result_row(run: Run) -> list[str]:
+    final = [history.final for history in run.histories]
+    ran, best = [len(h.epochs) for h in run.histories], [h.best + 1 for h in run.histories]
+    return [
+        run.optimizer,
+        f"{run.lr:.3g}",
+        f"{np.mean(ran):.0f}" if ran == best else f"{np.mean(ran):.0f} (best {np.mean(best):.0f})",
+        f"{np.mean([epoch.train_loss for epoch in final]):.4f}",
+        _mean([epoch.valid_loss for epoch in final], "{:.4f}"),
+        f"{100 * np.mean([epoch.train_accuracy for epoch in final]):.2f} %",
+        _mean([100 * epoch.valid_accuracy for epoch in final], "{:.2f}") + " %",
+        f"{np.mean([history.seconds_per_epoch for history in run.histories]):.4f}",
+    ]
+
+
+def _mean(values: list[float], style: str) -> str:
+    mean = style.format(np.mean(values))
+    return mean if len(values) == 1 else f"{mean} ± {style.format(np.std(values, ddof=1))}"
+
+
+# Column of the table of times -> the parts of an epoch in it.
+TIMES = {
+    "matrix products": ("products",),
+    "normalisation": ("normalisation",),
+    "dropout": ("dropout",),
+    "activations + loss": ("activations", "loss"),
+    "optimizer": ("optimizer",),
+}
+
+
+def time_table(runs: Sequence[Run]) -> str:
+    """Return a line for each run: the share of each part in the time of an epoch.
+
+    The rest is that of putting batches together, of shortcuts, and of the loop itself.
+    """
+    return _aligned([["time of", *TIMES, "rest"], *map(_time_row, runs)])
+
+
+def _time_row(run: Run) -> list[str]:
+    shares = [float(np.mean([h.share(*parts) for h in run.histories])) for parts in TIMES.values()]
+    return [run.optimizer, *(f"{100 * share:.0f} %" for share in [*shares, 1 - sum(shares)])]
+
+
+LINE_STYLES = {"train": "--", "validation": "-"}
+
+
+def draw_curves(runs: Sequence[tuple[str, Sequence[History]]], title: str, path: Path) -> None:
+    """Write a picture of loss and accuracy over the epochs; needs matplotlib.
+
+    runs: names with their histories, one color per name, one pair of lines per history. A dot marks
+    the best epoch where training went on after it. path: ends in .png, .svg or .pdf.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    palette = colormaps["tab10" if len(runs) <= 10 else "tab20"]
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for number, (_, histories) in enumerate(runs):
+            for history in histories:
+                _draw_history(axes, history, quantity, palette(number), len(histories) ** -0.5)
+        axes.set(xlabel="epoch", title=quantity)
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.axes[0].set_yscale("log")
+    figure.axes[1].yaxis.set_major_formatter("{x:.0%}")
+    figure.axes[1].set_ylim(_accuracy_floor([h for _, histories in runs for h in histories]), 1.005)
+    names = [Line2D([], [], color=palette(i), label=name) for i, (name, _) in enumerate(runs)]
+    styles = [Line2D([], [], color="gray", ls=ls, label=part) for part, ls in LINE_STYLES.items()]
+    if any(h.best + 1 < len(h.epochs) for _, histories in runs for h in histories):
+        styles.append(Line2D([], [], color="gray", marker="o", ls="", label="best epoch"))
+    figure.legend(handles=[*names, *styles], loc="outside right upper", frameon=False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_history(axes: Any, history: History, quantity: str, color: Any, alpha: float) -> None:
+    numbers = range(1, len(history.epochs) + 1)
+    marker = "." if len(numbers) < 4 else ""
+    for part, style in LINE_STYLES.items():
+        values = [getattr(epoch, f"{part[:5]}_{quantity}") for epoch in history.epochs]
+        axes.plot(numbers, values, style, marker=marker, color=color, lw=1.5, alpha=alpha)
+    if history.best + 1 < len(numbers):
+        axes.plot(history.best + 1, getattr(history.final, f"valid_{quantity}"), "o", color=color)
+
+
+def _accuracy_floor(histories: Sequence[History]) -> float:
+    """Leave out how the first fifth of the epochs climbs, so that the rest can be told apart."""
+    later = [e.valid_accuracy for h in histories for e in h.epochs[len(h.epochs) // 5 :]]
+    return max(0.0, min(later) - 0.1 * (1 - min(later)) - 0.01)
