@@ -271,7 +271,8 @@ class _Body:
 
 def _read_body(rows: Iterator[Row], first: list[str], column: int, by_default: bool) -> _Body:
     features = [cell for i, cell in enumerate(first) if i != column]
-    names = first if any(map(_is_text, features)) else [str(i) for i in range(len(first))]
+    surely = any(map(_is_text, features)) and all(as_number(cell) is None for cell in features)
+    names = first if surely else [str(i) for i in range(len(first))]
     body = _Body(names, column, by_default)
     for line, cells in rows:
         body.add(line, cells)
