@@ -301,7 +301,7 @@ def test_a_number_times_a_schedule_is_a_schedule() -> None:
     assert 0.5 * inner == inner * 0.5 == schedules.scaled(0.5, inner)
     assert [(2 * (0.5 * inner))(t) for t in SHORT] == [inner(t) for t in SHORT]
     assert schedules.scaled(0.5, lambda t: 1 / t)(4) == 0.125
-    with pytest.raises(TypeError, match=r"^factor: 'x', expected a number >= 0$"):
+    with pytest.raises(TypeError, match=r"^factor: str, expected a number >= 0$"):
         "x" * inner  # type: ignore[operator]
 
 

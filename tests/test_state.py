@@ -266,7 +266,11 @@ for which in NAMES:
         (drop("state", which), ValueError, f"state_dict['state']: no '{which}'"),
         (put("state", which, 3), TypeError, f"{where}: int, expected a mapping"),
         (drop("state", which, "step"), ValueError, f"{where}: no 'step'"),
-        (put("state", which, "step", -1), ValueError, f"{where}['step']: -1, expected an integer >= 0"),
+        (
+            put("state", which, "step", -1),
+            ValueError,
+            f"{where}['step']: -1, expected an integer >= 0",
+        ),
         (put("state", which, "step", "1"), TypeError, f"{where}['step']: str, expected an integer"),
         (drop("state", which, "exp_avg_sq"), ValueError, f"{where}: no 'exp_avg_sq'"),
     ]  # fmt: skip

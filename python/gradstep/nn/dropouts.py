@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, SupportsFloat, SupportsIndex
 
-import numpy as np
-
-from gradstep import _core
 from gradstep.arguments import entry, flag, integer, shown
 from gradstep.arrays import Array
 from gradstep.ops import dropout as functions
@@ -27,7 +24,7 @@ LAST_CALL = 2**64 - 1
 
 def _check(p: Any, seed: Any, calls: Any = 0) -> None:
     """Raises what a call with them would raise."""
-    _core.dropout_mask(np.empty(0, np.bool_), 0, p, seed, calls, False)
+    functions.dropout_mask(0, p, seed=seed, offset=calls)
 
 
 class Dropout:

@@ -9,6 +9,30 @@ import numpy as np
 from gradstep.arrays import Array
 from gradstep.spec.sums import SUM_BLOCK, sum_along
 
+__all__ = [
+    "CHANNEL_ROWS",
+    "gelu",
+    "gelu_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "maxout",
+    "maxout_backward",
+    "prelu",
+    "prelu_backward",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
+    "tanh",
+    "tanh_backward",
+]
+
 # Rows that the gradient of `prelu`'s weights is summed over at a time, with channels innermost.
 CHANNEL_ROWS = 256
 

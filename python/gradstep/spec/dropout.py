@@ -9,6 +9,16 @@ import numpy as np
 from gradstep.arrays import Array
 from gradstep.spec.philox import keep_scale, threshold, uniform16
 
+__all__ = [
+    "SATURATION",
+    "alpha_dropout",
+    "alpha_dropout_backward",
+    "drop_path",
+    "dropout",
+    "dropout_mask",
+    "spatial_dropout",
+]
+
 # -lambda alpha of SELU, its value far to the left.
 SATURATION = -1.7580993408473766
 

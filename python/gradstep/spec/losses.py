@@ -11,6 +11,11 @@ from gradstep.arrays import Array
 from gradstep.spec.activations import log_softmax
 from gradstep.spec.sums import sum_along
 
+__all__ = [
+    "cross_entropy",
+    "mse",
+]
+
 
 def cross_entropy(
     logits: Array,
