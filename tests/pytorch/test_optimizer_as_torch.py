@@ -399,7 +399,7 @@ def test_state_dict_hooks_run_in_order_and_may_replace(name: str) -> None:
 
 @over_all
 def test_hooks_around_loading_see_what_is_loaded(name: str) -> None:
-    optimizer, closure = trained(name)
+    optimizer, _ = trained(name)
     saved = copy.deepcopy(optimizer.state_dict())
     again, _ = trained(name, 0)
     order: list[str] = []
