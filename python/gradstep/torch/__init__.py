@@ -41,6 +41,7 @@ from gradstep.torch.optim.optimizers import (
     NAdam,
     RAdam,
     RMSprop,
+    SparseAdam,
 )
 
 threads.borrow_threads()
@@ -76,6 +77,7 @@ __all__ = [
     "RAdam",
     "RMSNorm",
     "RMSprop",
+    "SparseAdam",
     "Swapped",
     "accelerate",
     "functional",
