@@ -30,6 +30,7 @@ EXAMPLES: dict[str, list[str]] = {
     "warmup": ["warmup(200, cosine(0.1, 700))", "warmup(200, 0.05, start_factor=0.5)"],
     "join": ["join([0.02, cosine(0.1, 600)], [300])"],
     "per_epoch": ["per_epoch(100, cosine(0.1, 10))"],
+    "scaled": ["cosine(0.1, 800)", "0.5 * cosine(0.1, 800)"],
     "warm-up, then restarts": ["warmup(100, cosine_restarts(0.1, 300))"],
     "one cycle, then fine-tuning": ["join([one_cycle(0.1, 500), 0.01], [500])"],
 }

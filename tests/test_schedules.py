@@ -45,6 +45,8 @@ EXAMPLES = [
     schedules.warmup(10, schedules.cosine(0.1, 30), start_factor=0.2),
     schedules.join([0.3, schedules.cosine(0.1, 10), schedules.power(0.2)], [4, 20]),
     schedules.per_epoch(8, schedules.inverse_time(0.1, 0.5)),
+    0.5 * schedules.warmup(10, schedules.cosine(0.1, 30)),
+    schedules.scaled(3, schedules.join([0.3, 2 * schedules.power(0.2)], [4])),
 ]
 each_example = pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
 
@@ -175,7 +177,8 @@ def test_other_formulas_hold_to_rounding(name: str) -> None:
         (schedules.cosine(3e-3, 7, floor=1e-5), 3e-3),
         (schedules.cosine_restarts(3e-3, 7, floor=1e-5), 3e-3),
         (schedules.one_cycle(3e-3, 70), 3e-3 / 25),
-        (schedules.one_cycle(3e-3, 70, pct_start=0), 3e-3),
+        (schedules.one_cycle(3e-3, 70, pct_start=1 / 70), 3e-3),
+        (0.5 * schedules.cosine(3e-3, 7), 0.5 * 3e-3),
         (schedules.warmup(9, 0.7), 0.7 / 10),
         (schedules.warmup(9, 0.7, start_factor=0.1), 0.7 * 0.1),
         (schedules.warmup(9, 0.7, start_factor=0), 0.0),
@@ -235,7 +238,11 @@ def test_exponential_has_the_bits_of_the_staircase_where_an_epoch_begins() -> No
 
 @pytest.mark.parametrize(
     "schedule",
-    [s for s in EXAMPLES if type(s).__name__ not in ("piecewise", "join", "warmup", "one_cycle")],
+    [
+        s
+        for s in EXAMPLES
+        if type(s).__name__ not in ("piecewise", "join", "warmup", "one_cycle", "scaled")
+    ],
     ids=repr,
 )
 def test_decays_never_rise_within_a_cycle(schedule: schedules.Schedule) -> None:
@@ -287,6 +294,15 @@ def test_schedules_survive_pickling_and_copying(schedule: schedules.Schedule) ->
 @each_example
 def test_repr_is_the_call_that_makes_an_equal_schedule(schedule: schedules.Schedule) -> None:
     assert eval(repr(schedule), dict(SCHEDULES)) == schedule
+
+
+def test_a_number_times_a_schedule_is_a_schedule() -> None:
+    inner = schedules.cosine(0.3, 10)
+    assert 0.5 * inner == inner * 0.5 == schedules.scaled(0.5, inner)
+    assert [(2 * (0.5 * inner))(t) for t in SHORT] == [inner(t) for t in SHORT]
+    assert schedules.scaled(0.5, lambda t: 1 / t)(4) == 0.125
+    with pytest.raises(TypeError, match=r"^factor: 'x', expected a number >= 0$"):
+        "x" * inner  # type: ignore[operator]
 
 
 def test_repr_is_readable() -> None:
@@ -376,6 +392,14 @@ TORCH = [
     (schedules.cosine(0.3, 59, 0.01), "CosineAnnealingLR", {"T_max": 59, "eta_min": 0.01}),
     (schedules.cosine_restarts(0.3, 8, 2), "CosineAnnealingWarmRestarts", {"T_0": 8, "T_mult": 2}),
     (schedules.one_cycle(0.3, 59), "OneCycleLR", {"max_lr": 0.3, "total_steps": 59}),
+    *(
+        (
+            schedules.one_cycle(0.3, 59, pct_start),
+            "OneCycleLR",
+            dict(max_lr=0.3, total_steps=59, pct_start=pct_start),
+        )
+        for pct_start in (0.0, 0.001, 0.016)
+    ),
     (
         schedules.one_cycle(0.3, 59, pct_start=0.41, div_factor=7.0, final_div_factor=90.0),
         "OneCycleLR",
@@ -476,6 +500,8 @@ WRONG_VALUE = [
     ("join", ([], []), "schedules: empty, expected at least one"),
     ("join", ([0.1, 0.2], []), "boundaries: 0 of them, expected 1, one fewer than schedules"),
     ("per_epoch", (0, 0.1), "period: 0, expected an integer >= 1"),
+    ("scaled", (-1, 0.1), "factor: -1, expected a number >= 0"),
+    ("scaled", (math.inf, 0.1), "factor: inf, expected a finite number >= 0"),
 ]
 WRONG = [(TypeError, *row) for row in WRONG_KIND] + [(ValueError, *row) for row in WRONG_VALUE]
 

@@ -67,7 +67,7 @@ void Plan::set_hyper(int group, const py::sequence& values) {
 // Another library's array comes in through DLPack, without a copy.
 py::handle Plan::imported(py::handle object, py::handle name) {
   if (py::isinstance<py::array>(object) || !py::hasattr(object, "__dlpack__")) return object;
-  const auto as_array = py::module_::import("gradstep.trees").attr("as_array");
+  const auto as_array = py::module_::import("gradstep.arrays").attr("as_array");
   imported_.push_back(as_array(object, labels_[2], name));
   return imported_.back();
 }

@@ -106,6 +106,7 @@ from gradstep.optim.schedules import (
     piecewise,
     polynomial,
     power,
+    scaled,
     step_decay,
     warmup,
 )
@@ -203,6 +204,7 @@ __all__ = [
     "relu_backward",
     "rms_norm",
     "rms_norm_backward",
+    "scaled",
     "set_num_threads",
     "sigmoid",
     "sigmoid_backward",

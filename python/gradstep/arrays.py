@@ -77,7 +77,6 @@ def flatten(
     """Names and arrays of a tree, in order. argument: what an error calls the tree.
 
         >>> import numpy as np
-    from numpy.typing import NDArray
         >>> flatten({"w": np.ones(2), "layers": [np.zeros(1), np.zeros(3)]})[0]
         ['w', 'layers.0', 'layers.1']
     """

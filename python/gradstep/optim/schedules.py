@@ -162,6 +162,12 @@ class _StepRate(ABC):
             step = checked_count("step", step)
         return self._after(step - 1)
 
+    def __mul__(self, factor: float) -> "scaled":
+        """The schedule times a number >= 0."""
+        return scaled(factor, self)
+
+    __rmul__ = __mul__
+
     @abstractmethod
     def _after(self, taken: int) -> float:
         """Return the rate of the step that follows `taken` others."""
@@ -377,9 +383,9 @@ class one_cycle(_StepRate):
     """One cycle: from lr / div_factor up to `lr`, then down far below the start, both as cosines.
 
     The rate is lr / div_factor at step 1, `lr` >= 0 at step pct_start * steps (may lie between two)
-    and lr / div_factor / final_div_factor from step `steps` >= 2 on. Without a rise, where
-    pct_start * steps <= 1, step 1 has the rate `lr`; pct_start = 1 has no fall. `pct_start` is in
-    [0, 1] and both factors are >= 1, as in PyTorch's OneCycleLR.
+    and lr / div_factor / final_div_factor from step `steps` >= 2 on. Where pct_start * steps < 1
+    the fall has begun when step 1 comes, as in PyTorch's OneCycleLR; pct_start = 1 has no fall.
+    `pct_start` is in [0, 1] and both factors are >= 1.
     Raises TypeError for a wrong kind of argument, ValueError for one out of range.
     Source: Smith & Topin, Super-convergence: very fast training of neural networks, 2019.
 
@@ -397,7 +403,7 @@ class one_cycle(_StepRate):
     def _after(self, taken: int) -> float:
         last = self.steps - 1
         taken = min(taken, last)
-        top = max(self.pct_start * self.steps - 1.0, 0.0)
+        top = self.pct_start * self.steps - 1.0  # negative: before step 1
         first_rate = self.lr / self.div_factor
         if taken < top:
             return _between(first_rate, self.lr, _half_cosine(taken / top))
@@ -480,11 +486,32 @@ class per_epoch(_StepRate):
         return _rate(self.then, 1 + taken // self.period)
 
 
+@dataclass(frozen=True, slots=True)
+class scaled(_StepRate):
+    """Another schedule times a number: factor * then(t), which is what 0.5 * schedule makes.
+
+    `factor` is >= 0; `then` is a number or a schedule, for example one for another group.
+    Raises TypeError for a wrong kind of argument, ValueError for one out of range.
+
+    >>> schedule = 0.5 * step_decay(0.8, every=100)
+    >>> schedule
+    scaled(factor=0.5, then=step_decay(lr=0.8, every=100, factor=0.5))
+    >>> [schedule(t) for t in (1, 101)]
+    [0.4, 0.2]
+    """
+
+    factor: Rate
+    then: Inner
+
+    def _after(self, taken: int) -> float:
+        return self.factor * _rate(self.then, taken + 1)
+
+
 SCHEDULES: Final[dict[str, type[_StepRate]]] = {
     schedule.__name__: schedule
     for schedule in (
         *(constant, piecewise, step_decay, exponential, inverse_time, power, polynomial, cosine),
-        *(cosine_restarts, one_cycle, warmup, join, per_epoch),
+        *(cosine_restarts, one_cycle, warmup, join, per_epoch, scaled),
     )
 }
 """Every schedule of this module by name, simplest first."""

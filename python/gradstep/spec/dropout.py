@@ -17,7 +17,7 @@ def dropout_mask_reference(
     shape: int | tuple[int, ...], p: float, *, seed: int, offset: int = 0, first: int = 0
 ) -> Array:
     """The specification of `dropout_mask`, from element `first` of the stream on."""
-    sizes = (shape,) if isinstance(shape, int) else shape
+    sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
     kept = uniform16(first, math.prod(sizes), seed, offset) >= threshold(p)
     return np.reshape(kept, sizes)
 
