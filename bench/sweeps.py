@@ -1,22 +1,16 @@
 """The sizes that were chosen by measurement, varied: `python -m bench.sweeps [NAME ...]`.
 
-`task`, `serial` and `spin` are in `cpp/engine/share_out.hpp` and vary in the running process.
-`prefetch` is compiled in: every value is built in a temporary folder and timed in a process of its
-own, in turn with the others.
+They are in `cpp/engine/share_out.hpp` and vary in the running process.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 import gradstep as gs
@@ -81,8 +75,7 @@ def after_product(call: Call) -> Call:
     return run
 
 
-NEVER = 1 << 40  # elements
-SOURCE = Path(__file__).parent.parent
+NEVER = 1 << 40
 half = partial(gs.dropout, p=0.5, seed=1)
 STEPS = {f"AdamW, {n:,}": partial(step, [(n,)]) for n in (65_536, 1 << 20, 1 << 24)} | {
     "AdamW, ResNet-50": partial(step, shapes.MODELS["ResNet-50"])
@@ -117,7 +110,16 @@ SWEEPS: dict[str, Sweep] = {
         }
         | {"AdamW, 262,144, and a product of 400×400": lambda: after_product(step([(1 << 18,)]))},
     ),
-    "prefetch": Sweep((0, 256, 512, 1024, 2048), 0, "bytes", STEPS),
+    "cache": Sweep(
+        (0, 1 << 22, 1 << 24, 1 << 25, NEVER),
+        1 << 25,
+        "bytes",
+        {
+            f"{name} of {size >> 20} MiB": partial(layer, function, size // 4)
+            for size in (1 << 22, 1 << 24, 1 << 25, 1 << 27)
+            for name, function in (("relu", gs.relu), ("dropout", half))
+        },
+    ),
 }
 
 
@@ -138,9 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.values:
             sweep = replace(sweep, values=tuple(map(int, arguments.values.split(","))))
         rules = Rules(rounds=arguments.rounds)
-        measure = compiled if name == "prefetch" else running
         print(f"\n`python -m bench.sweeps {name}`, {gs.get_num_threads()} threads\n")
-        print("\n".join(measure(name, sweep, rules)), flush=True)
+        print("\n".join(running(name, sweep, rules)), flush=True)
     return 0
 
 
@@ -166,78 +167,6 @@ def tuned(name: str, value: int, call: Call) -> None:
         _core.tune(name, before)
 
 
-def compiled(name: str, sweep: Sweep, rules: Rules) -> list[str]:
-    """The table of a size that is compiled in."""
-    with tempfile.TemporaryDirectory() as folder:
-        pythons = {str(v): built(name, v, Path(folder)) for v in _with_usual(sweep)}
-        timings: dict[str, dict[str, Timing]] = {}
-        for title in sweep.calls:
-            with started(pythons, title) as tasks:
-                timings[title] = interleave(tasks, rules)
-    return rows(sweep, timings)
-
-
-def built(name: str, value: int, folder: Path) -> Path:
-    """A folder with gradstep compiled with this value."""
-    target = folder / f"{name}-{value}"
-    option = f"cmake.define.GRADSTEP_{name.upper()}={value}"
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]
-    command = [*pip, "-C", option, "-C", f"build-dir={folder / 'build'}", str(SOURCE)]
-    print(f"building with {name} {value}", file=sys.stderr)
-    subprocess.run(command, check=True)
-    return target
-
-
-# Answers a number of calls with the seconds they took.
-SERVER = """\
-import sys, time
-sys.path[:0] = sys.argv[1:3]
-from bench.sweeps import SWEEPS
-call = SWEEPS["prefetch"].calls[sys.argv[3]]()
-for line in sys.stdin:
-    start = time.perf_counter()
-    for _ in range(int(line)):
-        call()
-    print(time.perf_counter() - start, flush=True)
-"""
-
-
-@contextmanager
-def started(folders: Mapping[str, Path], title: str) -> Iterator[dict[str, Task]]:
-    """A task for each folder, in a process that imports gradstep from there."""
-    processes = {
-        value: subprocess.Popen(
-            [sys.executable, "-S", "-c", _without_site(), str(folder), str(SOURCE), title],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-        for value, folder in folders.items()
-    }
-
-    def timed(process: subprocess.Popen[str], calls: int) -> float:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(f"{calls}\n")
-        return float(process.stdout.readline())
-
-    try:
-        yield {
-            value: Task(partial(timed, process, 1), timed=partial(timed, process))
-            for value, process in processes.items()
-        }
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
-
-
-def _without_site() -> str:
-    """The server, with this process's packages behind the folder: an installed gradstep loses."""
-    others = [path for path in sys.path if path]
-    return f"import sys\nsys.path += {others!r}\n{SERVER}"
-
-
 def _with_usual(sweep: Sweep) -> list[int]:
     return sorted({*sweep.values, sweep.usual})
 
@@ -256,7 +185,7 @@ def rows(sweep: Sweep, timings: Mapping[str, Mapping[str, Timing]]) -> list[str]
 
 
 def _label(value: int) -> str:
-    return "never parallel" if value == NEVER else f"{value:,}"
+    return "never" if value == NEVER else f"{value:,}"
 
 
 if __name__ == "__main__":

@@ -257,8 +257,25 @@ def test_csv_with_a_named_label_trains(train, folder):
     lines = [f"{x:.3f},{'yes' if x > 0 else 'no'},{x + 1:.3f}" for x in rng.standard_normal(50)]
     (folder / "table.csv").write_text("\n".join(["a,kind,b", *lines]))
     out = train("--data", "table.csv", "--label", "kind", "--epochs", 60, "--lr", 0.05).out
-    assert "table.csv: 2 columns, 2 classes, 40 rows to train, 10 to validate" in out
+    assert "table.csv: 2 columns, 2 classes, 40 rows to train, 10 to validate\n" in out
+    assert "\n          line 1 taken as header (a, kind, b), label column kind\n" in out
     assert table(out)[0]["valid acc"] == "100.00 %"
+
+
+def test_times_in_milliseconds_are_told_apart(train, folder):
+    start = 1_700_000_000_000
+    lines = [f"{start + i},{'late' if i >= 200 else 'early'}" for i in range(400)]
+    (folder / "times.csv").write_text("\n".join(lines))
+    out = train("--data", "times.csv", "--epochs", 60, "--lr", 0.02).out
+    assert float(table(out)[0]["valid acc"].rstrip(" %")) >= 97
+
+
+def test_csv_header_and_first_column_can_be_told(train, folder):
+    rows = [f"{i % 2},{i % 7},{i % 5}" for i in range(70)]
+    (folder / "table.csv").write_text("\n".join(["8,1,2", *rows]))
+    out = train("--data", "table.csv", "--label", "first", "--header", "yes").out
+    assert "table.csv: 2 columns, 2 classes, 56 rows to train" in out
+    assert "line 1 taken as header (8, 1, 2), label column 8\n" in out
 
 
 def test_quiet_prints_nothing(train):
@@ -334,7 +351,7 @@ def test_other_optimizers_finish_when_one_diverges(train, monkeypatch):
             "--overfit: 999, expected at most the 144 rows to train on",
         ),
         (["train", "--data", "nan.npz"], "data: nan.npz: X: nan in row 0, column 0, .*"),
-        (["train", "--data", "floats.npz"], "data: floats.npz: y: float64, expected integers .*"),
+        (["train", "--data", "floats.npz"], "data: floats.npz: y: 2 different numbers .*"),
         (
             ["train", "--data", "rare.npz"],
             "y: class cat has one row, expected at least two .*",

@@ -35,7 +35,6 @@ SAMPLEWISE: dict[str, tuple[Function, Function]] = {
 }
 ALL = ELEMENTWISE | SAMPLEWISE
 FORWARD = [name for name in ALL if not name.endswith("_backward")]
-FORWARD_BUT_CONNECT = [name for name in FORWARD if name != "drop_connect"]  # which is dropout
 # (shape, axis of the channels): few and many channels, short and long runs, none at all.
 SPATIAL = [
     ((4, 3), 1),
@@ -110,33 +109,24 @@ def test_drop_path_same_bits_as_the_specification(shape: Any) -> None:
         assert gs.drop_path(x, 0.4, seed=9).tobytes() == expected, where
 
 
-@pytest.fixture(scope="module")
-def past_the_cache() -> Any:
-    """Values of this shape, some more than this core's share of the cache."""
-    share = _core.CACHE_SHARE
-    if share > 2**28:
-        pytest.skip(f"this core's share of the cache is {share} bytes")
-    row = values(share // 24 + 1000, np.float32)
-    return np.concatenate([row] * 6).reshape(2, 3, len(row))
-
-
-@pytest.mark.parametrize(("turn", "name"), list(enumerate(FORWARD_BUT_CONNECT)))
-@pytest.mark.parametrize(("index", "p"), list(enumerate([0.0, 0.3, 1.0])))
-def test_results_larger_than_the_cache_have_the_same_bits(
-    turn: int, name: str, index: int, p: float, past_the_cache: Any
-) -> None:
+@pytest.mark.parametrize("name", ["dropout", "alpha_dropout", "spatial_dropout", "drop_path"])
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_results_larger_than_the_cache_have_the_same_bits(name: str, p: float, shift: int) -> None:
     """There they are written past it, but not in place, where the tests above hold them right."""
-    shift = (0, 1, 3)[(turn + index) % 3]  # every one with every name and with every p
-    x = past_the_cache
-    memory = np.full(x.size + 16, 3.5, np.float32)
-    out = memory[shift : shift + x.size].reshape(x.shape)
-    gs.set_num_threads(1)
+    shape = (2, 3, 5001)
+    n = int(np.prod(shape))
+    memory = np.full(n + 16, 3.5, np.float32)
+    x, out = values(shape[2], np.float32), memory[shift : shift + n].reshape(shape)
+    x = np.concatenate([x] * 6).reshape(shape)
     native = ALL[name][0]
-    assert native(x, p, seed=1, out=out) is out
-    expected = x.copy()
-    native(expected, p, seed=1, out=expected)
-    assert np.array_equal(out.view(np.uint32), expected.view(np.uint32))
-    assert (memory[:shift] == 3.5).all() and (memory[shift + x.size :] == 3.5).all()
+    kept = _core.tune("cache", 4096)
+    try:
+        assert native(x, p, seed=1, out=out) is out
+    finally:
+        _core.tune("cache", kept)
+    assert out.tobytes() == native(x.copy(), p, seed=1, out=x).tobytes()
+    assert (memory[:shift] == 3.5).all() and (memory[shift + n :] == 3.5).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -2,7 +2,6 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/gil.hpp"
-#include "engine/cache_policy.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/dropout/dropout.hpp"
 
@@ -149,7 +148,6 @@ void define_dropout(py::module_& m) {
         arg("out"), arg("argument"));
   m.def("dropout_mask", fill_mask, arg("keep"), arg("n"), arg("p"), arg("seed"), arg("offset"),
         arg("packed"), arg("first") = 0);
-  m.attr("CACHE_SHARE") = cache_share();
   m.def("philox_block", philox_block, arg("seed"), arg("offset"), arg("block"));
 }
 

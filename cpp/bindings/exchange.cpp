@@ -1,6 +1,7 @@
 #include "bindings/exchange.hpp"
 
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 
@@ -160,7 +161,65 @@ bool TensorWatch::holds(const py::list& listed, const py::dict& state) const {
   return true;
 }
 
+double TensorNumbers::Number::read() const {
+  return wide ? *static_cast<const double*>(data) : *static_cast<const float*>(data);
+}
+
+void TensorNumbers::Number::write(double value) const {
+  if (wide)
+    *static_cast<double*>(data) = value;
+  else
+    *static_cast<float*>(data) = static_cast<float>(value);
+}
+
+TensorNumbers::TensorNumbers(const py::list& tensors)
+    : tensors_(py::reinterpret_steal<py::list>(PyList_GetSlice(tensors.ptr(), 0, tensors.size()))) {
+  for (const py::handle object : tensors_) {
+    DLTensor tensor;
+    if (!read_tensor(object.ptr(), &tensor) || tensor.ndim != 0 || tensor.device_type != 1 ||
+        tensor.code != 2 || tensor.lanes != 1 || (tensor.bits != 32 && tensor.bits != 64) ||
+        !tensor.data)
+      throw py::type_error("tensors: expected one float32 or float64 in CPU memory each");
+    numbers_.push_back({tensor.address(), tensor.bits == 64});
+    values_.push_back(numbers_.back().read());
+  }
+}
+
+bool TensorNumbers::unchanged() const {
+  for (size_t i = 0; i < numbers_.size(); ++i)
+    if (numbers_[i].read() != values_[i]) return false;
+  return true;
+}
+
+void TensorNumbers::write(const std::vector<double>& values) {
+  if (values.size() != numbers_.size())
+    throw py::value_error("values: " + std::to_string(values.size()) + ", expected " +
+                          std::to_string(numbers_.size()));
+  for (size_t i = 0; i < numbers_.size(); ++i) {
+    numbers_[i].write(values[i]);
+    values_[i] = numbers_[i].read();
+  }
+}
+
+void TensorNumbers::count(const std::optional<std::vector<int64_t>>& places) {
+  const auto add = [&](size_t i) {
+    numbers_[i].write(values_[i] + 1);
+    values_[i] = numbers_[i].read();
+  };
+  if (!places)
+    for (size_t i = 0; i < numbers_.size(); ++i) add(i);
+  else
+    for (const int64_t i : *places)
+      if (0 <= i && i < static_cast<int64_t>(numbers_.size())) add(i);
+}
+
 void define_exchange(py::module_& m) {
+  py::class_<TensorNumbers>(m, "TensorNumbers")
+      .def(py::init<py::list>(), py::arg("tensors"))
+      .def("unchanged", &TensorNumbers::unchanged)
+      .def("write", &TensorNumbers::write, py::arg("values"))
+      .def("count", &TensorNumbers::count, py::arg("places"))
+      .def_property_readonly("values", &TensorNumbers::values);
   py::class_<TensorWatch>(m, "TensorWatch")
       .def(py::init<py::list, py::dict, py::list>(), py::arg("listed"), py::arg("state"),
            py::arg("moving"))

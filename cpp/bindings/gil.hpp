@@ -19,7 +19,7 @@ void without_gil(const Work& work) {
 // shorter than giving it away and getting it back.
 template <class Work>
 void without_gil(int64_t elements, const Work& work) {
-  if (elements <= tuning.serial) return work();
+  if (!worth_sharing(elements)) return work();
   without_gil(work);
 }
 

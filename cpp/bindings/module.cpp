@@ -99,11 +99,10 @@ int64_t tune(const std::string& name, int64_t value) {
   if (name == "serial") return tuning.serial.exchange(value);
   if (name == "spin") return tuning.spin.exchange(value);
   if (name == "wake") return tuning.wake.exchange(value);
+  if (name == "cache") return tuning.cache.exchange(value);
   if (name != "task")
-    throw py::value_error("name: " + name + ", expected task, serial, spin or wake");
-  if (value == 0 || value % kSumBlock != 0)
-    throw py::value_error("value: " + std::to_string(value) + ", expected a multiple of " +
-                          std::to_string(kSumBlock));
+    throw py::value_error("name: " + name + ", expected task, serial, spin, wake or cache");
+  if (value == 0) throw py::value_error("value: 0, expected > 0");
   return tuning.task.exchange(value);
 }
 

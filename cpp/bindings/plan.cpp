@@ -112,6 +112,29 @@ void Plan::use(const std::vector<Gradient>& gradients) {
     plan_.set_gradient(i, gradients[i].data, gradients[i].present);
 }
 
+// The gradients that were checked last become those of the plan.
+void Plan::take(py::handle grads) {
+  if (!grads.is_none())
+    use(given_), uses_bound_ = false;
+  else if (!uses_bound_)
+    use(bound_), uses_bound_ = true;
+}
+
+py::list Plan::gradient_block_sums(py::handle grads) {
+  const Busy busy(*this);
+  check_bound_or(grads);
+  take(grads);
+  std::vector<double> sums;
+  without_gil(plan_.elements(), [&] { sums = plan_.gradient_block_sums(); });
+  py::list result;
+  const double* next = sums.data();
+  for (const int64_t count : plan_.block_counts()) {
+    result.append(py::array_t<double>(count, next));
+    next += count;
+  }
+  return result;
+}
+
 void Plan::bind(const py::sequence& grads) {
   const Busy busy(*this);
   bound_ = checked(grads);
@@ -173,10 +196,7 @@ py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool
     check_zeroable(py::cast(bound_arrays_));
     bound_zeroable_ = true;
   }
-  if (!grads.is_none())
-    use(given_), uses_bound_ = false;
-  else if (!uses_bound_)
-    use(bound_), uses_bound_ = true;
+  take(grads);
   const StepPlan::Options options{grad_scale, clip_norm, check_finite, zero_grads};
   StepPlan::Outcome outcome;
   without_gil(plan_.elements(), [&] { outcome = plan_.step(options); });
@@ -215,6 +235,7 @@ void define_plan(py::module_& m) {
       .def("check", &Plan::check, py::arg("grads"))
       .def("step", &Plan::step, py::arg("grads"), py::arg("grad_scale"), py::arg("clip_norm"),
            py::arg("check_finite"), py::arg("zero_grads") = false)
+      .def("gradient_block_sums", &Plan::gradient_block_sums, py::arg("grads"))
       .def_property("step_count", &Plan::step_count, &Plan::set_step_count)
       .def_property("steps", &Plan::steps, &Plan::set_steps);
 }

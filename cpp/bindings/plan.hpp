@@ -25,6 +25,10 @@ class Plan {
   // Checks grads (or the bound ones) as `step` would, and changes nothing.
   void check(pybind11::handle grads);
 
+  // The sums of squares of each SUM_BLOCK elements of grads (or the bound ones), an array for each
+  // tensor: see StepPlan::gradient_block_sums.
+  pybind11::list gradient_block_sums(pybind11::handle grads);
+
   int64_t step_count() const { return plan_.step_count(); }
   void set_step_count(int64_t count);
   std::vector<int64_t> steps() const;
@@ -57,6 +61,7 @@ class Plan {
   pybind11::handle imported(pybind11::handle object, pybind11::handle name);
   Gradient check_gradient(int64_t tensor, pybind11::handle object);
   void use(const std::vector<Gradient>& gradients);
+  void take(pybind11::handle grads);
   void check_zeroable(const pybind11::sequence& grads);
 
   Labels labels_;

@@ -4,6 +4,8 @@
 #include <fstream>
 #include <sstream>
 
+#include "engine/share_out.hpp"
+
 namespace gradstep {
 
 // The CPUs of a list like "0-3,8,10-11"; 1 where it cannot be read.
@@ -40,12 +42,19 @@ int64_t cache_share_in(const std::string& folder) {
   return share;
 }
 
-int64_t cache_share() {
+static int64_t cache_share() {
   static const int64_t share = [] {
     const int64_t found = cache_share_in("/sys/devices/system/cpu/cpu0/cache");
     return found > 0 ? found : int64_t{2} << 20;
   }();
   return share;
+}
+
+bool past_cache(int64_t bytes, const void* out, std::initializer_list<const void*> read) {
+  // A virtual machine may show the whole of its host's cache to a few CPUs, hence the cap.
+  const int64_t kept = cache_share() * ThreadPool::instance().threads();
+  if (bytes <= std::min<int64_t>(kept, tuning.cache)) return false;
+  return std::find(read.begin(), read.end(), out) == read.end();
 }
 
 }  // namespace gradstep

@@ -1,4 +1,4 @@
-// How much work is worth a thread, and how an array is cut for them.
+// How much work is worth a thread, and how it is cut for them.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -15,13 +15,17 @@ struct Tuning {
   std::atomic<int64_t> serial{8192};  // up to so many the caller works alone and keeps the GIL
   std::atomic<int64_t> spin{100};     // microseconds that an idle worker stays awake
   std::atomic<int64_t> wake{0};       // microseconds of work that wake a parked one; 0: as measured
+  std::atomic<int64_t> cache{1 << 25};  // bytes of results that caches are trusted to keep, at most
 };
 inline constinit Tuning tuning;
 
-// Runs tasks that hold so many elements together.
-inline void run_tasks_of(int64_t tasks, int64_t elements, TaskRange body) {
+inline bool worth_sharing(int64_t elements) { return elements > tuning.serial; }
+
+// The only way to the threads. body(first, last) over [0, tasks), which are `elements` elements of
+// work together: on the calling thread where that is little.
+inline void run_tasks(int64_t elements, int64_t tasks, TaskRange body) {
   constexpr int64_t kWakeFor = 32;  // tasks' elements that wake a parked worker without a look
-  if (elements <= tuning.serial) return body(0, tasks);
+  if (!worth_sharing(elements)) return body(0, tasks);
   ThreadPool::instance().run(tasks, body, Wake::kIfWorth, elements >= kWakeFor * tuning.task);
 }
 
@@ -31,7 +35,7 @@ template <class Body>
 void share_out(int64_t count, int64_t width, int64_t multiple, const Body& body) {
   const int64_t wanted = std::max<int64_t>(tuning.task / std::max<int64_t>(width, 1), 1);
   const int64_t piece = (wanted + multiple - 1) / multiple * multiple;
-  run_tasks_of((count + piece - 1) / piece, count * width, [&](int64_t first, int64_t last) {
+  run_tasks(count * width, (count + piece - 1) / piece, [&](int64_t first, int64_t last) {
     if (first < last) body(first * piece, std::min(last * piece, count));
   });
 }

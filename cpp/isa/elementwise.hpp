@@ -62,23 +62,33 @@ ALWAYS_INLINE int64_t unaligned(const T* y, int64_t n) {
   return count < n ? count : n;
 }
 
-// y[i] = f(x[i]...) for every i of [0, n), on vectors only: f may be long, and is compiled for them
-// alone. After stores past the cache the caller owes a stream_fence().
-template <class T, class F, class... X>
-ALWAYS_INLINE void fill(T* y, int64_t n, bool past_cache, const F& f, const X*... x) {
-  typedef typename Native<T>::type V;
-  constexpr int64_t kWidth = kLanes<V, T>;
-  const auto first = [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-    store_first(y + i, count, f(load_first<V>(x + i, count, T{})...));
-  };
+// y[i] for every i of [0, n): whole(i) gives a vector of them, part(i, count) stores the few before
+// and after. Past the cache no line of y is read first and none displaces what is in use, but every
+// vector must be aligned, and the caller owes a stream_fence().
+template <class T, class Whole, class Part>
+ALWAYS_INLINE void write(T* y, int64_t n, bool past_cache, const Whole& whole, const Part& part) {
+  constexpr int64_t kWidth = kLanes<typename Native<T>::type, T>;
   int64_t i = 0;
   if (past_cache) {
     i = unaligned(y, n);
-    if (i) first(0, i);
-    for (; i + kWidth <= n; i += kWidth) store_past_cache(y + i, f(load<V>(x + i)...));
+    if (i) part(0, i);
+    for (; i + kWidth <= n; i += kWidth) store_past_cache(y + i, whole(i));
   }
-  for (; i + kWidth <= n; i += kWidth) store(y + i, f(load<V>(x + i)...));
-  if (i < n) first(i, n - i);
+  for (; i + kWidth <= n; i += kWidth) store(y + i, whole(i));
+  if (i < n) part(i, n - i);
+}
+
+// y[i] = f(x[i]...) for every i of [0, n), on vectors only: f may be long, and is compiled for them
+// alone.
+template <class T, class F, class... X>
+ALWAYS_INLINE void fill(T* y, int64_t n, bool past_cache, const F& f, const X*... x) {
+  typedef typename Native<T>::type V;
+  write(
+      y, n, past_cache,
+      [&](int64_t i) __attribute__((always_inline)) { return f(load<V>(x + i)...); },
+      [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+        store_first(y + i, count, f(load_first<V>(x + i, count, T{})...));
+      });
 }
 
 }  // namespace gradstep::GRADSTEP_ISA

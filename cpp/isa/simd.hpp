@@ -257,22 +257,18 @@ ALWAYS_INLINE void store_past_cache(T* p, V v) {
 #endif
 }
 
+// Asks for the line of x + ahead, which may lie outside the array. For loops whose reads the CPU
+// does not foresee: masked loads, and rows that are walked one by one.
+template <class T>
+ALWAYS_INLINE void prefetch(const T* x, int64_t ahead) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x) +
+                                                   static_cast<uintptr_t>(ahead) * sizeof(T)));
+}
+
 ALWAYS_INLINE void stream_fence() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
-}
-
-// Copies past the cache, by whole vectors, to memory that is not read again soon: no line of y is
-// read first, and none displaces what is in use. The start and the end are stored as usual.
-template <class T>
-ALWAYS_INLINE void stream_copy(T* y, const T* x, int64_t n) {
-  typedef typename Native<T>::type V;
-  constexpr int64_t kWidth = kLanes<V, T>;
-  int64_t i = 0;
-  for (; i < n && reinterpret_cast<uintptr_t>(y + i) % kBytes; ++i) y[i] = x[i];
-  for (; i + kWidth <= n; i += kWidth) store_past_cache(y + i, load<V>(x + i));
-  for (; i < n; ++i) y[i] = x[i];
 }
 
 }  // namespace gradstep::GRADSTEP_ISA

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/dispatch.hpp"
+#include "engine/dtype.hpp"
 #include "engine/share_out.hpp"
 
 namespace gradstep {
@@ -53,8 +54,7 @@ int64_t target_of(const SoftmaxJob& job, int64_t row) {
 double target_logit(const SoftmaxJob& job, DType type, int64_t row) {
   if (job.kind != kCrossEntropy || target_of(job, row) == job.ignored) return 0;
   const int64_t i = row * job.n + target_of(job, row);
-  return type == kFloat32 ? static_cast<const float*>(job.x)[i]
-                          : static_cast<const double*>(job.x)[i];
+  return value_at(job.x, type, i);
 }
 
 void run_softmax(const SoftmaxJob& job, DType type) {

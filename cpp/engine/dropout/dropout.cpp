@@ -6,6 +6,7 @@
 
 #include "engine/cache_policy.hpp"
 #include "engine/dispatch.hpp"
+#include "engine/dtype.hpp"
 #include "engine/share_out.hpp"
 
 namespace gradstep {
@@ -17,14 +18,7 @@ constexpr int64_t kPiece = 2048;
 static_assert(kPiece % kDropoutTile == 0);
 constexpr uint32_t kOne = 65536;
 
-int64_t size_of(DType type) { return type == kFloat32 ? 4 : 8; }
-
 const DropoutKernels& kernels() { return *active_table().dropout; }
-
-template <class Body>
-void parallel(int64_t n, const Body& body) {
-  share_out(n, 1, kPiece, body);
-}
 
 // compute(begin, end, y) puts the results of that range at y: where they belong, or, when what is
 // written is more than the caches hold, in a piece of L1 that then goes past them. NumPy aligns
@@ -32,17 +26,16 @@ void parallel(int64_t n, const Body& body) {
 template <class Compute>
 void write(const DropoutArrays& arrays, const Compute& compute) {
   const DropoutKernels& kernel = kernels();
-  const int64_t size = size_of(arrays.type);
+  const int64_t size = bytes_of(arrays.type);
   char* y = static_cast<char*>(arrays.y);
-  const int64_t caches = cache_share() * ThreadPool::instance().threads();
-  const bool past_cache = arrays.x != arrays.y && arrays.n > caches / size;
-  parallel(arrays.n, [&](int64_t begin, int64_t end) {
-    if (!past_cache) return compute(begin, end, y + begin * size);
-    alignas(64) char piece[kPiece * 8];
+  const bool past = past_cache(arrays.n * size, arrays.y, {arrays.x});
+  share_out(arrays.n, 1, kPiece, [&](int64_t begin, int64_t end) {
+    if (!past) return compute(begin, end, y + begin * size);
+    alignas(64) char piece[kPiece * largest_bytes()];
     for (int64_t i = begin; i < end; i += kPiece) {
       const int64_t stop = std::min(i + kPiece, end);
       compute(i, stop, piece);
-      kernel.stream_copy[arrays.type](stop - i, piece, y + i * size);
+      kernel.copy_past_cache[arrays.type](stop - i, piece, y + i * size);
     }
     kernel.fence();
   });
@@ -52,7 +45,7 @@ void write(const DropoutArrays& arrays, const Compute& compute) {
 // infinity.
 bool without_bits(const DropoutRule& rule, const DropoutArrays& arrays) {
   if (rule.threshold != 0 && rule.threshold != kOne) return false;
-  const int64_t size = size_of(arrays.type);
+  const int64_t size = bytes_of(arrays.type);
   const char* x = static_cast<const char*>(arrays.x);
   if (rule.threshold == 0 && arrays.x == arrays.y) return true;
   write(arrays, [&](int64_t begin, int64_t end, void* y) {
@@ -69,7 +62,7 @@ using RangeKernel = void (*const)(const DropoutRule&, uint64_t, int64_t, const v
 void apply(RangeKernel kernel, const DropoutRule& rule, const DropoutArrays& arrays,
            uint64_t first) {
   const char* x = static_cast<const char*>(arrays.x);
-  const int64_t size = size_of(arrays.type);
+  const int64_t size = bytes_of(arrays.type);
   if (without_bits(rule, arrays)) return;
   write(arrays, [&](int64_t begin, int64_t end, void* y) {
     kernel(rule, first + begin, end - begin, x + begin * size, y);
@@ -150,7 +143,7 @@ void expand(const DropoutGroups& groups, GroupMask& mask, int64_t begin, int64_t
 // Short runs: by one byte for each element.
 void apply_bytes(const DropoutRule& rule, const DropoutArrays& arrays, const DropoutGroups& groups,
                  int64_t begin, int64_t end, char* y) {
-  const int64_t size = size_of(arrays.type);
+  const int64_t size = bytes_of(arrays.type);
   GroupMask mask(rule);
   uint8_t keep[kPiece];
   for (int64_t i = begin; i < end; i += kPiece) {
@@ -165,7 +158,7 @@ void apply_bytes(const DropoutRule& rule, const DropoutArrays& arrays, const Dro
 // Long runs: each is scaled or set to 0 as a whole.
 void apply_runs(const DropoutRule& rule, const DropoutArrays& arrays, const DropoutGroups& groups,
                 int64_t begin, int64_t end, char* y) {
-  const int64_t size = size_of(arrays.type);
+  const int64_t size = bytes_of(arrays.type);
   const char* x = static_cast<const char*>(arrays.x) + begin * size;
   GroupMask mask(rule);
   for (int64_t i = begin, count; i < end; i += count, x += count * size, y += count * size) {
@@ -228,7 +221,7 @@ void group_dropout(const DropoutRule& rule, const DropoutArrays& arrays,
 
 void dropout_mask(const DropoutRule& rule, uint64_t first, int64_t n, bool packed, uint8_t* keep) {
   const DropoutKernels& kernel = kernels();
-  parallel(n, [&](int64_t begin, int64_t end) {
+  share_out(n, 1, kPiece, [&](int64_t begin, int64_t end) {
     if (packed)
       kernel.keep_bits(rule, first + begin, end - begin, keep + begin / 8);
     else

@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "engine/cache_policy.hpp"
+#include "engine/dispatch.hpp"
 #include "engine/norm/coefficients.hpp"
 #include "engine/norm/tiles.hpp"
 
@@ -42,10 +44,10 @@ class Forward {
   explicit Forward(const BatchNormForward& job)
       : job_(job),
         tiles_(job.shape),
-        kernels_(norm_kernels().layout[job.shape.lanes][job.shape.type]),
+        kernels_(active_table().norm->layout[job.shape.lanes][job.shape.type]),
         partial_(tiles_, job.training ? job.shape.channels : 0),
         coefficients_(job.shape.channels, tiles_.fold()),
-        stream_(streams(job.shape.type, job.shape.elements(), job.y, job.x, job.x)) {}
+        past_cache_(past_cache(job.shape.bytes(), job.y, {job.x})) {}
 
   void run() {
     const auto finish_all = [&](int64_t first, int64_t last) {
@@ -88,7 +90,7 @@ class Forward {
   void apply(int64_t t, int64_t first, int64_t last) {
     tiles_.parts(t, first, last, [&](int64_t begin, const NormTile& tile, int64_t c) {
       kernels_.scale(at(job_.x, job_.shape.type, begin), at(job_.y, job_.shape.type, begin), tile,
-                     affine_at(coefficients_, c, job_.relu), stream_);
+                     affine_at(coefficients_, c, job_.relu), past_cache_);
     });
   }
 
@@ -97,7 +99,7 @@ class Forward {
   const NormLayout& kernels_;
   Partial<ShiftedSums> partial_;
   Coefficients<T, 3> coefficients_;
-  bool stream_;
+  bool past_cache_;
 };
 
 template <class T>
@@ -106,13 +108,13 @@ class Backward {
   explicit Backward(const BatchNormBackward& job)
       : job_(job),
         tiles_(job.shape),
-        kernels_(norm_kernels().layout[job.shape.lanes][job.shape.type]),
+        kernels_(active_table().norm->layout[job.shape.lanes][job.shape.type]),
         partial_(tiles_, job.shape.channels),
         means_(job.shape.channels, tiles_.fold()),
         affine_(job.shape.channels, tiles_.fold()),
         slopes_(job.shape.channels, tiles_.fold()),
         count_(static_cast<double>(job.shape.pieces * job.shape.size)),
-        stream_(streams(job.shape.type, job.shape.elements(), job.dx, job.dy, job.x)) {
+        past_cache_(past_cache(job.shape.bytes(), job.dx, {job.dy, job.x})) {
     for (int64_t c = 0; c < job.shape.channels; ++c) {
       means_.set(0, c, job.mean[c]);
       set_affine(&affine_, c, job.mean[c], job.weight[c] * job.invstd[c], job.bias[c]);
@@ -161,7 +163,7 @@ class Backward {
       const NormSlopes slopes{slopes_.row(0, c), job_.training ? slopes_.row(1, c) : nullptr,
                               slopes_.row(2, c), slopes_.row(3, c), slopes_.row(4, c)};
       kernels_.gradient(at(job_.dy, type, begin), at(job_.x, type, begin), at(job_.dx, type, begin),
-                        tile, slopes, job_.relu ? &y : nullptr, stream_);
+                        tile, slopes, job_.relu ? &y : nullptr, past_cache_);
     });
   }
 
@@ -173,7 +175,7 @@ class Backward {
   Coefficients<T, 3> affine_;
   Coefficients<T, 5> slopes_;
   double count_;
-  bool stream_;
+  bool past_cache_;
 };
 
 }  // namespace
@@ -181,7 +183,7 @@ class Backward {
 void batch_moments(const NormShape& shape, const void* x, Moments* channels) {
   const NormTiles tiles(shape);
   Partial<ShiftedSums> partial(tiles, shape.channels);
-  const NormLayout& kernels = norm_kernels().layout[shape.lanes][shape.type];
+  const NormLayout& kernels = active_table().norm->layout[shape.lanes][shape.type];
   tiles.two_sweeps(
       bytes_of(shape.type),
       [&](int64_t t, int64_t first, int64_t last) {
@@ -196,17 +198,11 @@ void batch_moments(const NormShape& shape, const void* x, Moments* channels) {
 }
 
 void forward(const BatchNormForward& job) {
-  if (job.shape.type == kFloat32)
-    Forward<float>(job).run();
-  else
-    Forward<double>(job).run();
+  with_type(job.shape.type, [&]<class T>() { Forward<T>(job).run(); });
 }
 
 void backward(const BatchNormBackward& job) {
-  if (job.shape.type == kFloat32)
-    Backward<float>(job).run();
-  else
-    Backward<double>(job).run();
+  with_type(job.shape.type, [&]<class T>() { Backward<T>(job).run(); });
 }
 
 }  // namespace gradstep

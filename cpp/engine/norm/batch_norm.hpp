@@ -12,6 +12,7 @@ struct NormShape {
   DType type;
   int64_t pieces, channels, size;
   int64_t elements() const { return pieces * channels * size; }
+  int64_t bytes() const { return elements() * bytes_of(type); }
 };
 
 struct BatchNormForward {

@@ -25,18 +25,28 @@ class Coefficients {
   std::vector<T> values_;
 };
 
+// The same for a few channels of spatial lanes, in memory of its own: for use inside tasks.
+template <class T, int kRows, int kChannels>
+class FewCoefficients {
+ public:
+  const T* row(int r, int64_t c) const { return values_ + r * kChannels + c; }
+  void set(int r, int64_t c, double value) { values_[r * kChannels + c] = static_cast<T>(value); }
+
+ private:
+  T values_[kRows * kChannels];
+};
+
 // y = (x - shift) scale + offset, with the mean rounded to T as shift and the rest of it in offset.
-template <class T>
-inline void set_affine(Coefficients<T, 3>* rows, int64_t c, double mean, double scale,
-                       double bias) {
+template <template <class, int...> class C, class T, int... kSizes>
+inline void set_affine(C<T, kSizes...>* rows, int64_t c, double mean, double scale, double bias) {
   const double shift = static_cast<T>(mean);
   rows->set(0, c, shift);
   rows->set(1, c, scale);
   rows->set(2, c, bias - (mean - shift) * scale);
 }
 
-template <class T>
-inline NormScale affine_at(const Coefficients<T, 3>& rows, int64_t c, bool relu) {
+template <class Rows>
+inline NormScale affine_at(const Rows& rows, int64_t c, bool relu) {
   return {rows.row(0, c), rows.row(1, c), rows.row(2, c), relu};
 }
 

@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "engine/cache_policy.hpp"
+#include "engine/dispatch.hpp"
 #include "engine/norm/coefficients.hpp"
 #include "engine/norm/rows.hpp"
 
@@ -9,16 +11,20 @@ namespace gradstep {
 
 namespace {
 
+// Channels whose coefficients are at hand together, on the stack: nothing may be allocated in a
+// task.
+constexpr int64_t kChannels = 128;
+
 template <class T>
 class Groups {
  public:
   explicit Groups(const GroupNorm& job)
       : job_(job),
-        kernels_(norm_kernels().layout[kSpatialLanes][job.type]),
+        kernels_(active_table().norm->layout[kSpatialLanes][job.type]),
         width_(job.channels / job.groups),
         inner_(width_ * job.size),
-        stream_(streams(job.type, job.samples * job.channels * job.size, job.y, job.x,
-                        job.dy ? job.dy : job.x)) {}
+        past_cache_(past_cache(job.samples * job.channels * job.size * bytes_of(job.type), job.y,
+                               {job.x, job.dy})) {}
 
   void forward() {
     strips(job_.samples * job_.groups, inner_, [&](int64_t first, int64_t last) {
@@ -27,16 +33,16 @@ class Groups {
                     job_.mean[g] = m.mean;
                     job_.invstd[g] = inverse_deviation(m.variance(), job_.eps);
                   });
-      Coefficients<T, 3> affine((last - first) * width_, 1);
-      for (int64_t i = 0; i < (last - first) * width_; ++i) {
-        const int64_t channel = first * width_ + i, g = channel / width_,
-                      c = channel % job_.channels;
-        set_affine(&affine, i, job_.mean[g], job_.weight[c] * job_.invstd[g], job_.bias[c]);
-      }
-      const int64_t begin = first * inner_;
-      kernels_.scale(at(job_.x, job_.type, begin), at(job_.y, job_.type, begin),
-                     {1, 0, (last - first) * width_, job_.size}, affine_at(affine, 0, false),
-                     stream_);
+      channels(first * width_, last * width_, [&](int64_t begin, const NormTile& tile) {
+        FewCoefficients<T, 3, kChannels> affine;
+        for (int64_t i = 0; i < tile.channels; ++i) {
+          const int64_t g = (begin + i) / width_, c = (begin + i) % job_.channels;
+          set_affine(&affine, i, job_.mean[g], job_.weight[c] * job_.invstd[g], job_.bias[c]);
+        }
+        const int64_t element = begin * job_.size;
+        kernels_.scale(at(job_.x, job_.type, element), at(job_.y, job_.type, element), tile,
+                       affine_at(affine, 0, false), past_cache_);
+      });
     });
   }
 
@@ -44,17 +50,24 @@ class Groups {
   void backward() {
     std::vector<GradientSums> sums(job_.samples * job_.channels);
     strips(job_.samples * job_.groups, inner_, [&](int64_t first, int64_t last) {
-      Coefficients<T, 5> slopes((last - first) * width_, 1);
-      for (int64_t g = first; g < last; ++g) {
-        channel_sums(g, sums.data() + g * width_);
-        set_slopes(g, sums.data() + g * width_, (g - first) * width_, &slopes);
-      }
-      const int64_t begin = first * inner_;
-      kernels_.gradient(at(job_.dy, job_.type, begin), at(job_.x, job_.type, begin),
-                        at(job_.y, job_.type, begin), {1, 0, (last - first) * width_, job_.size},
-                        {slopes.row(0, 0), slopes.row(1, 0), slopes.row(2, 0), slopes.row(3, 0),
-                         slopes.row(4, 0)},
-                        nullptr, stream_);
+      for (int64_t g = first; g < last; ++g) channel_sums(g, sums.data() + g * width_);
+      // The groups of a strip, one after the other: their channels lie side by side.
+      Part part{};
+      int64_t known = -1;
+      channels(first * width_, last * width_, [&](int64_t begin, const NormTile& tile) {
+        FewCoefficients<T, 5, kChannels> slopes;
+        for (int64_t i = 0; i < tile.channels; ++i) {
+          const int64_t g = (begin + i) / width_;
+          if (g != known) part = part_of(known = g, sums.data() + g * width_);
+          set_slopes(part, (begin + i) % job_.channels, i, &slopes);
+        }
+        const int64_t element = begin * job_.size;
+        kernels_.gradient(at(job_.dy, job_.type, element), at(job_.x, job_.type, element),
+                          at(job_.y, job_.type, element), tile,
+                          {slopes.row(0, 0), slopes.row(1, 0), slopes.row(2, 0), slopes.row(3, 0),
+                           slopes.row(4, 0)},
+                          nullptr, past_cache_);
+      });
     });
     for (int64_t c = 0; c < job_.channels; ++c) {
       double dweight = 0, dbias = 0;
@@ -69,51 +82,67 @@ class Groups {
   }
 
  private:
-  void channel_sums(int64_t g, GradientSums* channels) {
-    const std::vector<double> means(width_, job_.mean[g]);
-    const int64_t begin = g * inner_;
-    if (job_.size <= kNormTile) {
-      kernels_.gradient_sums(at(job_.dy, job_.type, begin), at(job_.x, job_.type, begin),
-                             {1, 0, width_, job_.size}, means.data(), nullptr, channels);
-      return;
-    }
-    for (int64_t c = 0; c < width_; ++c) {
-      channels[c] = {0, 0};
-      row_tiles(job_.size, [&](int64_t from, const NormTile& tile) {
-        GradientSums sums;
-        const int64_t element = begin + c * job_.size + from;
-        kernels_.gradient_sums(at(job_.dy, job_.type, element), at(job_.x, job_.type, element),
-                               tile, means.data(), nullptr, &sums);
-        channels[c] = {channels[c].dy + sums.dy, channels[c].dy_x + sums.dy_x};
-      });
-    }
+  // What all channels of a group have in common.
+  struct Part {
+    double invstd, by_x, rest, shift;
+  };
+
+  // f(first channel, tile) for the channels [begin, end) of all samples, a few at a time.
+  template <class F>
+  void channels(int64_t begin, int64_t end, const F& f) const {
+    for (; begin < end; begin += kChannels)
+      f(begin, NormTile{1, 0, std::min(kChannels, end - begin), job_.size});
   }
 
-  void set_slopes(int64_t g, const GradientSums* channels, int64_t row,
-                  Coefficients<T, 5>* slopes) {
+  void channel_sums(int64_t g, GradientSums* sums) const {
+    double means[kChannels];
+    std::fill_n(means, kChannels, job_.mean[g]);
+    channels(g * width_, (g + 1) * width_, [&](int64_t begin, const NormTile& tile) {
+      GradientSums* found = sums + (begin - g * width_);
+      if (job_.size <= kNormTile) return add_sums(begin * job_.size, tile, means, found);
+      for (int64_t c = 0; c < tile.channels; ++c) {
+        found[c] = {0, 0};
+        row_tiles(job_.size, [&](int64_t from, const NormTile& piece) {
+          GradientSums more;
+          add_sums((begin + c) * job_.size + from, piece, means, &more);
+          found[c] = {found[c].dy + more.dy, found[c].dy_x + more.dy_x};
+        });
+      }
+    });
+  }
+
+  void add_sums(int64_t element, const NormTile& tile, const double* means,
+                GradientSums* sums) const {
+    kernels_.gradient_sums(at(job_.dy, job_.type, element), at(job_.x, job_.type, element), tile,
+                           means, nullptr, sums);
+  }
+
+  Part part_of(int64_t g, const GradientSums* sums) const {
     const double mean = job_.mean[g], invstd = job_.invstd[g], shift = static_cast<T>(mean);
     const double count = static_cast<double>(inner_);
     const int64_t first = g * width_ % job_.channels;
     double dy = 0, dy_x = 0;
     for (int64_t c = 0; c < width_; ++c) {
-      dy += job_.weight[first + c] * channels[c].dy;
-      dy_x += job_.weight[first + c] * channels[c].dy_x;
+      dy += job_.weight[first + c] * sums[c].dy;
+      dy_x += job_.weight[first + c] * sums[c].dy_x;
     }
     const double by_x = -(invstd * (dy_x * invstd)) / count;
-    const double rest = by_x * ((shift - mean) * invstd) - invstd * (dy / count);
-    for (int64_t c = 0; c < width_; ++c) {
-      slopes->set(0, row + c, job_.weight[first + c] * invstd);
-      slopes->set(1, row + c, by_x);
-      slopes->set(2, row + c, rest);
-      slopes->set(3, row + c, shift);
-      slopes->set(4, row + c, invstd);
-    }
+    return {invstd, by_x, by_x * ((shift - mean) * invstd) - invstd * (dy / count), shift};
+  }
+
+  template <class Slopes>
+  void set_slopes(const Part& part, int64_t channel, int64_t i, Slopes* slopes) const {
+    slopes->set(0, i, job_.weight[channel] * part.invstd);
+    slopes->set(1, i, part.by_x);
+    slopes->set(2, i, part.rest);
+    slopes->set(3, i, part.shift);
+    slopes->set(4, i, part.invstd);
   }
 
   const GroupNorm& job_;
   const NormLayout& kernels_;
   int64_t width_, inner_;
-  bool stream_;
+  bool past_cache_;
 };
 
 }  // namespace
@@ -121,19 +150,13 @@ class Groups {
 void forward(const GroupNorm& job) {
   if (job.samples * job.channels * job.size == 0)
     return empty_statistics(job.samples * job.groups, job.eps, job.mean, job.invstd);
-  if (job.type == kFloat32)
-    Groups<float>(job).forward();
-  else
-    Groups<double>(job).forward();
+  with_type(job.type, [&]<class T>() { Groups<T>(job).forward(); });
 }
 
 void backward(const GroupNorm& job) {
+  if (job.samples * job.channels * job.size != 0)
+    return with_type(job.type, [&]<class T>() { Groups<T>(job).backward(); });
   for (int64_t c = 0; c < job.channels; ++c) job.dweight.set(c, 0), job.dbias.set(c, 0);
-  if (job.samples * job.channels * job.size == 0) return;
-  if (job.type == kFloat32)
-    Groups<float>(job).backward();
-  else
-    Groups<double>(job).backward();
 }
 
 }  // namespace gradstep

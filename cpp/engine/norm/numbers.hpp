@@ -1,12 +1,8 @@
-// The few numbers per channel that come from outside, and from what size on normalisation is
-// shared.
+// The few numbers per channel that come from outside.
 #pragma once
-#include "isa/table.hpp"
+#include "engine/dtype.hpp"
 
 namespace gradstep {
-
-// Fewer elements than this are done by the calling thread, which keeps the GIL.
-inline constexpr int64_t kNormSerial = 32768;
 
 // Numbers of either type, or of none: then all are `missing`.
 struct Numbers {
@@ -15,15 +11,9 @@ struct Numbers {
   double missing = 0;
   double operator[](int64_t i) const {
     if (!data) return missing;
-    return type == kFloat32 ? static_cast<const float*>(data)[i]
-                            : static_cast<const double*>(data)[i];
+    return value_at(data, type, i);
   }
-  void set(int64_t i, double value) const {
-    if (type == kFloat32)
-      static_cast<float*>(data)[i] = static_cast<float>(value);
-    else
-      static_cast<double*>(data)[i] = value;
-  }
+  void set(int64_t i, double value) const { set_value(data, type, i, value); }
 };
 
 }  // namespace gradstep

@@ -2,6 +2,8 @@
 
 #include <vector>
 
+#include "engine/cache_policy.hpp"
+#include "engine/dispatch.hpp"
 #include "engine/norm/coefficients.hpp"
 #include "engine/norm/rows.hpp"
 
@@ -48,11 +50,11 @@ class RowCoefficients {
 
 template <class T>
 void forward_rows(const RowNorm& job) {
-  const NormKernels& kernels = norm_kernels();
+  const NormKernels& kernels = *active_table().norm;
   const std::vector<T> ones(job.weight ? 0 : job.size, 1), zeros(job.bias ? 0 : job.size, 0);
   const void* weight = job.weight ? job.weight : ones.data();
   const void* bias = job.bias ? job.bias : zeros.data();
-  const bool stream = streams(job.type, job.rows * job.size, job.y, job.x, job.x);
+  const bool past = past_cache(job.rows * job.size * bytes_of(job.type), job.y, {job.x});
   RowCoefficients<T> coefficients(job.rows);
   const auto set = [&](int64_t r, double mean, double variance) {
     if (job.centred) job.mean[r] = mean;
@@ -68,7 +70,7 @@ void forward_rows(const RowNorm& job) {
                   [&](int64_t r, double square) { set(r, 0, square); });
     kernels.scale_rows[job.type](at(job.x, job.type, first * job.size),
                                  at(job.y, job.type, first * job.size),
-                                 coefficients.of(job, nullptr, first, last), weight, bias, stream);
+                                 coefficients.of(job, nullptr, first, last), weight, bias, past);
   });
 }
 
@@ -81,23 +83,23 @@ void backward_rows(const RowNorm& job) {
   const std::vector<double> zeros(job.centred ? 0 : job.rows, 0);
   const void* weight = job.weight ? job.weight : ones.data();
   const double* mean = job.centred ? job.mean : zeros.data();
-  const bool stream = streams(job.type, job.rows * job.size, job.y, job.dy, job.x);
+  const bool past = past_cache(job.rows * job.size * bytes_of(job.type), job.y, {job.dy, job.x});
   RowCoefficients<T> coefficients(job.rows);
   for (int64_t r = 0; r < job.rows; ++r) coefficients.set(r, mean[r], job.invstd[r]);
   const int64_t tiles = (job.rows + kGradientRows - 1) / kGradientRows;
   std::vector<double> partial(tiles * 2 * job.size);
-  const bool serial = job.rows * job.size <= kNormSerial;
-  run_tasks(serial, tiles, [&](int64_t begin, int64_t end) {
+  const int64_t elements = job.rows * job.size;
+  run_tasks(elements, tiles, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const int64_t first = t * kGradientRows, last = std::min(first + kGradientRows, job.rows);
       const int64_t element = first * job.size;
       double* sums = partial.data() + t * 2 * job.size;
-      norm_kernels().row_gradient[job.type](
+      active_table().norm->row_gradient[job.type](
           at(job.dy, job.type, element), at(job.x, job.type, element), at(job.y, job.type, element),
-          coefficients.of(job, mean, first, last), weight, sums, sums + job.size, stream);
+          coefficients.of(job, mean, first, last), weight, sums, sums + job.size, past);
     }
   });
-  run_tasks(serial || tiles < 16, job.size, [&](int64_t begin, int64_t end) {
+  run_tasks(tiles < 16 ? 0 : elements, job.size, [&](int64_t begin, int64_t end) {
     for (int64_t t = 1; t < tiles; ++t)
       for (int64_t part = 0; part < 2; ++part)
         for (int64_t j = begin; j < end; ++j)
@@ -113,18 +115,12 @@ void backward_rows(const RowNorm& job) {
 
 void forward(const RowNorm& job) {
   if (job.rows * job.size == 0) return empty_statistics(job.rows, job.eps, job.mean, job.invstd);
-  if (job.type == kFloat32)
-    forward_rows<float>(job);
-  else
-    forward_rows<double>(job);
+  with_type(job.type, [&]<class T>() { forward_rows<T>(job); });
 }
 
 void backward(const RowNorm& job) {
   if (job.size == 0) return;
-  if (job.type == kFloat32)
-    backward_rows<float>(job);
-  else
-    backward_rows<double>(job);
+  with_type(job.type, [&]<class T>() { backward_rows<T>(job); });
 }
 
 }  // namespace gradstep

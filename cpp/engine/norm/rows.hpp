@@ -2,23 +2,23 @@
 #pragma once
 #include <algorithm>
 
+#include "engine/dtype.hpp"
 #include "engine/norm/moments.hpp"
-#include "engine/norm/numbers.hpp"
-#include "engine/norm/sharing.hpp"
+#include "engine/share_out.hpp"
 
 namespace gradstep {
 
-// Rows of `size` elements done together, so that they stay in L2 and their number is worth a call.
-inline int64_t rows_at_once(int64_t size) { return std::clamp<int64_t>(kNormSerial / size, 1, 64); }
+// Rows done together at most.
+inline constexpr int64_t kStripRows = 64;
 
-// f(first, last) for strips of the rows, shared among the threads.
+// f(first, last) for strips of the rows, shared among the threads: as many rows as stay in L2 and
+// are worth a call.
 template <class F>
 void strips(int64_t rows, int64_t size, const F& f) {
-  const int64_t strip = rows_at_once(size);
-  run_tasks(rows * size <= kNormSerial, (rows + strip - 1) / strip,
-            [&](int64_t first, int64_t last) {
-              for (int64_t s = first; s < last; ++s) f(s * strip, std::min((s + 1) * strip, rows));
-            });
+  const int64_t strip = std::clamp<int64_t>(32768 / size, 1, kStripRows);
+  run_tasks(rows * size, (rows + strip - 1) / strip, [&](int64_t first, int64_t last) {
+    for (int64_t s = first; s < last; ++s) f(s * strip, std::min((s + 1) * strip, rows));
+  });
 }
 
 // f(first element, tile) for the tiles of a row, in order.
@@ -35,7 +35,7 @@ template <class Take>
 void row_moments(SumsKernel kernel, DType type, const void* x, int64_t size, int64_t first,
                  int64_t last, const Take& take) {
   if (size <= kNormTile) {
-    ShiftedSums sums[64];
+    ShiftedSums sums[kStripRows];
     kernel(at(x, type, first * size), {1, 0, last - first, size}, sums);
     for (int64_t r = first; r < last; ++r) take(r, moments_of(sums[r - first], size));
     return;

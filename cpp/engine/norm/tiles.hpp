@@ -3,12 +3,13 @@
 #include <algorithm>
 
 #include "engine/norm/batch_norm.hpp"
-#include "engine/norm/sharing.hpp"
+#include "engine/share_out.hpp"
 
 namespace gradstep {
 
 // Bytes that one thread may expect to find again in its cache.
 inline constexpr int64_t kNormCache = 1 << 20;
+
 class NormTiles {
  public:
   explicit NormTiles(const NormShape& shape)
@@ -43,7 +44,7 @@ class NormTiles {
   template <class Finish, class Apply>
   void one_sweep(const Finish& finish, const Apply& apply) const {
     finish(0, shape_.channels);
-    run_tasks(shape_.elements() <= kNormSerial, count(), [&](int64_t first, int64_t last) {
+    run_tasks(shape_.elements(), count(), [&](int64_t first, int64_t last) {
       for (int64_t t = last - 1; t >= first; --t) apply(t, 0, shape_.channels);
     });
   }
@@ -55,15 +56,14 @@ class NormTiles {
   void two_sweeps(int64_t bytes_per_element, const Reduce& reduce, const Finish& finish,
                   const Apply& apply) const {
     const int64_t channels = shape_.channels, tiles = count();
-    const bool serial = shape_.elements() <= kNormSerial;
-    const int64_t block = channel_block(bytes_per_element);
-    if (block == 0 || serial) {
-      run_tasks(serial, tiles, [&](int64_t first, int64_t last) {
+    const int64_t elements = shape_.elements(), block = channel_block(bytes_per_element);
+    if (block == 0 || !worth_sharing(elements)) {
+      run_tasks(elements, tiles, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) reduce(t, 0, channels);
       });
       return one_sweep(finish, apply);
     }
-    run_tasks(false, (channels + block - 1) / block, [&](int64_t first, int64_t last) {
+    run_tasks(elements, (channels + block - 1) / block, [&](int64_t first, int64_t last) {
       for (int64_t b = first; b < last; ++b) {
         const int64_t c = b * block, end = std::min(c + block, channels);
         for (int64_t t = 0; t < tiles; ++t) reduce(t, c, end);

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "engine/dispatch.hpp"
+#include "engine/dtype.hpp"
 #include "engine/share_out.hpp"
 
 namespace gradstep {
@@ -56,7 +57,7 @@ void StepPlan::lay_out() {
   tasks_.clear();
   segments_.clear();
   block_count_ = 0;
-  const int64_t task = tuning.task;  // a multiple of kSumBlock
+  const int64_t task = tuning.task;
   int64_t filled = task;
   for (int64_t t = 0; t < size(); ++t) {
     Info& info = info_[t];
@@ -110,29 +111,43 @@ void StepPlan::update(const OptimKernels& table, int64_t first_task, int64_t las
 }
 
 void StepPlan::run(TaskRange body) const {
-  const int64_t tasks = static_cast<int64_t>(tasks_.size()) - 1;
-  run_tasks_of(tasks, elements_, body);
+  run_tasks(elements_, static_cast<int64_t>(tasks_.size()) - 1, body);
 }
 
+// Blocks begin at multiples of kSumBlock whatever the items: each belongs to the item in which it
+// begins.
 template <class Block>
-void StepPlan::reduce(void (*const kernels[2])(const void*, int64_t, Block*), Block* blocks) const {
+void StepPlan::reduce(const ByType<void (*)(const void*, int64_t, Block*)>& kernels,
+                      Block* blocks) const {
   run([&](int64_t first_task, int64_t last_task) {
     for (int64_t i = tasks_[first_task]; i < tasks_[last_task]; ++i) {
       const Item& item = items_[i];
       const Info& info = info_[item.tensor];
-      const int64_t bytes = info.type == kFloat32 ? 4 : 8;
-      kernels[info.type](static_cast<const char*>(tensors_[item.tensor].g) + item.begin * bytes,
-                         item.end - item.begin, blocks + info.first_block + item.begin / kSumBlock);
+      const int64_t first = block_count(item.begin), begin = first * kSumBlock;
+      const int64_t end = std::min(block_count(item.end) * kSumBlock, info.n);
+      if (begin >= end) continue;
+      kernels[info.type](at(tensors_[item.tensor].g, info.type, begin), end - begin,
+                         blocks + info.first_block + first);
     }
   });
 }
 
-double StepPlan::gradient_norm() {
+std::vector<double> StepPlan::gradient_block_sums() {
   if (stale_) lay_out();
   std::vector<double> blocks(block_count_);
   reduce(active_table().optim->sum_squares, blocks.data());
+  return blocks;
+}
+
+std::vector<int64_t> StepPlan::block_counts() const {
+  std::vector<int64_t> counts;
+  for (const Info& info : info_) counts.push_back(info.present ? block_count(info.n) : 0);
+  return counts;
+}
+
+double StepPlan::gradient_norm() {
   double sum = 0;
-  for (double block : blocks) sum += block;
+  for (double block : gradient_block_sums()) sum += block;
   return std::sqrt(sum);
 }
 

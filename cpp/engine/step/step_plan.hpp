@@ -36,6 +36,12 @@ class StepPlan {
 
   // L2 norm of all gradients together, unscaled: blocks in any order, their sums in index order.
   double gradient_norm();
+  // What that adds up, one after the other: the sum of squares of each kSumBlock elements, tensor
+  // after tensor. Where arrays are divided among processes at multiples of kSumBlock, the sums of
+  // all are those of the whole, so their norm is the same to the bit.
+  std::vector<double> gradient_block_sums();
+  // How many of these belong to each tensor: none without a gradient.
+  std::vector<int64_t> block_counts() const;
   // Of every tensor's gradient, in order; none is skipped.
   std::vector<BlockSummary> summarize_gradients();
 
@@ -70,7 +76,7 @@ class StepPlan {
   void make_formulas(const OptimKernels& table, double scale, bool zero_grads);
   void update(const OptimKernels& table, int64_t first_task, int64_t last_task) const;
   template <class Block>
-  void reduce(void (*const kernels[2])(const void*, int64_t, Block*), Block* blocks) const;
+  void reduce(const ByType<void (*)(const void*, int64_t, Block*)>& kernels, Block* blocks) const;
   void run(TaskRange body) const;
 
   std::vector<Group> groups_;

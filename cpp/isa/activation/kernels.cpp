@@ -27,14 +27,12 @@ static void backward(double parameter, int64_t n, const void* dy, const void* sa
   if (past_cache) stream_fence();
 }
 
-#define ROW(F, name) \
-  {name, {forward<float, F>, forward<double, F>}, {backward<float, F>, backward<double, F>}},
+#define ROW(F, name) {name, BY_TYPE(forward, F), BY_TYPE(backward, F)},
 static constexpr Activation kActivations[] = {ACTIVATIONS(ROW)};
 
-#define BOTH(function) {function<float>, function<double>}
 extern const ActivationKernels kTable;
-const ActivationKernels kTable = {kActivations, sizeof kActivations / sizeof *kActivations,
-                                  BOTH(prelu),  BOTH(prelu_backward),
-                                  BOTH(maxout), BOTH(maxout_backward)};
+const ActivationKernels kTable = {kActivations,    sizeof kActivations / sizeof *kActivations,
+                                  BY_TYPE(prelu),  BY_TYPE(prelu_backward),
+                                  BY_TYPE(maxout), BY_TYPE(maxout_backward)};
 
 }  // namespace gradstep::GRADSTEP_ISA::activation

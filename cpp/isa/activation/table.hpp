@@ -1,6 +1,8 @@
-// Plain data between the engine and the kernels of activations. Index 2: by DType.
+// Plain data between the engine and the kernels of activations.
 #pragma once
 #include <cstdint>
+
+#include "isa/table.hpp"
 
 namespace gradstep {
 
@@ -8,9 +10,10 @@ namespace gradstep {
 // goes to memory without a look at what was there.
 struct Activation {
   const char* name;
-  void (*forward[2])(double parameter, int64_t n, const void* x, void* y, bool past_cache);
-  void (*backward[2])(double parameter, int64_t n, const void* dy, const void* saved, void* dx,
-                      bool past_cache);
+  ByType<void (*)(double parameter, int64_t n, const void* x, void* y, bool past_cache)> forward;
+  ByType<void (*)(double parameter, int64_t n, const void* dy, const void* saved, void* dx,
+                  bool past_cache)>
+      backward;
 };
 
 // x of shape (outer, channels, inner), a weight for each channel.
@@ -36,11 +39,11 @@ struct ActivationKernels {
   int activation_count;
   // [begin, end): rows of `inner` elements, or rows of channels where inner = 1, from a multiple of
   // kChannelRows.
-  void (*prelu[2])(const PreluJob&, int64_t begin, int64_t end);
-  void (*prelu_backward[2])(const PreluJob&, int64_t begin, int64_t end);
+  ByType<void (*)(const PreluJob&, int64_t begin, int64_t end)> prelu;
+  ByType<void (*)(const PreluJob&, int64_t begin, int64_t end)> prelu_backward;
   // [begin, end) of outer * channels.
-  void (*maxout[2])(const MaxoutJob&, int64_t begin, int64_t end);
-  void (*maxout_backward[2])(const MaxoutJob&, int64_t begin, int64_t end);
+  ByType<void (*)(const MaxoutJob&, int64_t begin, int64_t end)> maxout;
+  ByType<void (*)(const MaxoutJob&, int64_t begin, int64_t end)> maxout_backward;
 };
 
 }  // namespace gradstep

@@ -5,13 +5,13 @@
 namespace gradstep::GRADSTEP_ISA::dropout {
 
 extern const DropoutKernels kTable;
-const DropoutKernels kTable = {{apply_range<float, Scale>, apply_range<double, Scale>},
-                               {apply_range<float, Alpha>, apply_range<double, Alpha>},
+const DropoutKernels kTable = {BY_TYPE(apply_range, Scale),
+                               BY_TYPE(apply_range, Alpha),
                                keep_bytes,
                                keep_bits,
-                               {scale_by_bytes<float>, scale_by_bytes<double>},
-                               {scale_all<float>, scale_all<double>},
-                               {copy_past_cache<float>, copy_past_cache<double>},
+                               BY_TYPE(scale_by_bytes),
+                               BY_TYPE(scale_all),
+                               BY_TYPE(copy_past_cache),
                                fence,
                                philox_words};
 

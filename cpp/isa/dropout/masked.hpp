@@ -82,13 +82,9 @@ ALWAYS_INLINE void apply(const F& f, const double* x, double* y, i32 keep) {
     store(y, select(wide[i], f.kept(load<f64>(x)), f.template dropped<f64>()));
 }
 
-// Masked loads, which select() makes on AVX-512, do not wake the hardware's prefetcher.
-template <class T>
-inline constexpr int64_t kAhead = 4096 / sizeof(T);
-
 template <class T>
 ALWAYS_INLINE void prefetch_tile(const T* x) {
-  for (int64_t i = 0; i < kTile; i += 64 / sizeof(T)) __builtin_prefetch(x + kAhead<T> + i);
+  for (int64_t i = 0; i < kTile; i += 64 / sizeof(T)) prefetch(x, 4096 / sizeof(T) + i);
 }
 
 template <class T, template <class> class F>
@@ -164,9 +160,7 @@ static void scale_by_bytes(double scale, int64_t n, const void* x, const uint8_t
   const T factor = static_cast<T>(scale);
   sweep<T>(n, [&](auto type, int64_t i) __attribute__((always_inline)) {
     typedef typename decltype(type)::type V;
-    const T* at = static_cast<const T*>(x) + i;
-    __builtin_prefetch(at + kAhead<T>);
-    const V scaled = load<V>(at) * factor;
+    const V scaled = load<V>(static_cast<const T*>(x) + i) * factor;
     store(static_cast<T*>(y) + i, select(load_mask(type, keep + i), scaled, V{}));
   });
 }
@@ -182,7 +176,9 @@ static void scale_all(double scale, int64_t n, const void* x, void* y) {
 
 template <class T>
 static void copy_past_cache(int64_t n, const void* x, void* y) {
-  stream_copy(static_cast<T*>(y), static_cast<const T*>(x), n);
+  fill(
+      static_cast<T*>(y), n, true, [](auto v) __attribute__((always_inline)) { return v; },
+      static_cast<const T*>(x));
 }
 
 static void fence() { stream_fence(); }

@@ -1,6 +1,8 @@
-// Plain data: what dropout needs of one ISA. Arrays are indexed by DType.
+// Plain data: what dropout needs of one ISA.
 #pragma once
 #include <cstdint>
+
+#include "isa/table.hpp"
 
 namespace gradstep {
 
@@ -20,16 +22,17 @@ struct DropoutRule {
 struct DropoutKernels {
   // y[i] from x[i] and element first + i of the stream, for n elements; `first` is a multiple of
   // kDropoutTile. y may be x.
-  void (*scale[2])(const DropoutRule&, uint64_t first, int64_t n, const void* x, void* y);
-  void (*alpha[2])(const DropoutRule&, uint64_t first, int64_t n, const void* x, void* y);
+  ByType<void (*)(const DropoutRule&, uint64_t first, int64_t n, const void* x, void* y)> scale;
+  ByType<void (*)(const DropoutRule&, uint64_t first, int64_t n, const void* x, void* y)> alpha;
   // One byte (1: kept) or one bit (lowest first, the last byte filled with 0) an element.
   void (*keep_bytes)(const DropoutRule&, uint64_t first, int64_t n, uint8_t* keep);
   void (*keep_bits)(const DropoutRule&, uint64_t first, int64_t n, uint8_t* keep);
   // The same by given bytes, and where all is kept.
-  void (*scale_by_bytes[2])(double scale, int64_t n, const void* x, const uint8_t* keep, void* y);
-  void (*scale_all[2])(double scale, int64_t n, const void* x, void* y);
+  ByType<void (*)(double scale, int64_t n, const void* x, const uint8_t* keep, void* y)>
+      scale_by_bytes;
+  ByType<void (*)(double scale, int64_t n, const void* x, void* y)> scale_all;
   // Copies past the cache; fence() before another thread may look.
-  void (*stream_copy[2])(int64_t n, const void* x, void* y);
+  ByType<void (*)(int64_t n, const void* x, void* y)> copy_past_cache;
   void (*fence)();
   // The words of all blocks of a tile, for known-answer tests.
   void (*words)(uint64_t seed, uint64_t offset, uint64_t tile, uint32_t (*words)[4]);

@@ -5,6 +5,6 @@
 namespace gradstep::GRADSTEP_ISA::loss {
 
 extern const LossKernels kTable;
-const LossKernels kTable = {total, {squared_error<float>, squared_error<double>}};
+const LossKernels kTable = {total, BY_TYPE(squared_error)};
 
 }  // namespace gradstep::GRADSTEP_ISA::loss

@@ -98,13 +98,6 @@ ALWAYS_INLINE void parts(int64_t n, T rest, const Body& body, const X*... x) {
   }
 }
 
-// Asks for the line of x + at, which may lie outside the array.
-template <class T>
-ALWAYS_INLINE void prefetch(const T* x, int64_t at) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x) +
-                                                   static_cast<uintptr_t>(at) * sizeof(T)));
-}
-
 struct TwoRows {
   Row a, b;
   static ALWAYS_INLINE TwoRows zero() { return {Row::filled(0), Row::filled(0)}; }

@@ -6,11 +6,12 @@
 
 namespace gradstep::GRADSTEP_ISA::norm {
 
+#define LAYOUT(enumerator, type, name, Lanes) Layout<Lanes, type>::table,
+#define SQUARES(enumerator, type, name) Spatial::moments_as<type, false>,
 extern const NormKernels kTable;
-const NormKernels kTable = {{{Layout<Spatial, float>::table, Layout<Spatial, double>::table},
-                             {Layout<Columns, float>::table, Layout<Columns, double>::table}},
-                            {Spatial::moments_as<float, false>, Spatial::moments_as<double, false>},
-                            {scale_rows<float>, scale_rows<double>},
-                            {row_gradient<float>, row_gradient<double>}};
+const NormKernels kTable = {{{STORAGE_TYPES(LAYOUT, Spatial)}, {STORAGE_TYPES(LAYOUT, Columns)}},
+                            {STORAGE_TYPES(SQUARES)},
+                            BY_TYPE(scale_rows),
+                            BY_TYPE(row_gradient)};
 
 }  // namespace gradstep::GRADSTEP_ISA::norm

@@ -93,7 +93,8 @@ struct Spatial {
 
   // Pieces backwards: the last ones read are those still in cache.
   template <class T, bool kRelu>
-  static void scale_as(const T* x, T* y, const NormTile& tile, const Scale<T>& scale, bool stream) {
+  static void scale_as(const T* x, T* y, const NormTile& tile, const Scale<T>& scale,
+                       bool past_cache) {
     for (int64_t n = tile.pieces - 1; n >= 0; --n)
       for (int64_t c = 0; c < tile.channels; ++c) {
         const int64_t at = n * tile.stride + c * tile.size;
@@ -102,13 +103,13 @@ struct Spatial {
           value = affine(value);
           return kRelu ? rectified(value, value) : value;
         };
-        fill(y + at, tile.size, stream, f, x + at);
+        fill(y + at, tile.size, past_cache, f, x + at);
       }
   }
 
   template <class T, bool kWithX, bool kRelu>
   static void gradient_as(const T* dy, const T* x, T* dx, const NormTile& tile,
-                          const Slopes<T>& slopes, const Scale<T>& y, bool stream) {
+                          const Slopes<T>& slopes, const Scale<T>& y, bool past_cache) {
     for (int64_t n = tile.pieces - 1; n >= 0; --n)
       for (int64_t c = 0; c < tile.channels; ++c) {
         const int64_t at = n * tile.stride + c * tile.size;
@@ -120,9 +121,9 @@ struct Spatial {
         };
         const auto without = [&](auto g) __attribute__((always_inline)) { return g * slope.of_dy; };
         if constexpr (kWithX || kRelu)
-          fill(dx + at, tile.size, stream, with_x, dy + at, x + at);
+          fill(dx + at, tile.size, past_cache, with_x, dy + at, x + at);
         else
-          fill(dx + at, tile.size, stream, without, dy + at);
+          fill(dx + at, tile.size, past_cache, without, dy + at);
       }
   }
 };
@@ -246,11 +247,12 @@ struct Columns {
   // whose vectors may begin in one row and end in the next: coefficients go on after their last
   // column.
   template <class T, class Body>
-  static ALWAYS_INLINE void fill_columns(T* y, const NormTile& tile, bool stream,
+  static ALWAYS_INLINE void fill_columns(T* y, const NormTile& tile, bool past_cache,
                                          const Body& body) {
     const Lanes lanes(tile);
     const bool whole = tile.stride == tile.channels;
-    if (whole) return fill_run(y, lanes.full * lanes.width + lanes.rest, lanes.width, stream, body);
+    if (whole)
+      return fill_run(y, lanes.full * lanes.width + lanes.rest, lanes.width, past_cache, body);
     for (int64_t r = lanes.full - 1; r >= 0; --r) {
       const int64_t at = r * lanes.stride;
       fill_run(y + at, lanes.width, lanes.width, false,
@@ -259,39 +261,32 @@ struct Columns {
     }
   }
 
+  // Element by element around the vectors, whose columns a mask would tear apart.
   template <class T, class Body>
-  static ALWAYS_INLINE void fill_run(T* y, int64_t n, int64_t width, bool stream,
+  static ALWAYS_INLINE void fill_run(T* y, int64_t n, int64_t width, bool past_cache,
                                      const Body& body) {
     typedef typename Native<T>::type V;
-    constexpr int64_t kWidth = kLanes<V, T>;
-    int64_t i = 0, j = 0;
+    int64_t column = 0;
     const auto next = [&](int64_t step) __attribute__((always_inline)) {
-      i += step;
-      j += step;
-      j = j >= width ? j - width : j;
+      const int64_t j = column;
+      column = j + step >= width ? j + step - width : j + step;
+      return j;
     };
-    const auto scalars = [&](int64_t end) __attribute__((always_inline)) {
-      while (i < end) {
-        y[i] = body(ValueType<T>{}, i, j);
-        next(1);
-      }
+    const auto part = [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+      for (const int64_t end = i + count; i < end; ++i) y[i] = body(ValueType<T>{}, i, next(1));
     };
-    if (width < kWidth) return scalars(n);
-    if (stream) scalars(unaligned(y, n));
-    while (i + kWidth <= n) {
-      const V v = body(ValueType<V>{}, i, j);
-      if (stream)
-        store_past_cache(y + i, v);
-      else
-        store(y + i, v);
-      next(kWidth);
-    }
-    scalars(n);
+    if (width < kLanes<V, T>) return part(0, n);
+    write(
+        y, n, past_cache,
+        [&](int64_t i)
+            __attribute__((always_inline)) { return body(ValueType<V>{}, i, next(kLanes<V, T>)); },
+        part);
   }
 
   template <class T, bool kRelu>
-  static void scale_as(const T* x, T* y, const NormTile& tile, const Scale<T>& scale, bool stream) {
-    fill_columns(y, tile, stream,
+  static void scale_as(const T* x, T* y, const NormTile& tile, const Scale<T>& scale,
+                       bool past_cache) {
+    fill_columns(y, tile, past_cache,
                  [&](auto type, int64_t at, int64_t j) __attribute__((always_inline)) {
                    typedef typename decltype(type)::type V;
                    const V value = scale.of_channels(load<V>(x + at), j);
@@ -301,8 +296,8 @@ struct Columns {
 
   template <class T, bool kWithX, bool kRelu>
   static void gradient_as(const T* dy, const T* x, T* dx, const NormTile& tile,
-                          const Slopes<T>& slopes, const Scale<T>& y, bool stream) {
-    fill_columns(dx, tile, stream,
+                          const Slopes<T>& slopes, const Scale<T>& y, bool past_cache) {
+    fill_columns(dx, tile, past_cache,
                  [&](auto type, int64_t at, int64_t j) __attribute__((always_inline)) {
                    typedef typename decltype(type)::type V;
                    V g = load<V>(dy + at);
@@ -317,10 +312,10 @@ struct Columns {
 template <class L, class T>
 struct Layout {
   static void scale(const void* x, void* y, const NormTile& tile, const NormScale& how,
-                    bool stream) {
+                    bool past_cache) {
     const auto run = how.relu ? L::template scale_as<T, true> : L::template scale_as<T, false>;
-    run(static_cast<const T*>(x), static_cast<T*>(y), tile, Scale<T>(&how), stream);
-    if (stream) stream_fence();
+    run(static_cast<const T*>(x), static_cast<T*>(y), tile, Scale<T>(&how), past_cache);
+    if (past_cache) stream_fence();
   }
 
   static void gradient_sums(const void* dy, const void* x, const NormTile& tile, const double* mean,
@@ -331,15 +326,15 @@ struct Layout {
   }
 
   static void gradient(const void* dy, const void* x, void* dx, const NormTile& tile,
-                       const NormSlopes& slopes, const NormScale* y, bool stream) {
+                       const NormSlopes& slopes, const NormScale* y, bool past_cache) {
     const auto run =
         slopes.of_x
             ? (y ? L::template gradient_as<T, true, true> : L::template gradient_as<T, true, false>)
             : (y ? L::template gradient_as<T, false, true>
                  : L::template gradient_as<T, false, false>);
     run(static_cast<const T*>(dy), static_cast<const T*>(x), static_cast<T*>(dx), tile,
-        Slopes<T>(slopes), Scale<T>(y), stream);
-    if (stream) stream_fence();
+        Slopes<T>(slopes), Scale<T>(y), past_cache);
+    if (past_cache) stream_fence();
   }
 
   static constexpr NormLayout table = {L::template moments_as<T, true>, scale, gradient_sums,

@@ -12,7 +12,7 @@ ALWAYS_INLINE Affine<T> xhat_of_row(const NormRows& rows, int64_t r) {
 
 template <class T>
 static void scale_rows(const void* from, void* to, const NormRows& rows, const void* weights,
-                       const void* biases, bool stream) {
+                       const void* biases, bool past_cache) {
   const T* weight = static_cast<const T*>(weights);
   const T* bias = static_cast<const T*>(biases);
   for (int64_t r = rows.rows - 1; r >= 0; --r) {
@@ -21,9 +21,9 @@ static void scale_rows(const void* from, void* to, const NormRows& rows, const v
     T* y = static_cast<T*>(to) + r * rows.size;
     const auto f = [&](auto value, auto w, auto b)
                        __attribute__((always_inline)) { return xhat(value) * w + b; };
-    fill(y, rows.size, stream, f, x, weight, bias);
+    fill(y, rows.size, past_cache, f, x, weight, bias);
   }
-  if (stream) stream_fence();
+  if (past_cache) stream_fence();
 }
 
 // Sums of w dy and of w dy (x - mean) over a row, by tiles of kNormTile elements.
@@ -62,7 +62,7 @@ static void add_row(const T* dy, const T* x, int64_t size, double mean, double i
 // (arXiv:1910.07467).
 template <class T>
 static void row_gradient(const void* dys, const void* xs, void* dxs, const NormRows& rows,
-                         const void* weights, double* dweight, double* dbias, bool stream) {
+                         const void* weights, double* dweight, double* dbias, bool past_cache) {
   const T* weight = static_cast<const T*>(weights);
   for (int64_t r = 0; r < rows.rows; ++r) {
     const int64_t at = r * rows.size;
@@ -80,9 +80,9 @@ static void row_gradient(const void* dys, const void* xs, void* dxs, const NormR
                          static_cast<const T*>(rows.invstd)[r]};
     const auto f = [&](auto g, auto value, auto w)
                        __attribute__((always_inline)) { return slope(w * g, value); };
-    fill(static_cast<T*>(dxs) + at, rows.size, stream, f, dy, x, weight);
+    fill(static_cast<T*>(dxs) + at, rows.size, past_cache, f, dy, x, weight);
   }
-  if (stream) stream_fence();
+  if (past_cache) stream_fence();
 }
 
 }  // namespace gradstep::GRADSTEP_ISA::norm

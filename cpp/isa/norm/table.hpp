@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "isa/table.hpp"
+
 namespace gradstep {
 
 // Where the elements of a tile are. Spatial lanes: element i < size of channel c < channels in
@@ -49,26 +51,28 @@ struct NormRows {
 
 struct NormLayout {
   void (*moments)(const void* x, const NormTile&, ShiftedSums* channels);
-  void (*scale)(const void* x, void* y, const NormTile&, const NormScale&, bool stream);
+  void (*scale)(const void* x, void* y, const NormTile&, const NormScale&, bool past_cache);
   // Where `y` is not null its relu is passed: dy counts as 0 where the forward pass gave 0.
   void (*gradient_sums)(const void* dy, const void* x, const NormTile&, const double* mean,
                         const NormScale* y, GradientSums* channels);
   void (*gradient)(const void* dy, const void* x, void* dx, const NormTile&, const NormSlopes&,
-                   const NormScale* y, bool stream);
+                   const NormScale* y, bool past_cache);
 };
 
 enum NormLanes : int32_t { kSpatialLanes, kChannelLanes };
 
 struct NormKernels {
-  NormLayout layout[2][2];  // by NormLanes, by DType
+  ByType<NormLayout> layout[2];  // by NormLanes
   // moments of spatial lanes with shift 0: the sums of x and of its squares.
-  void (*squares[2])(const void* x, const NormTile&, ShiftedSums* channels);
+  ByType<void (*)(const void* x, const NormTile&, ShiftedSums* channels)> squares;
   // y = xhat weight + bias, over rows that share weight and bias (T arrays).
-  void (*scale_rows[2])(const void* x, void* y, const NormRows&, const void* weight,
-                        const void* bias, bool stream);
+  ByType<void (*)(const void* x, void* y, const NormRows&, const void* weight, const void* bias,
+                  bool past_cache)>
+      scale_rows;
   // dx of rows, and their parts of the gradients of weight and bias added to `size` doubles each.
-  void (*row_gradient[2])(const void* dy, const void* x, void* dx, const NormRows&,
-                          const void* weight, double* dweight, double* dbias, bool stream);
+  ByType<void (*)(const void* dy, const void* x, void* dx, const NormRows&, const void* weight,
+                  double* dweight, double* dbias, bool past_cache)>
+      row_gradient;
 };
 
 }  // namespace gradstep

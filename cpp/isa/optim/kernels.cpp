@@ -45,14 +45,11 @@ static void update_items(const Formula& formula, const Tensor* tensors, const It
   }
 }
 
+#define TYPED(enumerator, type, text) {make<type, F>, update_items<type, F, kState...>},
 template <template <class> class F, int... kState, class... Names>
 static constexpr Kernel row(std::integer_sequence<int, kState...>, const char* name,
                             Names... states) {
-  return {name,
-          sizeof...(Names),
-          {states...},
-          {{make<float, F>, update_items<float, F, kState...>},
-           {make<double, F>, update_items<double, F, kState...>}}};
+  return {name, sizeof...(Names), {states...}, {STORAGE_TYPES(TYPED)}};
 }
 
 template <template <class> class F, class... Names>
@@ -67,10 +64,7 @@ static constexpr Kernel kKernels[] = {OPTIMIZERS(ROW) ASSIGNMENTS(ROW)};
 static constexpr int kOptimizerCount = 0 OPTIMIZERS(COUNT);
 
 extern const OptimKernels kTable;
-const OptimKernels kTable = {kKernels,
-                             sizeof kKernels / sizeof *kKernels,
-                             kOptimizerCount,
-                             {sum_squares<float>, sum_squares<double>},
-                             {summarize<float>, summarize<double>}};
+const OptimKernels kTable = {kKernels, sizeof kKernels / sizeof *kKernels, kOptimizerCount,
+                             BY_TYPE(sum_squares), BY_TYPE(summarize)};
 
 }  // namespace gradstep::GRADSTEP_ISA::optim

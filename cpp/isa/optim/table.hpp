@@ -45,7 +45,7 @@ struct Tensor {
   void* state[kMaxStates];
 };
 
-// Elements [begin, end) of one tensor; begin is a multiple of kSumBlock.
+// Elements [begin, end) of one tensor.
 struct Item {
   int64_t tensor, begin, end;
 };
@@ -63,7 +63,7 @@ struct Kernel {
   const char* name;
   int state_count;
   const char* state_names[kMaxStates];
-  Typed typed[2];  // by DType
+  ByType<Typed> typed;
 };
 
 // What one block of a tensor holds; min, max and the sums are over finite elements.
@@ -77,8 +77,8 @@ struct OptimKernels {
   int kernel_count;
   int optimizer_count;  // the first ones; the others are assignments
   // For each block of kSumBlock elements of x, one result.
-  void (*sum_squares[2])(const void* x, int64_t n, double* blocks);
-  void (*summarize[2])(const void* x, int64_t n, BlockSummary* blocks);
+  ByType<void (*)(const void* x, int64_t n, double* blocks)> sum_squares;
+  ByType<void (*)(const void* x, int64_t n, BlockSummary* blocks)> summarize;
 };
 
 }  // namespace gradstep

@@ -5,21 +5,11 @@
 
 namespace gradstep::GRADSTEP_ISA::optim {
 
-// Asks for what lies GRADSTEP_PREFETCH bytes ahead, if anything. `python -m bench.sweeps prefetch`
-// builds with some: none was faster than what the CPU fetches by itself.
-template <class T>
-ALWAYS_INLINE void prefetch_ahead([[maybe_unused]] const T* x) {
-  if constexpr (GRADSTEP_PREFETCH > 0)
-    __builtin_prefetch(
-        reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x) + GRADSTEP_PREFETCH));
-}
-
 // f(p, g, state...) for every element: p and state are written, g is read.
 template <class F, class T, class... S>
 ALWAYS_INLINE void update(const F& f, int64_t n, T* p, const T* g, S*... state) {
   sweep<T>(n, [&](auto type, int64_t i) __attribute__((always_inline)) {
     typedef typename decltype(type)::type V;
-    prefetch_ahead(p + i), prefetch_ahead(g + i), (prefetch_ahead(state + i), ...);
     V value = load<V>(p + i);
     [&](auto... s) __attribute__((always_inline)) {
       f(value, load<V>(g + i), s...);

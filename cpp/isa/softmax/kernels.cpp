@@ -4,9 +4,8 @@
 
 namespace gradstep::GRADSTEP_ISA::softmax {
 
-#define BOTH(function) {function<float>, function<double>}
 extern const SoftmaxKernels kTable;
-const SoftmaxKernels kTable = {BOTH(softmax_rows), BOTH(softmax_max), BOTH(softmax_sums),
-                               BOTH(softmax_finish)};
+const SoftmaxKernels kTable = {BY_TYPE(softmax_rows), BY_TYPE(softmax_max), BY_TYPE(softmax_sums),
+                               BY_TYPE(softmax_finish)};
 
 }  // namespace gradstep::GRADSTEP_ISA::softmax

@@ -1,7 +1,8 @@
-// Plain data between the engine and the kernels of softmax, its logarithm and cross-entropy. Index
-// 2: by DType.
+// Plain data between the engine and the kernels of softmax, its logarithm and cross-entropy.
 #pragma once
 #include <cstdint>
+
+#include "isa/table.hpp"
 
 namespace gradstep {
 
@@ -39,12 +40,14 @@ struct RowStats {
 
 struct SoftmaxKernels {
   // Rows [begin, end).
-  void (*rows[2])(const SoftmaxJob&, int64_t begin, int64_t end);
+  ByType<void (*)(const SoftmaxJob&, int64_t begin, int64_t end)> rows;
   // Elements [begin, end) of one row with inner = 1; begin a multiple of kSumBlock. In this order:
-  double (*max[2])(const SoftmaxJob&, int64_t row, int64_t begin, int64_t end);
-  void (*sums[2])(const SoftmaxJob&, int64_t row, int64_t begin, int64_t end, double max,
-                  double* sums, double* smooth);  // one of each for a block
-  void (*finish[2])(const SoftmaxJob&, int64_t row, int64_t begin, int64_t end, const RowStats&);
+  ByType<double (*)(const SoftmaxJob&, int64_t row, int64_t begin, int64_t end)> max;
+  ByType<void (*)(const SoftmaxJob&, int64_t row, int64_t begin, int64_t end, double max,
+                  double* sums, double* smooth)>
+      sums;  // one of each for a block
+  ByType<void (*)(const SoftmaxJob&, int64_t row, int64_t begin, int64_t end, const RowStats&)>
+      finish;
 };
 
 }  // namespace gradstep

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "engine/cache_policy.hpp"
+#include "engine/share_out.hpp"
 #include "tests/check.hpp"
 
 using namespace gradstep;
@@ -45,4 +46,14 @@ TEST(what_cannot_be_read_is_passed_over) {
   CHECK_EQUAL(cache_share_in(folder.path()), 48 * 1024);
 }
 
-TEST(there_is_always_some_cache) { CHECK(cache_share() > 0); }
+TEST(only_large_results_with_memory_of_their_own_go_past_the_cache) {
+  char a, b;
+  ThreadPool::instance().set_threads(2);
+  tuning.cache = 2000;
+  CHECK(!past_cache(2000, &a, {&b}));
+  CHECK(past_cache(2001, &a, {&b}));
+  CHECK(!past_cache(2001, &a, {&b, &a}));
+  tuning.cache = int64_t{1} << 60;
+  CHECK(!past_cache(1000, &a, {&b}));
+  CHECK(past_cache(int64_t{1} << 59, &a, {&b}));  // no machine's cores have so much
+}

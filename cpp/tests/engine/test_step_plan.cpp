@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "engine/dispatch.hpp"
+#include "engine/share_out.hpp"
 #include "engine/step/step_plan.hpp"
 #include "engine/thread_pool.hpp"
 #include "tests/check.hpp"
@@ -89,6 +90,68 @@ TEST(clipping_uses_the_norm_of_all_and_finite_checks_write_nothing) {
   CHECK(!plan.step({1.0, 0.0, true}).applied);
   CHECK_EQUAL(b[0], before);
   CHECK_EQUAL(plan.steps(0), 1);
+}
+
+static std::vector<float> ramp(int64_t n) {
+  std::vector<float> x(n);
+  for (int64_t i = 0; i < n; ++i) x[i] = static_cast<float>(i % 977 - 400) / 512;
+  return x;
+}
+
+// Items end where tasks do, wherever that is in a block of sums.
+TEST(items_cut_anywhere_change_nothing) {
+  const int64_t usual = tuning.task;
+  const std::vector<float> g = ramp(3 * kSumBlock + 77);
+  std::vector<std::vector<float>> results;
+  std::vector<double> norms;
+  for (const int64_t task :
+       {usual, int64_t{1000}, kSumBlock + 1, int64_t{5 * kSumBlock}, int64_t{3}})
+    for (int threads : {1, 3}) {
+      ThreadPool::instance().set_threads(threads);
+      tuning.task = task;
+      StepPlan plan;
+      add_sgd(plan, 0.5);
+      std::vector<float> a = ramp(3 * kSumBlock + 77), b(5, 1.0f);
+      plan.add_tensor(0, kFloat32, 5, b.data(), nullptr);
+      plan.add_tensor(0, kFloat32, static_cast<int64_t>(a.size()), a.data(), nullptr);
+      plan.set_gradient(0, g.data(), true);
+      plan.set_gradient(1, g.data(), true);
+      norms.push_back(plan.step({1.0, 2.0, true}).grad_norm);
+      results.push_back(a);
+    }
+  tuning.task = usual;
+  for (size_t i = 1; i < results.size(); ++i) {
+    CHECK(results[i] == results[0]);
+    CHECK_EQUAL(norms[i], norms[0]);
+  }
+}
+
+// Divided among processes at a multiple of kSumBlock, each with the blocks of its part.
+TEST(the_block_sums_of_parts_are_those_of_the_whole) {
+  const int64_t n = 5 * kSumBlock + 123;
+  const std::vector<float> g = ramp(n);
+  std::vector<float> p(n);
+  const auto sums = [&](int64_t begin, int64_t end, double* norm) {
+    StepPlan plan;
+    add_sgd(plan, 1);
+    plan.add_tensor(0, kFloat32, 10, p.data(), nullptr);  // without a gradient: no blocks
+    plan.add_tensor(0, kFloat32, end - begin, p.data() + begin, nullptr);
+    plan.set_gradient(1, g.data() + begin, true);
+    const std::vector<int64_t> counts = plan.block_counts();
+    CHECK_EQUAL(counts[0], 0);
+    CHECK_EQUAL(counts[1], (end - begin + kSumBlock - 1) / kSumBlock);
+    *norm = plan.gradient_norm();
+    return plan.gradient_block_sums();
+  };
+  double whole_norm, part_norm;
+  const std::vector<double> whole = sums(0, n, &whole_norm);
+  std::vector<double> parts;
+  for (const auto& [begin, end] : {std::pair{int64_t{0}, 2 * kSumBlock}, {2 * kSumBlock, n}})
+    for (double sum : sums(begin, end, &part_norm)) parts.push_back(sum);
+  CHECK(parts == whole);
+  double total = 0;
+  for (double sum : parts) total += sum;
+  CHECK_EQUAL(std::sqrt(total), whole_norm);
 }
 
 TEST(a_formula_that_asks_for_an_unknown_name_is_told) {

@@ -40,6 +40,7 @@ from gradstep.torch.optim.optimizers import (
     NAdam,
     RAdam,
     RMSprop,
+    SparseAdam,
 )
 from gradstep.torch.threads import borrow_threads
 
@@ -76,6 +77,7 @@ __all__ = [
     "RAdam",
     "RMSNorm",
     "RMSprop",
+    "SparseAdam",
     "Swapped",
     "accelerate",
     "functional",

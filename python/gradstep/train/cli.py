@@ -102,7 +102,8 @@ def _add_data_options(parser: Parser) -> None:
     sources = f"{', '.join(datasets.BUILT_IN)}, or a .npz (X, y) or .csv file [digits]"
     add = parser.add_argument_group("data").add_argument
     add("--data", default="digits", metavar="SOURCE", help=sources)
-    add("--label", metavar="COLUMN", help="label column of a .csv: name or index [the last]")
+    add("--label", metavar="COLUMN", help="of a .csv: first, last, a name or an index [last]")
+    add("--header", choices=["yes", "no"], help="does a .csv begin with names? [found out, said]")
     add("--validation", type=share, default=0.2, metavar="SHARE", help="rows held out [0.2]")
     add("--folds", type=folds, metavar="K", help="K-fold cross validation instead of one split")
     add("--overfit", type=_count, metavar="N", help="train on N rows only, to test the capacity")
@@ -257,7 +258,8 @@ class Job:
 
 def _train(arguments: argparse.Namespace) -> int:
     _check_options(arguments)
-    data = datasets.load_dataset(arguments.data, arguments.label)
+    header = None if arguments.header is None else arguments.header == "yes"
+    data = datasets.load_dataset(arguments.data, arguments.label, header)
     job = Job(arguments, data, _splits(arguments, data))
     say: Callable[[str], None] = (lambda text: None) if arguments.quiet else print
     say(_describe(job))
@@ -322,8 +324,10 @@ def _describe(job: Job) -> str:
     rows = f"{len(split.y):,} rows to train, {len(split.valid_y):,} to validate"
     folds = f", {options.folds} folds" if options.folds else ""
     shift = f", images shifted by up to {job.shift}" if job.augment else ""
+    notes = "".join(f"          {note}\n" for note in job.data.notes)
     return (
         f"data      {job.data.name}: {sizes[0]:,} columns, {sizes[-1]} classes, {rows}{folds}\n"
+        f"{notes}"
         f"network   {'-'.join(map(str, sizes))}{norm}, {options.activation}{dropout}, "
         f"{count:,} parameters, float32, start {options.init}\n"
         f"training  {options.epochs} epochs of {job.steps(split):,} steps, "
