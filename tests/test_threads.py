@@ -70,10 +70,10 @@ def test_the_number_of_threads_is_what_was_set(n: int) -> None:
 @pytest.mark.parametrize(
     ("n", "kind", "message"),
     [
-        (0, ValueError, "n: 0, expected 1 to 1024"),
-        (-1, ValueError, "n: -1, expected 1 to 1024"),
-        (1025, ValueError, "n: 1025, expected 1 to 1024"),
-        (2**70, ValueError, f"n: {2**70}, expected 1 to 1024"),
+        (0, ValueError, "n: 0, expected an integer from 1 to 1024"),
+        (-1, ValueError, "n: -1, expected an integer from 1 to 1024"),
+        (1025, ValueError, "n: 1025, expected an integer from 1 to 1024"),
+        (2**70, ValueError, f"n: {2**70}, expected an integer from 1 to 1024"),
         (True, TypeError, "n: bool, expected an integer"),
         (2.0, TypeError, "n: float, expected an integer"),
         ("2", TypeError, "n: str, expected an integer"),
