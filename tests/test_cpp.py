@@ -49,6 +49,7 @@ def built() -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "test",
     [
