@@ -202,15 +202,18 @@ void TensorNumbers::write(const std::vector<double>& values) {
 }
 
 void TensorNumbers::count(const std::optional<std::vector<int64_t>>& places) {
-  const auto add = [&](size_t i) {
+  const auto size = static_cast<int64_t>(numbers_.size());
+  if (places)
+    for (const int64_t i : *places)
+      if (i < 0 || i >= size)
+        throw py::index_error("places: " + std::to_string(i) + ", expected 0 to " +
+                              std::to_string(size - 1));
+  const int64_t many = places ? static_cast<int64_t>(places->size()) : size;
+  for (int64_t k = 0; k < many; ++k) {
+    const int64_t i = places ? (*places)[k] : k;
     numbers_[i].write(values_[i] + 1);
     values_[i] = numbers_[i].read();
-  };
-  if (!places)
-    for (size_t i = 0; i < numbers_.size(); ++i) add(i);
-  else
-    for (const int64_t i : *places)
-      if (0 <= i && i < static_cast<int64_t>(numbers_.size())) add(i);
+  }
 }
 
 void define_exchange(py::module_& m) {
