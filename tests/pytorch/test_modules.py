@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ torch = pytest.importorskip("torch")
 import gradstep.torch as gt  # noqa: E402
 from gradstep.torch.nn import modules, norms  # noqa: E402
 from module_cases import NORMS, Case, assert_close, copied  # noqa: E402
+from pairs import pairwise  # noqa: E402
 from torch import nn  # noqa: E402
 
 DTYPES = (torch.float32, torch.float64)
@@ -28,9 +30,16 @@ def run(module: Any, x: Any, steps: int = 2) -> dict[str, Any]:
     return {"y": y.detach(), "dx": x.grad, **parameters, **dict(module.named_buffers())}
 
 
-@pytest.mark.parametrize("training", (True, False), ids=("train", "eval"))
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", NORMS, ids=str)
+def factors(row: tuple[Case, Any, bool]) -> tuple[Any, ...]:
+    case, dtype, training = row
+    options = tuple(case.options.items())
+    return case.name, case.args, options, case.shape, case.layout, dtype, training
+
+
+PAIRS = pairwise(list(product(NORMS, DTYPES, (True, False))), factors)
+
+
+@pytest.mark.parametrize(("case", "dtype", "training"), PAIRS, ids=str)
 def test_agrees_with_torch(case: Case, dtype: Any, training: bool) -> None:
     torchs, ours = case.module(nn, dtype), case.module(gt, dtype)
     run(torchs, case.x(dtype))
