@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace py = pybind11;
 
@@ -47,9 +48,11 @@ bool is_memory(PyObject* type) {
 }
 
 const Exporter& exporter_of(PyObject* type) {
-  // One library at a time gives gradients: the last answer is nearly always the next.
-  static Exporter last;
-  if (type == last.type) return last;
+  // Tensors and parameters of one library take turns: a few answers serve nearly all calls.
+  static Exporter known[4];
+  static size_t oldest = 0;
+  for (const Exporter& exporter : known)
+    if (exporter.type == type) return exporter;
   Exporter found{type};
   PyObject* capsule = attribute(type, "__dlpack_c_exchange_api__");
   if (capsule && PyCapsule_IsValid(capsule, "dlpack_exchange_api"))
@@ -59,11 +62,11 @@ const Exporter& exporter_of(PyObject* type) {
   if (found.api && (found.api->major != 1 || !is_memory(type))) found.api = nullptr;
   found.is_neg = attribute(type, "is_neg");
   Py_INCREF(type);
-  const Exporter before = last;
-  last = found;
+  Exporter& place = known[oldest++ % std::size(known)];
+  const Exporter before = std::exchange(place, found);
   Py_XDECREF(before.is_neg);
   Py_XDECREF(before.type);
-  return last;
+  return place;
 }
 
 bool is_negated(const Exporter& exporter, PyObject* object) {
@@ -76,8 +79,7 @@ bool is_negated(const Exporter& exporter, PyObject* object) {
 }
 
 bool has_memory(const DLTensor& tensor) {
-  if (tensor.data) return true;
-  return std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim;
+  return tensor.data || std::count(tensor.shape, tensor.shape + tensor.ndim, 0);
 }
 
 bool read_raw(const Exporter& exporter, PyObject* object, DLTensor* tensor) {
@@ -100,11 +102,41 @@ bool read_tensor(PyObject* object, DLTensor* tensor) {
   return read_raw(exporter, object, tensor) && has_memory(*tensor) && !is_negated(exporter, object);
 }
 
+namespace {
+
+bool read_floats(PyObject* object, DLTensor* tensor) {
+  return read_tensor(object, tensor) && tensor->device_type == 1 && tensor->code == 2 &&
+         tensor->lanes == 1 && (tensor->bits == 32 || tensor->bits == 64);
+}
+
+bool is_contiguous(const DLTensor& tensor) {
+  int64_t filled = 1;
+  for (int d = tensor.ndim - 1; d >= 0; --d) {
+    if (tensor.strides && tensor.shape[d] > 1 && tensor.strides[d] != filled) return false;
+    filled *= tensor.shape[d];
+  }
+  return true;
+}
+
+// Whether x is a float32 or float64 tensor of one element or more in memory of the CPU, and the
+// others, where they are not None, contiguous ones of its type.
+bool are_floats(py::handle x, const py::args& others) {
+  DLTensor tensor;
+  if (!read_floats(x.ptr(), &tensor) || !tensor.data) return false;
+  if (std::count(tensor.shape, tensor.shape + tensor.ndim, 0)) return false;
+  const int bits = tensor.bits;
+  for (const py::handle other : others)
+    if (!other.is_none() &&
+        (!read_floats(other.ptr(), &tensor) || tensor.bits != bits || !is_contiguous(tensor)))
+      return false;
+  return true;
+}
+
+}  // namespace
+
 py::object tensor_array(py::handle object) {
   DLTensor tensor;
-  if (!read_tensor(object.ptr(), &tensor) || tensor.device_type != 1 || tensor.code != 2 ||
-      tensor.lanes != 1 || (tensor.bits != 32 && tensor.bits != 64))
-    return py::none();
+  if (!read_floats(object.ptr(), &tensor)) return py::none();
   const int64_t size = tensor.bits / 8;
   const std::vector<py::ssize_t> shape(tensor.shape, tensor.shape + tensor.ndim);
   std::vector<py::ssize_t> strides;
@@ -202,15 +234,18 @@ void TensorNumbers::write(const std::vector<double>& values) {
 }
 
 void TensorNumbers::count(const std::optional<std::vector<int64_t>>& places) {
-  const auto add = [&](size_t i) {
+  const auto size = static_cast<int64_t>(numbers_.size());
+  if (places)
+    for (const int64_t i : *places)
+      if (i < 0 || i >= size)
+        throw py::index_error("places: " + std::to_string(i) + ", expected 0 to " +
+                              std::to_string(size - 1));
+  const int64_t many = places ? static_cast<int64_t>(places->size()) : size;
+  for (int64_t k = 0; k < many; ++k) {
+    const int64_t i = places ? (*places)[k] : k;
     numbers_[i].write(values_[i] + 1);
     values_[i] = numbers_[i].read();
-  };
-  if (!places)
-    for (size_t i = 0; i < numbers_.size(); ++i) add(i);
-  else
-    for (const int64_t i : *places)
-      if (0 <= i && i < static_cast<int64_t>(numbers_.size())) add(i);
+  }
 }
 
 void define_exchange(py::module_& m) {
@@ -224,6 +259,7 @@ void define_exchange(py::module_& m) {
       .def(py::init<py::list, py::dict, py::list>(), py::arg("listed"), py::arg("state"),
            py::arg("moving"))
       .def("holds", &TensorWatch::holds, py::arg("listed"), py::arg("state"));
+  m.def("are_floats", are_floats, py::arg("x"));
   m.def("tensor_array", tensor_array, py::arg("tensor"));
 }
 

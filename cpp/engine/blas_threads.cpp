@@ -1,4 +1,4 @@
-#include "blas_threads.hpp"
+#include "engine/blas_threads.hpp"
 
 #if defined(__linux__)
 #include <dlfcn.h>

@@ -5,7 +5,7 @@
 // that finds them awake takes them, as it takes torch's team beside torch. OpenBLAS exports what
 // that needs: gotoblas_pthread, its "pthread_create and join" on the threads of its server.
 #pragma once
-#include "thread_pool.hpp"
+#include "engine/thread_pool.hpp"
 
 namespace gradstep {
 

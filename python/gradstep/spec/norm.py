@@ -19,15 +19,15 @@ from gradstep.arrays import Array
 from gradstep.spec.sums import paired_sums
 
 __all__ = [
-    "batch_norm_backward_reference",
-    "batch_norm_reference",
-    "batch_norm_stats_reference",
-    "group_norm_backward_reference",
-    "group_norm_reference",
-    "layer_norm_backward_reference",
-    "layer_norm_reference",
-    "rms_norm_backward_reference",
-    "rms_norm_reference",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_stats",
+    "group_norm",
+    "group_norm_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "rms_norm",
+    "rms_norm_backward",
 ]
 
 TILE = 4096
@@ -164,14 +164,14 @@ def rectified(y: Array, values: Array) -> Array:
     return np.where(y <= 0, values.dtype.type(0), values)
 
 
-def batch_norm_stats_reference(x: Array, axis: int = 1) -> tuple[Doubles, Doubles, int]:
+def batch_norm_stats(x: Array, axis: int = 1) -> tuple[Doubles, Doubles, int]:
     """Mean, biased variance and count of every channel."""
     found = moments(layout(x, axis))
     count = found.number
     return found.mean, found.m2 / count if count else found.m2, int(count)
 
 
-def batch_norm_reference(
+def batch_norm(
     x: Array,
     weight: Array | None,
     bias: Array | None,
@@ -233,7 +233,7 @@ def _slope(
     return dx
 
 
-def batch_norm_backward_reference(
+def batch_norm_backward(
     dy: Array,
     x: Array,
     weight: Array | None,
@@ -320,7 +320,7 @@ def _scale_rows(x: Array, mean: Doubles, invstd: Doubles, weight: Doubles, bias:
     return y
 
 
-def layer_norm_reference(
+def layer_norm(
     x: Array, weight: Array | None, bias: Array | None, *, axes: int = 1, eps: float = 1e-5
 ) -> tuple[Array, Doubles, Doubles]:
     """y, mean and invstd."""
@@ -332,9 +332,7 @@ def layer_norm_reference(
     return y.reshape(x.shape), found.mean.reshape(outer), invstd.reshape(outer)
 
 
-def rms_norm_reference(
-    x: Array, weight: Array | None, *, axes: int = 1, eps: float
-) -> tuple[Array, Doubles]:
+def rms_norm(x: Array, weight: Array | None, *, axes: int = 1, eps: float) -> tuple[Array, Doubles]:
     """y and invstd."""
     rows, outer, _ = _rows(x, axes)
     size = rows.shape[2]
@@ -343,7 +341,7 @@ def rms_norm_reference(
     return y.reshape(x.shape), invstd.reshape(outer)
 
 
-def layer_norm_backward_reference(
+def layer_norm_backward(
     dy: Array,
     x: Array,
     weight: Array | None,
@@ -378,11 +376,11 @@ def layer_norm_backward_reference(
     return dx.reshape(x.shape), shaped[0], shaped[1]
 
 
-def rms_norm_backward_reference(
+def rms_norm_backward(
     dy: Array, x: Array, weight: Array | None, invstd: Doubles, *, axes: int = 1
 ) -> tuple[Array, Array]:
     """dx and dweight."""
-    return layer_norm_backward_reference(dy, x, weight, None, invstd, axes=axes)[:2]
+    return layer_norm_backward(dy, x, weight, None, invstd, axes=axes)[:2]
 
 
 def _by_channel(x: Array) -> Array:
@@ -390,7 +388,7 @@ def _by_channel(x: Array) -> Array:
     return x.reshape(1, x.shape[0] * x.shape[1], int(np.prod(x.shape[2:])))
 
 
-def group_norm_reference(
+def group_norm(
     x: Array, groups: int, weight: Array | None, bias: Array | None, *, eps: float = 1e-5
 ) -> tuple[Array, Doubles, Doubles]:
     """y, mean and invstd."""
@@ -407,7 +405,7 @@ def group_norm_reference(
     return y.reshape(x.shape), found.mean.reshape(shape), invstd.reshape(shape)
 
 
-def group_norm_backward_reference(
+def group_norm_backward(
     dy: Array, x: Array, groups: int, weight: Array | None, mean: Doubles, invstd: Doubles
 ) -> tuple[Array, Array, Array]:
     """dx, dweight and dbias."""

@@ -10,6 +10,14 @@ from numpy.typing import NDArray
 
 from gradstep.arrays import Array
 
+__all__ = [
+    "SUM_BLOCK",
+    "SUM_LANES",
+    "global_norm",
+    "sum_along",
+    "sum_blocks",
+]
+
 SUM_BLOCK = 4096
 SUM_LANES = 16
 PAIRED_ROWS = 16
