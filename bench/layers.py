@@ -296,7 +296,7 @@ def own(work: Layer, name: str) -> Callable[..., Any]:
 
 def _reference(work: Layer, name: str) -> Callable[..., Any]:
     """The NumPy specification of a function, called as that is."""
-    wanted = f"{REFERENCES.get(name, name)}_reference"
+    wanted = REFERENCES.get(name, name)
     modules = (dropout, norm, activations, losses)
     function: Callable[..., Any] = next(getattr(m, wanted) for m in modules if hasattr(m, wanted))
     if not name.startswith("instance_norm"):

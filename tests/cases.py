@@ -7,6 +7,8 @@ from typing import Any
 
 import gradstep as gs
 
+DECOUPLED = {"decoupled_weight_decay": True, "weight_decay": 0.1}
+
 # Options that choose another kernel or another path in it, beside the defaults.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "SGD": [
@@ -15,14 +17,24 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"momentum": 0.9, "lr_in_momentum": True},
         {"momentum": 0.9, "nesterov": True},
         {"momentum": 0.9, "nesterov": True, "lr_in_momentum": True},
+        DECOUPLED,
+        {"momentum": 0.9, **DECOUPLED},
+        {"momentum": 0.9, "nesterov": True, **DECOUPLED},
     ],
-    "Adagrad": [{"lr_decay": 0.1, "initial_accumulator_value": 0.5}],
-    "RMSprop": [{"centered": True}, {"momentum": 0.5}, {"centered": True, "momentum": 0.5}],
-    "Adadelta": [{"rho": 0.5, "lr": 0.1}],
-    "Adam": [{"amsgrad": True}, {"decoupled_weight_decay": True, "weight_decay": 0.1}],
+    "Adagrad": [{"lr_decay": 0.1, "initial_accumulator_value": 0.5}, DECOUPLED],
+    "RMSprop": [
+        {"centered": True},
+        {"momentum": 0.5},
+        {"centered": True, "momentum": 0.5},
+        DECOUPLED,
+        {"centered": True, "momentum": 0.5, **DECOUPLED},
+    ],
+    "Adadelta": [{"rho": 0.5, "lr": 0.1}, DECOUPLED],
+    "Adamax": [DECOUPLED],
+    "Adam": [{"amsgrad": True}, DECOUPLED],
     "AdamW": [{"amsgrad": True}],
-    "NAdam": [{"decoupled_weight_decay": True, "weight_decay": 0.1}],
-    "RAdam": [{"decoupled_weight_decay": True, "weight_decay": 0.1}],
+    "NAdam": [DECOUPLED],
+    "RAdam": [DECOUPLED],
 }
 
 # Every preparation of the gradient alone, and all together.

@@ -94,7 +94,7 @@ class Norm:
         if native:
             return f"{self.kind}_norm{suffix}"
         kind = "group" if self.kind == "instance" else self.kind
-        return f"{kind}_norm{suffix}_reference"
+        return f"{kind}_norm{suffix}"
 
 
 def batches() -> Iterator[Norm]:

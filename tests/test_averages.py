@@ -9,7 +9,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep.spec.optim import ewma_reference
+from gradstep.spec.optim import ewma
 
 SIZES = [0, 1, 15, 16, 17, 4095, 4097, 8192, 8193, 24_577]
 BETAS = [0.0, 0.5, 0.9, 0.999, 1 - 2**-53]
@@ -41,9 +41,7 @@ def test_same_bits_as_reference(level: str, dtype: str, step: int | None) -> Non
         for beta in BETAS:
             averages = [good(n, dtype, i) for i, n in enumerate(SIZES)]
             values = [good(n, dtype, 50 + i) for i, n in enumerate(SIZES)]
-            expected = [
-                ewma_reference(a, v, beta, step) for a, v in zip(averages, values, strict=True)
-            ]
+            expected = [ewma(a, v, beta, step) for a, v in zip(averages, values, strict=True)]
             kept = [v.tobytes() for v in values]
             outs = [np.full_like(a, np.nan) for a in averages]
             found = gs.ewma_(averages, values, beta, step=step, out=None if step is None else outs)
@@ -103,7 +101,7 @@ def test_the_corrected_average_is_arranged_like_the_average(tree: Any) -> None:
 @pytest.mark.parametrize("order", "CF")
 def test_layout_and_scalars(order: Any) -> None:
     average, value = (np.asarray(good((3, 4), seed=i), order=order) for i in range(2))
-    expected = ewma_reference(average, value, 0.9, 3)
+    expected = ewma(average, value, 0.9, 3)
     corrected = gs.ewma_(average, value, 0.9, step=3)
     np.testing.assert_array_equal(average, expected[0])
     np.testing.assert_array_equal(corrected, expected[1])
@@ -112,7 +110,7 @@ def test_layout_and_scalars(order: Any) -> None:
 
 def test_a_value_may_be_the_average_itself() -> None:
     average = good(100)
-    expected = ewma_reference(average, average, 0.9)[0].tobytes()
+    expected = ewma(average, average, 0.9)[0].tobytes()
     assert gs.ewma_(average, average, 0.9).tobytes() == expected
 
 
@@ -174,8 +172,8 @@ def test_arrays_must_not_overlap() -> None:
         (0, 0, {"beta": None}, TypeError, "beta: NoneType, expected a number"),
         (0, 0, {"beta": True}, TypeError, "beta: bool, expected a number"),
         (0, 0, {"beta": gs.constant(0.5)}, TypeError, "beta: constant, expected a number"),
-        (0, 0, {"step": 0}, ValueError, "step: 0, expected 1 to 2**62"),
-        (0, 0, {"step": 2**62 + 1}, ValueError, f"step: {2**62 + 1}, expected 1 to 2**62"),
+        (0, 0, {"step": 0}, ValueError, "step: 0, expected an integer >= 1"),
+        (0, 0, {"step": 2**62 + 1}, ValueError, f"step: {2**62 + 1}, expected an integer <= 2**62"),
         (0, 0, {"step": 1.0}, TypeError, "step: float, expected an integer"),
         (0, 0, {"step": True}, TypeError, "step: bool, expected an integer"),
         (0, 0, {"out": 0}, ValueError, "out: given without step, expected both or none"),

@@ -1,17 +1,19 @@
 """The command: what it prints and writes, and one clear line for each thing that can go wrong."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 from itertools import takewhile
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep.train import cli
+from gradstep.train import cli, job
 from gradstep.train import loop as training
 from gradstep.train.cli import main
 
@@ -116,13 +118,13 @@ def test_time_table_tells_where_an_epoch_went(train):
 
 
 def test_network_options_reach_the_network(monkeypatch, train):
-    made, make = [], cli.mlp
+    made, make = [], job.mlp
 
     def spy(*arguments, **keywords):
         made.append(make(*arguments, **keywords))
         return made[-1]
 
-    monkeypatch.setattr(cli, "mlp", spy)
+    monkeypatch.setattr(job, "mlp", spy)
     options = ["--batch-norm", "--dropout", "0.25", "--activation", "Leaky-ReLU"]
     out = train(*options, "--init", "xavier_uniform", "--early-stopping", 1).out
     layers = made[-1].layers
@@ -168,7 +170,7 @@ def test_seed_reaches_split_weights_and_batches(train, monkeypatch):
         monkeypatch.setattr(owner, name, called)
 
     spy(cli.datasets, "stratified_split")
-    spy(cli, "mlp")
+    spy(job, "mlp")
     spy(training, "train")
     train("--seed", 23)
     assert seeds == {"stratified_split": 23, "mlp": 23, "train": 23}
@@ -257,8 +259,25 @@ def test_csv_with_a_named_label_trains(train, folder):
     lines = [f"{x:.3f},{'yes' if x > 0 else 'no'},{x + 1:.3f}" for x in rng.standard_normal(50)]
     (folder / "table.csv").write_text("\n".join(["a,kind,b", *lines]))
     out = train("--data", "table.csv", "--label", "kind", "--epochs", 60, "--lr", 0.05).out
-    assert "table.csv: 2 columns, 2 classes, 40 rows to train, 10 to validate" in out
+    assert "table.csv: 2 columns, 2 classes, 40 rows to train, 10 to validate\n" in out
+    assert "\n          line 1 taken as header (a, kind, b), label column kind\n" in out
     assert table(out)[0]["valid acc"] == "100.00 %"
+
+
+def test_times_in_milliseconds_are_told_apart(train, folder):
+    start = 1_700_000_000_000
+    lines = [f"{start + i},{'late' if i >= 200 else 'early'}" for i in range(400)]
+    (folder / "times.csv").write_text("\n".join(lines))
+    out = train("--data", "times.csv", "--epochs", 60, "--lr", 0.02).out
+    assert float(table(out)[0]["valid acc"].rstrip(" %")) >= 97
+
+
+def test_csv_header_and_first_column_can_be_told(train, folder):
+    rows = [f"{i % 2},{i % 7},{i % 5}" for i in range(70)]
+    (folder / "table.csv").write_text("\n".join(["8,1,2", *rows]))
+    out = train("--data", "table.csv", "--label", "first", "--header", "yes").out
+    assert "table.csv: 2 columns, 2 classes, 56 rows to train" in out
+    assert "line 1 taken as header (8, 1, 2), label column 8\n" in out
 
 
 def test_quiet_prints_nothing(train):
@@ -269,7 +288,7 @@ def test_quiet_prints_nothing(train):
 def test_divergence_is_told_and_json_stays_valid(train, folder):
     done = train("--optimizer", "sgd", "--lr", "1e25", "--json", "result.json", code=1)
     assert done.err == (
-        "gradstep: sgd: the loss is not finite any more; "
+        "gradstep: sgd: diverged, the loss is not finite any more; "
         "try a lower --lr than 1e+25, or --clip-norm 1\n"
     )
     content = json.loads((folder / "result.json").read_text(), parse_constant=pytest.fail)
@@ -280,7 +299,25 @@ def test_other_optimizers_finish_when_one_diverges(train, monkeypatch):
     monkeypatch.setitem(training.DEFAULT_LR, "sgd", 1e25)
     done = train("--compare", "sgd,adam", code=0)
     assert [row["optimizer"] for row in table(done.out)] == ["sgd", "adam"]
-    assert done.err.startswith("gradstep: sgd: the loss is not finite") and "adam" not in done.err
+    assert (
+        done.err.startswith("gradstep: sgd: diverged, the loss is not finite")
+        and "adam" not in done.err
+    )
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "lion"])
+def test_a_loss_that_ends_far_above_its_start_is_divergence(train, name):
+    done = train("--optimizer", name, "--lr", "1e9", code=1)
+    assert re.fullmatch(
+        rf"gradstep: {name}: diverged, the loss (ended at [\d.e+]+|is not finite any more); "
+        r"try a lower --lr than 1e\+09, or --clip-norm 1\n",
+        done.err,
+    )
+
+
+@pytest.mark.parametrize("options", [["--lr", "1e-6"], ["--dropout", "0.9"], ["--batch", "1"]])
+def test_a_loss_that_stays_where_it_was_is_no_divergence(train, options):
+    assert train(*options).err == ""
 
 
 @pytest.mark.parametrize(
@@ -326,6 +363,30 @@ def test_other_optimizers_finish_when_one_diverges(train, monkeypatch):
         (["train", "--output", "x.txt"], "--output: x.txt, expected a .png, .svg or .pdf file"),
         (["train", "--output", "no/x.png"], "--output: no/x.png, expected a file in a folder .*"),
         (["train", "--json", "."], "--json: ., expected a file in a folder that exists"),
+        (["train", "--json", "three.npz/x"], "--json: three.npz/x, expected a file in a folder .*"),
+        (["train", "--json", "n" * 300], "--json: n+: File name too long, expected a file that .*"),
+        (
+            ["train", "--json", "/proc/none"],
+            "--json: /proc/none: .*, expected a file that can be .*",
+        ),
+        (
+            ["train", "--data", "three.npz", "--json", "./three.npz"],
+            "--json: three.npz is the data, three.npz, expected another file",
+        ),
+        (
+            ["train", "--json", "x.png", "--output", "x.png"],
+            "--json: x.png is that of --output, expected another file",
+        ),
+        (["train", "--header", "maybe"], "argument --header: invalid choice: 'maybe' .*"),
+        (["train", "--header", "no"], "header: False with data 'digits', expected only with .*"),
+        (["train", "--data", "."], "data: '.', expected digits, mnist5k or a .npz or .csv file"),
+        (["train", "--data", "folder.csv"], "data: folder.csv: a folder, expected a file"),
+        (["train", "--data", "empty.csv"], "data: empty.csv: an empty file, expected numbers .*"),
+        (["train", "--data", "empty.npz"], "data: empty.npz: an empty file"),
+        (
+            ["train", "--data", "target.csv"],
+            "data: target.csv: y: 40 different numbers .* classes .*",
+        ),
         (["train", "--data", "no.csv"], "data: no.csv: no such file"),
         (["train", "--data", "mnist"], "data: 'mnist', expected digits, mnist5k or .*"),
         (["train", "--data", "three.npz", "--folds", "999"], "folds: 999, expected 2 to .*"),
@@ -334,7 +395,7 @@ def test_other_optimizers_finish_when_one_diverges(train, monkeypatch):
             "--overfit: 999, expected at most the 144 rows to train on",
         ),
         (["train", "--data", "nan.npz"], "data: nan.npz: X: nan in row 0, column 0, .*"),
-        (["train", "--data", "floats.npz"], "data: floats.npz: y: float64, expected integers .*"),
+        (["train", "--data", "floats.npz"], "data: floats.npz: y: 2 different numbers .*"),
         (
             ["train", "--data", "rare.npz"],
             "y: class cat has one row, expected at least two .*",
@@ -346,9 +407,15 @@ def test_every_mistake_is_one_line_and_exit_code_2(run, arguments, message):
     np.savez("nan.npz", X=[[np.nan], [1]], y=[0, 1])
     np.savez("floats.npz", X=[[0.0], [1]], y=[0.5, 1])
     np.savez("rare.npz", X=np.eye(3), y=["dog", "dog", "cat"])
+    os.mkdir("folder.csv")
+    for name in ("empty.csv", "empty.npz"):
+        open(name, "w").close()
+    with open("target.csv", "w") as file:
+        file.writelines(f"{i % 5},{i / 7}\n" for i in range(40))
+    before = set(os.listdir())
     done = run(*arguments, code=2)
     assert re.fullmatch(f"gradstep: error: {message}\n", done.err)
-    assert "Traceback" not in done.out
+    assert "Traceback" not in done.out and set(os.listdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -406,6 +473,141 @@ def test_ctrl_c_is_one_line_and_130(train, monkeypatch):
     assert train(code=130).err == "gradstep: interrupted\n"
 
 
+def test_ctrl_c_keeps_the_epochs_before_it(train, folder, monkeypatch):
+    evaluate, calls = training.evaluate, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3 + 3 + 2:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(training, "evaluate", interrupted)
+    done = train("--compare", "sgd,adam", "--folds", 2, "--json", "result.json", code=130)
+    assert done.err == (
+        "gradstep: interrupted (adam, fold 1 of 2, after epoch 1 of 3); "
+        "the results so far are kept\n"
+    )
+    assert [row["optimizer"] for row in table(done.out)] == ["sgd", "adam"]
+    runs = json.loads((folder / "result.json").read_text())["runs"]
+    assert [[len(h["epochs"]) for h in run["histories"]] for run in runs] == [[3, 3], [1]]
+
+
+def test_ctrl_c_in_the_first_epoch_of_an_optimizer_keeps_those_before(train, monkeypatch):
+    fit, calls = training.train, []
+
+    def interrupted(*arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return fit(*arguments, **keywords)
+
+    monkeypatch.setattr(training, "train", interrupted)
+    done = train("--compare", "sgd,adam", code=130)
+    assert [row["optimizer"] for row in table(done.out)] == ["sgd"]
+    assert "interrupted (adam, after epoch 0 of 3)" in done.err
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Fails when a training begins."""
+    monkeypatch.setattr(training, "train", lambda *arguments, **keywords: pytest.fail("trained"))
+
+
+def test_closed_stdout_is_told_before_the_training(train, run, untrained, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    expected = (
+        "gradstep: error: standard output: closed, "
+        "expected an open one, such as a file or /dev/null\n"
+    )
+    assert train(code=2).err == run("info", code=2).err == run("bench", code=2).err == expected
+
+
+def test_quiet_needs_no_stdout(train, folder, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert train("--quiet", "--json", "result.json").err == ""
+    assert (folder / "result.json").exists()
+
+
+def test_closed_stderr_takes_nothing_from_stdout(train, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert len(table(train().out)) == 1
+    assert train("--epochs", "x", code=2).out == ""
+
+
+class Stdout(io.TextIOWrapper):
+    """Standard output that takes `lines` calls of write and then fails."""
+
+    def __init__(self, lines, error, encoding="utf-8"):
+        super().__init__(io.BytesIO(), encoding)
+        self.lines, self.error = lines, error
+
+    def write(self, text):
+        self.lines -= 1
+        if self.lines < 0:
+            raise self.error
+        return super().write(text)
+
+
+FULL, GONE = OSError(28, "No space left on device"), BrokenPipeError(32, "Broken pipe")
+
+
+def test_stdout_that_cannot_be_written_is_told_before_the_training(train, untrained, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Stdout(0, FULL))
+    assert train("--json", "result.json", code=2).err == (
+        "gradstep: error: standard output: No space left on device, expected one to write to\n"
+    )
+
+
+def test_nothing_is_trained_for_nobody(train, untrained, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Stdout(0, GONE))
+    assert train(code=141).err == ""
+
+
+@pytest.mark.parametrize(
+    ("lines", "error", "code", "said"),
+    [(0, GONE, 141, ""), (2, GONE, 141, ""), (2, FULL, 2, "gradstep: error: standard output: No")],
+)
+def test_files_are_written_whatever_becomes_of_stdout(
+    train, folder, monkeypatch, lines, error, code, said
+):
+    monkeypatch.setattr(sys, "stdout", Stdout(lines, error))
+    err = train("--json", "result.json", code=code).err
+    assert err.startswith(said) and bool(err) == bool(said)
+    assert json.loads((folder / "result.json").read_text())["runs"]
+
+
+def test_stdout_of_any_encoding_will_do(train, monkeypatch):
+    stdout = Stdout(100, None, "ascii")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    train("--folds", "2")
+    assert b"\\xb1" in stdout.buffer.getvalue()
+
+
+def test_results_are_shown_and_other_files_written_if_one_cannot_be(train, folder):
+    pytest.importorskip("matplotlib")
+    done = train("--json", "/dev/full", "--output", "x.svg", code=2)
+    assert done.err == (
+        "gradstep: error: --json: /dev/full: No space left on device, nothing written there\n"
+    )
+    assert len(table(done.out)) == 1 and (folder / "x.svg").exists()
+
+
+def test_a_file_that_is_replaced_stays_until_the_results_are_there(train, folder, monkeypatch):
+    (folder / "result.json").write_text("old")
+    monkeypatch.setattr(training, "train", lambda *arguments, **keywords: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("--json", "result.json")
+    assert (folder / "result.json").read_text() == "old"
+
+
+def test_names_of_files_are_no_formulas(train, folder):
+    pytest.importorskip("matplotlib")
+    (folder / "three.npz").rename(folder / "$x_$.npz")
+    train("--data", "$x_$.npz", "--output", "x.svg")
+    assert (folder / "x.svg").exists()
+
+
 def test_info_tells_what_runs_here(run):
     out, build = run("info").out, gs.build_info()
     values = dict(re.split(r" {2,}", line) for line in out.splitlines())
@@ -439,6 +641,75 @@ def test_command_runs_as_a_process(folder):
     command = [sys.executable, "-m", "gradstep", "train", "--data", "three.npz", "--no-output"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert len(table(done.stdout)) == 1 and done.stderr == ""
+
+
+def process(command, folder, **variables):
+    environment = os.environ | {"PYTHON": sys.executable, "PYTHONUNBUFFERED": ""} | variables
+    shell = ["sh", "-c", command]
+    return subprocess.run(
+        shell, capture_output=True, text=True, timeout=120, cwd=folder, env=environment
+    )
+
+
+TRAIN = '"$PYTHON" -m gradstep train --data three.npz --epochs 1 --no-output --json result.json'
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "lines", "errors"),
+    [
+        (f"{TRAIN} >&-", 2, 0, 1),
+        (f"{TRAIN} --quiet >&- 2>&- <&-", 0, 0, 0),
+        (f"{TRAIN} 2>&-", 0, 9, 0),
+        (f"{TRAIN} --lr x 2>&-", 2, 0, 0),
+        (f"{TRAIN} > /dev/full", 2, 0, 1),
+        (f"({TRAIN}; echo $? >&2) | head -1", 0, 1, 1),
+        (f"(PYTHONUNBUFFERED=1 {TRAIN}; echo $? >&2) | head -1", 0, 1, 1),
+        ('"$PYTHON" -m gradstep info > /dev/full', 2, 0, 1),
+        ('"$PYTHON" -m gradstep --version > /dev/full', 2, 0, 1),
+    ],
+)
+def test_standard_streams_may_be_closed_full_or_gone(folder, command, code, lines, errors):
+    done = process(command, folder)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    assert len(done.stderr.splitlines()) == errors
+    assert bool(done.stdout) == bool(lines) and (lines != 1 or done.stdout.count("\n") == 1)
+    if code == 0:
+        assert json.loads((folder / "result.json").read_text())["runs"]
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(folder):
+    program = (
+        "from gradstep.train.cli import main; main(['info']); "
+        "file = open('file', 'w'); open('number', 'w').write(str(file.fileno()))"
+    )
+    process(f'"$PYTHON" -c "{program}" <&- >&- 2>&-', folder)
+    assert int((folder / "number").read_text()) > 2
+
+
+@pytest.mark.parametrize("command", ['"$PYTHON" -m gradstep', '"$(dirname "$PYTHON")"/gradstep'])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("GRADSTEP_NUM_THREADS", "'x', expected a whole number from 1 to 1024"),
+        ("GRADSTEP_SIMD", "x, expected one of baseline"),
+    ],
+)
+def test_bad_environment_variables_are_one_line(folder, command, name, message):
+    if "dirname" in command and not (Path(sys.executable).parent / "gradstep").exists():
+        pytest.skip("the command is not installed beside Python")
+    done = process(f"{command} info", folder, **{name: "x"})
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"gradstep: error: {name}: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("program", ["-c 'import gradstep'", "-m library", "library.py"])
+def test_bad_environment_variables_are_errors_of_other_programs(folder, program):
+    (folder / "library.py").write_text("import gradstep")
+    done = process(f'"$PYTHON" {program} gradstep', folder, GRADSTEP_SIMD="x")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImportError: GRADSTEP_SIMD: x, expected")
 
 
 def test_broken_pipe_is_quiet():

@@ -58,9 +58,97 @@ def test_csv_finds_header_delimiter_and_label_column(csv, text, label):
     data = from_csv(csv(text), label)
     first = 2.0 if text.startswith("2") else 1.0
     np.testing.assert_array_equal(data.x, [[first, 2], [3, 4]])
-    assert data.x.dtype == np.float32
     np.testing.assert_array_equal(data.y, [0, 1])
     assert data.classes == ("a", "b")
+
+
+HEADERS = [
+    # what pandas writes above columns without names, with and without its index
+    ("0,1,2\n0.5,2,0\n1.5,3,1\n", None, "line 1 taken as header (0, 1, 2), label column 2 (the"),
+    ("0,1,2\n0.5,2,0\n1.5,3,2\n", None, "line 1 taken as header (0, 1, 2), label column 2 (the"),
+    ("0,1,2\n0,0.5,2\n1,1.5,3\n", "0", "line 1 taken as header (0, 1, 2), label column 0"),
+    (",0,1,2\n0,0.5,2,a\n1,1.5,3,b\n", None, "line 1 taken as header (, 0, 1, 2), label column 2"),
+    (",u,v,k\n0,0.5,2,a\n1,1.5,3,b\n", None, "line 1 taken as header (, u, v, k), label column k"),
+    ("0,1,kind\n0.5,2,a\n1.5,3,b\n", None, "line 1 taken as header (0, 1, kind), label column ki"),
+    ("1,2,3\n0.5,2,0\n1.5,3,1\n", None, "line 1 taken as header (1, 2, 3), label column 3 (the"),
+    ("id,2019,kind\n0.5,2,a\n1.5,3,b\n", None, "line 1 taken as header (id, 2019, kind), label co"),
+    ("kind,u,v\n0,0.5,2\n1,1.5,3\n", "first", "line 1 taken as header (kind, u, v), label column "),
+    ("last,u,v\n0,0.5,2\n1,1.5,3\n", "last", "line 1 taken as header (last, u, v), label column l"),
+    ("u,2019,v\n0.5,0,2\n1.5,1,3\n", "2019", "line 1 taken as header (u, 2019, v), label column 2"),
+    # and what is data
+    ("0.5,2,0\n1.5,3,1\n", None, "no header found, label column 2 (the last)"),
+    ("0,0.5,2\n1,1.5,3\n", "first", "no header found, label column 0"),
+    ("0.5,2,0\n1.5,3,1\n", "last", "no header found, label column 2 (the last)"),
+]
+
+
+@pytest.mark.parametrize(("text", "label", "note"), HEADERS)
+def test_csv_says_what_it_took_as_header(csv, text, label, note):
+    data = from_csv(csv(text), label)
+    np.testing.assert_array_equal(data.x, [[0.5, 2], [1.5, 3]])
+    assert data.notes[0].startswith(note)
+
+
+def test_csv_header_can_be_told(csv):
+    assert from_csv(csv("0,1,2\n0.5,2,0\n1.5,3,1\n"), header=False).x.shape == (3, 2)
+    data = from_csv(csv("7,8,9\n0.5,2,0\n1.5,3,1\n"), header=True)
+    np.testing.assert_array_equal(data.x, [[0.5, 2], [1.5, 3]])
+    assert data.notes[0].startswith("line 1 taken as header (7, 8, 9)")
+
+
+def test_csv_numbers_above_few_columns_of_integers_are_a_row(csv):
+    data = from_csv(csv("0,1\n1,1\n2,0\n5,0\n"))
+    assert data.x.shape == (4, 1) and data.notes[0].startswith("no header")
+
+
+def test_csv_leaves_out_a_column_that_counts_the_rows(csv):
+    data = from_csv(csv(",u,k\n0,5,a\n1,5.5,a\n2,1,b\n3,1.5,b\n"))
+    np.testing.assert_array_equal(data.x[:, 0], [5, 5.5, 1, 1.5])
+    assert data.notes[1] == "the first column has no name and counts the rows: left out"
+    assert from_csv(csv(",u,k\n0,5,a\n7,1,b\n")).x.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '0.5,2,"a;b;c;d"\n1.5,3,"e;f"\n',
+        '"x;;;;",y,k\n0.5,2,a\n1.5,3,b\n',
+        '0.5;2;"a,b"\n1.5;3;"c,d"\n',
+        '"x\ty\tz\tu"\ty\tk\n0.5\t2\ta\n1.5\t3\tb\n',
+        '0.5,2,"a\n;;;;b"\n1.5,3,"say ""c"""\n',
+        "0.5,2,a,\n1.5,3,b,\n",
+        "x,y,k,\n0.5,2,a,\n1.5,3,b,\n",
+        "x,y,k\n0.5,2,a,\n1.5,3,b,\n",
+        "0.5;2;a;\r\n1.5;3;b;\r\n;;;\r\n",
+        "x,y,k\r0.5,2,a\r1.5,3,b",
+        "\n\n0.5,2,a\n\n,,\n1.5,3,b\n\n",
+    ],
+)
+def test_csv_separators_are_those_outside_of_quotes(csv, text):
+    data = from_csv(csv(text))
+    np.testing.assert_array_equal(data.x, [[0.5, 2], [1.5, 3]])
+    assert len(data.classes) == 2
+
+
+def test_csv_labels_are_kept_as_they_stand(csv):
+    assert from_csv(csv("1,01234\n2,1234\n")).classes == ("01234", "1234")
+    quoted = from_csv(csv('1,"say ""a"", b"\n2,"a\n;;;b"\n'))
+    assert quoted.classes == ("a\n;;;b", 'say "a", b')
+
+
+def test_csv_counts_large_integers_exactly(csv):
+    large = 2**62
+    data = from_csv(csv(f"{large + 1},5,a\n{large},6,b\n{large + 3},7,b\n"))
+    np.testing.assert_array_equal(data.x, [[1, 5], [0, 6], [3, 7]])
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_npz_counts_large_integers_exactly(npz, dtype):
+    large = np.array([[2**62 + 1, 5], [2**62, 6], [2**62 + 3, 7]], dtype)
+    data = from_npz(npz(X=large, y=[0, 1, 1]))
+    np.testing.assert_array_equal(data.x, [[1, 5], [0, 6], [3, 7]])
+    ends = np.array([[np.iinfo(dtype).min], [np.iinfo(dtype).max]], dtype)
+    assert from_npz(npz(X=ends, y=[0, 1])).x[:, 0].tolist() == [0, 2.0**64]
 
 
 def test_csv_integer_labels_are_ordered_as_numbers(csv):
@@ -72,21 +160,51 @@ def test_csv_integer_labels_are_ordered_as_numbers(csv):
 @pytest.mark.parametrize(
     ("text", "label", "message"),
     [
-        ("", None, "0 columns, expected numbers and a label column"),
+        ("", None, "an empty file, expected numbers and a label column"),
+        ("\n ,\n\n", None, "an empty file, expected numbers and a label column"),
         ("1\n2\n", None, "1 columns, expected numbers and a label column"),
-        ("u,v,k\n", None, r"X: shape \(0, 2\), expected rows and columns"),
+        ("u,v,k\n", None, "no rows, expected some below the header"),
+        ("0,1,2\n", None, "no rows, expected some below the header"),
         ("u,v,k\n1,2,a\n3,x,b\n", None, "line 3, column v: 'x', expected a finite number"),
         ("1,2,a\n3,nan,b\n", None, "line 2, column 1: 'nan', expected a finite number"),
         ("1,2,a\n,4,b\n", None, "line 2, column 0: '', expected a finite number"),
         ("1,2,a\n3,1e999,b\n", None, "line 2, column 1: '1e999', expected a finite number"),
         ("1,2,a\n3,4\n", None, "line 2: 2 cells, expected 3"),
         ("1,2,a\n3,4,5,b\n", None, "line 2: 4 cells, expected 3"),
-        ("1,2,a\n3,4, \n", None, "line 2: empty label, expected an integer or a name"),
+        ("1,2,a\n3,4, \n", None, "line 2, column 2: empty label, expected an integer or"),
         ("1,2,a\n3,4,a\n", None, r"y: one class \(a\), expected at least two classes"),
-        ("1,2,0.5\n3,4,1\n", None, "y: float64, expected integers or strings"),
-        ("1,2,a\n3,4,b\n", "kind", "label: 'kind', expected a name of the header or an index"),
+        (
+            "1,2,0.5\n3,4,1\n",
+            None,
+            "y: 2 different numbers in 2 rows, such as 0.5, expected classes",
+        ),
+        ("1,2,a\n3,4,b\n", "kind", "label: 'kind', expected first, last, a name of the"),
         ("1,2,a\n3,4,b\n", "3", "label: 3, expected the index of one of 3 columns"),
         (b"1,2,\xff\n3,4,b\n", None, "not UTF-8 text"),
+        ("1,2,a\n".encode("utf-16"), None, "not UTF-8 text"),
+        ("1,2,a\n3,?,b\n", None, r"line 2, column 1: '\?', expected a finite number \(a missing"),
+        ("u,u,k\n1,2,a\n3,NA,b\n", None, r"line 3, column u \(number 1\): 'NA', expected"),
+        ("u,v,k\n1,2,3\n3,4,nan\n3,4,4\n", None, "y: 'nan' in line 3, column k, expected a label"),
+        ("u,v,v\n1,2,a\n3,4,b\n", "v", "label: 'v' names 2 columns, expected one, or the index"),
+        ("k,v,k\n1,2,a\n3,4,b\n", None, "header: 2 columns are called 'k' like the label column"),
+        ("class,u,v\n0,1,2\n1,3,4\n", None, "header: column 'class' seems to hold the classes, "),
+        ("a,1,2\nb,3,4\n", None, r"line 2, column .: 'b', expected .* classes\? --label first\)"),
+        ("k,u,v\na,1,2\nb,3,4\n", None, r"line 2, column k: 'a', .* classes\? --label first\)"),
+        ("1,0,a\n2,1,b\n", "first", "line 2, column 2: 'b', expected a finite number$"),
+        ("u,k,v\n1,a,2\n3,b,4\n", None, r"line 2, column k: 'a', .* classes\? --label k\)"),
+        ("1,5;2,5;a\n3,5;4,5;b\n", None, "line ., column 0: '.,5', .* written with a point"),
+        ('"1,5",2,a\n"3,5",4,b\n', None, "line ., column 0: '.,5', .* written with a point"),
+        ("1;1,5\n2;2,5\n", None, "line ., column 1: '.,5', .* written with a point"),
+        ("1_000,2,a\n3,4,b\n", None, "line 1, column 0: '1_000', expected a finite number"),
+        ('1,2,"a\n3,4,b\n', None, "line 1: unexpected end of data, expected a quote to be closed"),
+        ("1 2 a\n3 4 b\n", None, "1 columns, expected numbers and a label column, with , ; or t"),
+        ("1,2\n" + "".join(f"{i},{i}\n" for i in range(50)), None, "y: 50 different numbers in 51"),
+        (
+            "".join(f"{i % 3},{i / 7}\n" for i in range(30)),
+            None,
+            "y: .*, expected classes .*; the first column has 3 values: .* --label first",
+        ),
+        ("0,1,0\n1,2,0\n0,1,0\n1,2,0\n", None, r"y: one class \(0\), .* --label first"),
     ],
 )
 def test_csv_says_what_does_not_fit_and_where(csv, text, label, message):
@@ -106,18 +224,32 @@ def test_npz_takes_the_usual_names(npz, names):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"y": [0, 1]}, "arrays y, expected one called X"),
+        ({"y": [0, 1]}, r"arrays y, expected one called X \(or x, data\)"),
         ({"X": np.eye(2), "z": [0, 1]}, "arrays X, z, expected one called y"),
         ({"X": np.eye(3), "y": [0, 1]}, "y: 2 labels for 3 rows, expected one each"),
-        ({"X": np.eye(2), "y": [0.0, 1.0]}, "y: float64, expected integers or strings"),
-        ({"X": np.eye(2), "y": np.eye(2, dtype=int)}, r"y: shape \(2, 2\), expected one label"),
+        ({"X": np.eye(2), "y": [0.5, 1.0]}, "y: 2 different numbers in 2 rows, such as 0.5, expe"),
+        ({"X": np.eye(30), "y": np.arange(30)}, "y: 30 different numbers in 30 rows, such as 0"),
+        ({"X": np.eye(2), "y": [np.nan, 1.0]}, "y: nan in row 0, expected a label"),
+        ({"X": np.eye(2), "y": ["a", ""]}, "y: '' in row 1, expected a label"),
+        (
+            {"X": np.eye(2), "y": np.array(["NaT", "2000"], "M8[D]")},
+            "y: datetime64.D., expected int",
+        ),
+        ({"X": np.eye(2), "y": [[1, 1], [0, 1]]}, r"y: shape \(2, 2\), expected one label"),
         ({"X": np.eye(2), "y": [3, 3]}, r"y: one class \(3\), expected at least two classes"),
         ({"X": [["a"], ["b"]], "y": [0, 1]}, "X: <U1, expected numbers"),
         ({"X": np.array([[1j], [2]]), "y": [0, 1]}, "X: complex128, expected numbers"),
         ({"X": [1.0, 2.0], "y": [0, 1]}, r"X: shape \(2,\), expected rows and columns"),
         ({"X": [[1.0], [np.nan]], "y": [0, 1]}, "X: nan in row 1, column 0, expected finite"),
-        ({"X": [[1e300], [1.0]], "y": [0, 1]}, "X: inf in row 0, column 0, expected finite"),
-        ({"X": np.eye(2), "y": np.array([0, "a"], object)}, "Object arrays cannot be loaded"),
+        ({"X": np.empty((0, 3)), "y": []}, r"X: shape \(0, 3\), expected rows and columns"),
+        (
+            {"X": np.eye(2), "y": np.array([0, "a"], object)},
+            r"y: Python objects, which are not loaded as they may run code; save y.astype\(str\)",
+        ),
+        (
+            {"X": np.array([[0], ["a"]], object), "y": [0, 1]},
+            r"X: Python objects, which are not loaded .* save X.astype\(float\)",
+        ),
     ],
 )
 def test_npz_says_what_does_not_fit(npz, arrays, message):
@@ -127,6 +259,10 @@ def test_npz_says_what_does_not_fit(npz, arrays, message):
 
 
 def test_files_that_are_not_npz_or_damaged_are_refused(npz, tmp_path):
+    empty = tmp_path / "empty.npz"
+    empty.touch()
+    with pytest.raises(ValueError, match=r"empty\.npz: an empty file"):
+        from_npz(empty)
     fake = tmp_path / "fake.npz"
     fake.write_bytes(b"not a zip file")
     with pytest.raises(ValueError, match=r"fake\.npz: not a \.npz file"):
@@ -144,10 +280,13 @@ def test_files_that_are_not_npz_or_damaged_are_refused(npz, tmp_path):
     [
         ("mnist", None, ValueError, "data: 'mnist', expected digits, mnist5k or a .npz or .csv"),
         ("none.csv", None, FileNotFoundError, "data: none.csv: no such file"),
+        ("folder.csv", None, ValueError, "data: folder.csv: a folder, expected a file"),
         ("digits", "y", ValueError, "label: 'y' with data 'digits', expected only with a .csv"),
     ],
 )
-def test_unknown_sources_are_refused(source, label, error, message):
+def test_unknown_sources_are_refused(source, label, error, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
     with pytest.raises(error, match=message):
         load_dataset(source, label)
 
@@ -170,6 +309,20 @@ def test_labels_of_every_kind_become_class_numbers():
         ([True, False], ("False", "True")),
         (np.array([[3], [-2]], np.int8), ("-2", "3")),
         (["b", "a"], ("a", "b")),
+        ([b"b", b"a"], ("a", "b")),
+        (np.array([2.0, -1.0], np.float32), ("-1", "2")),
+        (np.array([[2.0], [-1.0]]), ("-1", "2")),
+        ([[False, True], [True, False]], ("0", "1")),
+        (np.array([[0, 0, 1.0], [1, 0, 0]]), ("0", "2")),
+        (["10", "9"], ("9", "10")),
+        (["10.0", "9.0"], ("9.0", "10.0")),
+        (["1234", "01234"], ("01234", "1234")),
+        (["1", "+1"], ("+1", "1")),
+        (["1.0", "1"], ("1", "1.0")),
+        (["1_0", "10"], ("10", "1_0")),
+        ([str(2**70 + 1), str(2**70)], (str(2**70), str(2**70 + 1))),
+        ([2**53 + 1, 2**53], (str(2**53), str(2**53 + 1))),
+        (np.array([2**64 - 1, 2**64 - 2], np.uint64), (str(2**64 - 2), str(2**64 - 1))),
     ]:
         codes, names = encode_labels(labels)
         np.testing.assert_array_equal(codes, [1, 0])
@@ -184,6 +337,47 @@ def test_standardize_uses_the_reference_and_leaves_constant_columns_finite():
     np.testing.assert_allclose(z.std(axis=0), [1, 0], atol=1e-6)
     shifted = standardize(reference + 3, reference)
     np.testing.assert_allclose(shifted[:, 1], 3, rtol=1e-6)
+
+
+def test_columns_are_standardised_in_float64():
+    rng = np.random.default_rng(0)
+    milliseconds = 1_700_000_000_000 + rng.permutation(400)
+    y = (milliseconds >= 1_700_000_000_200).astype(int)
+    split = make_split(make_dataset("t", milliseconds[:, None], y), *stratified_split(y, 0.2))
+    assert split.x.dtype == split.valid_x.dtype == np.float32
+    for x, labels in ((split.x, split.y), (split.valid_x, split.valid_y)):
+        np.testing.assert_array_equal(x[:, 0] > np.median(split.x), labels)
+    assert len(np.unique(split.x)) == len(split.x)
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-200, 1e-30, 1e30, 1e200, 1.5e308])
+def test_columns_of_any_size_are_standardised(scale):
+    x = scale * np.array([[-1.0], [1.0], [1.0], [-1.0]])
+    np.testing.assert_allclose(standardize(x, x), [[-1], [1], [1], [-1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint64, np.float16, bool, ">f8"])
+def test_rows_of_every_type_are_standardised(dtype):
+    x = np.array([[0, 1], [1, 1], [1, 1], [0, 1]], dtype)
+    if dtype == np.int8:
+        x = np.int8(-128) * x
+    split = make_split(make_dataset("x", x, [0, 1, 0, 1]), np.arange(4), np.arange(2))
+    sign = -1 if dtype == np.int8 else 1
+    np.testing.assert_array_equal(split.x[:, 0], sign * np.array([-1, 1, 1, -1]))
+    np.testing.assert_array_equal(split.x[:, 1], 0)
+
+
+def test_validation_rows_beyond_float32_are_refused():
+    x = np.array([[0.0], [1.0], [1e300], [4.0]])
+    with pytest.raises(ValueError, match=r"X: 1e\+300 in column 0, expected a number that float32"):
+        make_split(make_dataset("far", x, [0, 1, 0, 1]), np.array([0, 1]), np.array([2, 3]))
+
+
+def test_wide_tables_are_standardised_in_parts():
+    x = np.random.default_rng(0).standard_normal((1000, 2500))
+    z = standardize(x, x[:500])
+    expected = (x - x[:500].mean(axis=0)) / x[:500].std(axis=0)
+    np.testing.assert_allclose(z, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_split_standardises_by_training_rows_only_unless_scaled():

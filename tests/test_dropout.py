@@ -20,18 +20,18 @@ Function = Callable[..., Any]
 
 # name -> (function, its specification); all take an array, p, seed and offset.
 ELEMENTWISE: dict[str, tuple[Function, Function]] = {
-    "dropout": (gs.dropout, spec.dropout_reference),
-    "dropout_backward": (gs.dropout_backward, spec.dropout_reference),
-    "drop_connect": (gs.drop_connect, spec.dropout_reference),
-    "drop_connect_backward": (gs.drop_connect_backward, spec.dropout_reference),
-    "alpha_dropout": (gs.alpha_dropout, spec.alpha_dropout_reference),
-    "alpha_dropout_backward": (gs.alpha_dropout_backward, spec.alpha_dropout_backward_reference),
+    "dropout": (gs.dropout, spec.dropout),
+    "dropout_backward": (gs.dropout_backward, spec.dropout),
+    "drop_connect": (gs.drop_connect, spec.dropout),
+    "drop_connect_backward": (gs.drop_connect_backward, spec.dropout),
+    "alpha_dropout": (gs.alpha_dropout, spec.alpha_dropout),
+    "alpha_dropout_backward": (gs.alpha_dropout_backward, spec.alpha_dropout_backward),
 }
 SAMPLEWISE: dict[str, tuple[Function, Function]] = {
-    "spatial_dropout": (gs.spatial_dropout, spec.spatial_dropout_reference),
-    "spatial_dropout_backward": (gs.spatial_dropout_backward, spec.spatial_dropout_reference),
-    "drop_path": (gs.drop_path, spec.drop_path_reference),
-    "drop_path_backward": (gs.drop_path_backward, spec.drop_path_reference),
+    "spatial_dropout": (gs.spatial_dropout, spec.spatial_dropout),
+    "spatial_dropout_backward": (gs.spatial_dropout_backward, spec.spatial_dropout),
+    "drop_path": (gs.drop_path, spec.drop_path),
+    "drop_path_backward": (gs.drop_path_backward, spec.drop_path),
 }
 ALL = ELEMENTWISE | SAMPLEWISE
 FORWARD = [name for name in ALL if not name.endswith("_backward")]
@@ -93,7 +93,7 @@ def test_same_bits_at_every_probability(name: str, p: float) -> None:
 @pytest.mark.parametrize(("shape", "axis"), SPATIAL)
 def test_spatial_same_bits_as_the_specification(shape: Any, axis: int, dtype: Any) -> None:
     x = values(shape, dtype)
-    expected = spec.spatial_dropout_reference(x, 0.4, seed=9, offset=3, axis=axis)
+    expected = spec.spatial_dropout(x, 0.4, seed=9, offset=3, axis=axis)
     for where in everywhere(threads=(1, 2, 7)):
         found = gs.spatial_dropout(x, 0.4, seed=9, offset=3, axis=axis)
         assert found.tobytes() == expected.tobytes(), where
@@ -104,7 +104,7 @@ def test_spatial_same_bits_as_the_specification(shape: Any, axis: int, dtype: An
 @pytest.mark.parametrize("shape", [(5,), (1000,), (3, 4), (300, 5, 7), (3, 20_001), (0, 3), (3, 0)])
 def test_drop_path_same_bits_as_the_specification(shape: Any) -> None:
     x = values(shape, np.float32)
-    expected = spec.drop_path_reference(x, 0.4, seed=9).tobytes()
+    expected = spec.drop_path(x, 0.4, seed=9).tobytes()
     for where in everywhere(threads=(1, 2, 7)):
         assert gs.drop_path(x, 0.4, seed=9).tobytes() == expected, where
 
@@ -181,7 +181,7 @@ def test_masks_touch_nothing_beside_them(packed: bool, guarded: Any) -> None:  #
     for where in everywhere(threads=(1,)):
         for n in (1, 7, 8, 9, 63, 64, 65, 200):
             size = (n + 7) // 8 if packed else n
-            expected = spec.dropout_mask_reference(n, 0.3, seed=2)
+            expected = spec.dropout_mask(n, 0.3, seed=2)
             if packed:
                 expected = np.packbits(expected, bitorder="little")
             for at_end in (False, True):
@@ -197,7 +197,7 @@ def test_mask_is_what_dropout_uses(shape: Any) -> None:
         x = np.ones(shape, np.float64)
         assert mask.dtype == np.bool_ and mask.shape == x.shape
         assert ((gs.dropout(x, 0.3, seed=4, offset=1) != 0) == mask).all(), where
-        assert (np.asarray(spec.dropout_mask_reference(shape, 0.3, seed=4, offset=1)) == mask).all()
+        assert (np.asarray(spec.dropout_mask(shape, 0.3, seed=4, offset=1)) == mask).all()
         packed = gs.dropout_mask(shape, 0.3, seed=4, offset=1, packed=True)
         assert (packed == np.packbits(mask, bitorder="little")).all(), where
 
@@ -245,7 +245,7 @@ def test_threshold_rounds_halves_to_even() -> None:
     for p, expected in [(0.5 / 65536, 0), (1.5 / 65536, 2), (2.5 / 65536, 2), (0.6 / 65536, 1)]:
         assert threshold(p) == expected
         mask = gs.dropout_mask(n, p, seed=3)
-        assert (mask == spec.dropout_mask_reference(n, p, seed=3)).all()
+        assert (mask == spec.dropout_mask(n, p, seed=3)).all()
         assert mask.all() == (expected == 0)
 
 

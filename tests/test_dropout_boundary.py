@@ -250,7 +250,7 @@ def test_a_new_p_counts_from_the_next_forward_call(layer: gs.Dropout) -> None:
 def test_backward_needs_a_forward_call(layer: gs.Dropout) -> None:
     refused(
         RuntimeError,
-        "backward: no forward call to go back through",
+        "backward: called before forward",
         lambda: layer.backward(good()),
     )
 
@@ -270,7 +270,7 @@ STATE_ERRORS: list[tuple[Any, type[Exception], str]] = [
     ({"stream": 2}, ValueError, "state_dict['stream']: 2, expected 1"),
     ({"p": 3}, ValueError, NUMBER.format(3)),
     ({"seed": -1}, ValueError, WORD.format("seed", -1)),
-    ({"calls": -1}, ValueError, "calls: -1, expected an integer from 0 to 2**64"),
+    ({"calls": -1}, ValueError, "calls: -1, expected an integer >= 0"),
     ({"calls": 1.0}, TypeError, "calls: float, expected an integer"),
     ({"calls": True}, TypeError, "calls: bool, expected an integer"),
 ]

@@ -63,7 +63,7 @@ def sgd(h: Any, p: float, gradients: Iterable[float]) -> Floats:
     for t, g in enumerate(gradients, 1):
         g = inner * (g + h.l2 * p)
         b = h.momentum * b + (g if t == 1 else (1 - h.dampening) * g)
-        p -= outer * (g + h.momentum * b if h.nesterov else b)
+        p -= outer * (g + h.momentum * b if h.nesterov else b) + h.lr * h.decay * p
         yield p
 
 
@@ -73,7 +73,8 @@ def adagrad(h: Any, p: float, gradients: Iterable[float]) -> Floats:
     for t, g in enumerate(gradients, 1):
         g += h.l2 * p
         total += g * g
-        p -= h.lr / (1 + (t - 1) * h.lr_decay) * g / (math.sqrt(total) + h.eps)
+        rate = h.lr / (1 + (t - 1) * h.lr_decay)
+        p -= rate * g / (math.sqrt(total) + h.eps) + h.lr * h.decay * p
         yield p
 
 
@@ -85,7 +86,7 @@ def rmsprop(h: Any, p: float, gradients: Iterable[float]) -> Floats:
         square = h.alpha * square + (1 - h.alpha) * g**2
         mean = h.alpha * mean + (1 - h.alpha) * g
         b = h.momentum * b + g / (math.sqrt(square - mean**2 * h.centered) + h.eps)
-        p -= h.lr * b
+        p -= h.lr * (b + h.decay * p)
         yield p
 
 
@@ -97,7 +98,7 @@ def adadelta(h: Any, p: float, gradients: Iterable[float]) -> Floats:
         square = h.rho * square + (1 - h.rho) * g**2
         change = -math.sqrt(moved + h.eps) / math.sqrt(square + h.eps) * g
         moved = h.rho * moved + (1 - h.rho) * change**2
-        p += h.lr * change
+        p += h.lr * (change - h.decay * p)
         yield p
 
 
@@ -140,7 +141,7 @@ def adamax(h: Any, p: float, gradients: Iterable[float]) -> Floats:
         g += h.l2 * p
         m = h.betas[0] * m + (1 - h.betas[0]) * g
         u = max(h.betas[1] * u, abs(g) + h.eps)
-        p -= h.lr / (1 - h.betas[0] ** t) * m / u
+        p -= h.lr * (m / (1 - h.betas[0] ** t) / u + h.decay * p)
         yield p
 
 

@@ -210,7 +210,10 @@ def test_groups_may_need_different_kernels() -> None:
     assert [list(state) for state in optimizer.state.values()] == [[], buffer, buffer]
 
 
-KNOWN = "maximize, l1, clip_value, lr, momentum, dampening, weight_decay, nesterov, lr_in_momentum"
+KNOWN = (
+    "maximize, l1, clip_value, lr, momentum, dampening, weight_decay, nesterov, lr_in_momentum, "
+    "decoupled_weight_decay"
+)
 BAD_GROUPS: list[tuple[Any, type[Exception], str]] = [
     (
         [{"params": 0}, {"params": 0, "lrr": 1}],

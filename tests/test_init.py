@@ -62,8 +62,8 @@ def test_fans() -> None:
     ("call", "kind", "message"),
     [
         (lambda: gs.init.fans((3,)), ValueError, r"^shape: \(3,\), expected \(in, out\)"),
-        (lambda: gs.init.zeros((3, -1)), ValueError, r"^shape: \(3, -1\), expected integers >= 0"),
-        (lambda: gs.init.zeros((3.0,)), TypeError, r"^shape: \(3.0,\), expected integers"),
+        (lambda: gs.init.zeros((3, -1)), ValueError, r"^shape: \(3, -1\), expected sizes >= 0"),
+        (lambda: gs.init.zeros((3.0,)), TypeError, r"^shape: \(3.0,\), expected an integer or"),
         (lambda: gs.init.normal((2, 2), -1.0), ValueError, r"^std: -1.0, expected a number >= 0"),
         (lambda: gs.init.he_normal((2, 2), rng="x"), TypeError, r"^rng: str, expected"),
         (lambda: gs.init.he_normal((2, 2), rng=-1), ValueError, r"^rng: -1, expected a seed"),

@@ -309,16 +309,16 @@ def test_when_no_rate_lowers_the_loss_the_error_shows_the_table() -> None:
 
 
 WRONG_KIND = [
-    ({"make": 3}, "make: 3, expected a function of the rate"),
-    ({"make": lambda lr: 1.5}, "make(1e-06): 1.5, expected a function without arguments"),
-    ({"make": lambda lr: lambda: None}, "loss: None, expected a number"),
-    ({"make": lambda lr: lambda: "low"}, "loss: 'low', expected a number"),
-    ({"make": lambda lr: lambda: np.ones(2)}, "loss: array([1., 1.]), expected a number"),
-    ({"low": "1"}, "low: '1', expected a number > 0"),
-    ({"high": None}, "high: None, expected a number >= low = 1e-06"),
-    ({"factor": True}, "factor: True, expected a number > 1"),
-    ({"steps": 50.0}, "steps: 50.0, expected an integer >= 2"),
-    ({"progress": True}, "progress: True, expected a function of a row, or None"),
+    ({"make": 3}, "make: int, expected a function of the rate"),
+    ({"make": lambda lr: 1.5}, "make(1e-06): float, expected a function without arguments"),
+    ({"make": lambda lr: lambda: None}, "loss: NoneType, expected a number"),
+    ({"make": lambda lr: lambda: "low"}, "loss: str, expected a number"),
+    ({"make": lambda lr: lambda: np.ones(2)}, "loss: ndarray, expected a number"),
+    ({"low": "1"}, "low: str, expected a number > 0"),
+    ({"high": None}, "high: NoneType, expected a number >= low = 1e-06"),
+    ({"factor": True}, "factor: bool, expected a number > 1"),
+    ({"steps": 50.0}, "steps: float, expected an integer"),
+    ({"progress": True}, "progress: bool, expected a function of a row, or None"),
 ]
 WRONG_VALUE = [
     ({"low": 0}, "low: 0, expected a number > 0"),

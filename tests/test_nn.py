@@ -448,18 +448,18 @@ def test_weights_do_not_depend_on_dropout():
     ("make", "kind", "message"),
     [
         (lambda: mlp([3]), ValueError, r"sizes: \[3\], expected inputs and outputs at least"),
-        (lambda: mlp([3, 0, 2]), ValueError, r"outputs: 0, expected at least 1"),
+        (lambda: mlp([3, 0, 2]), ValueError, r"outputs: 0, expected an integer >= 1"),
         (lambda: mlp([3, 2.5, 2]), TypeError, r"outputs: float, expected an integer"),
         (lambda: mlp([3, 2], dtype=int), TypeError, r"dtype: int64, expected float32 or float64"),
         (lambda: mlp([3, 2], dropout=1), ValueError, r"dropout: 1, expected a number from 0 to "),
-        (lambda: mlp([3, 2], init="hi"), ValueError, r"init: 'hi', expected one of he_normal, "),
+        (lambda: mlp([3, 2], init="hi"), ValueError, r"init: 'hi', expected 'he_normal', "),
         (
             lambda: mlp([3, 2], activation="elu"),
             ValueError,
             r"activation: 'elu', expected one of relu, leaky_relu, ",
         ),
         (lambda: Sequential(), ValueError, r"layers: none, expected at least one"),
-        (lambda: BatchNorm(0), ValueError, r"channels: 0, expected at least 1"),
+        (lambda: BatchNorm(0), ValueError, r"channels: 0, expected an integer >= 1"),
         (lambda: BatchNorm(2, momentum=2), ValueError, r"momentum: 2.0, expected None or a number"),
         (lambda: BatchNorm(2, eps=-1), ValueError, r"eps: -1.0, expected a finite number >= 0"),
         (lambda: BatchNorm(2, activation="tanh"), ValueError, r"activation: .*tanh"),
@@ -468,7 +468,7 @@ def test_weights_do_not_depend_on_dropout():
         (lambda: Dropout(0.5, seed=-1), ValueError, r"seed: -1, expected"),
         (lambda: nn.LeakyReLU("x"), TypeError, r"slope: str, expected a number"),
         (lambda: nn.GELU("erf"), ValueError, r"approximate: 'erf', expected"),
-        (lambda: nn.Maxout(0), ValueError, r"k: 0, expected at least 1"),
+        (lambda: nn.Maxout(0), ValueError, r"k: 0, expected an integer >= 1"),
     ],
 )
 def test_impossible_layers_are_refused(make, kind, message):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gradstep import _core
 from gradstep.spec import philox
-from gradstep.spec.dropout import dropout_mask_reference
+from gradstep.spec.dropout import dropout_mask
 from gradstep.spec.philox import philox4x32, threshold, uniform16
 from test_exact import LEVELS, everywhere
 
@@ -91,14 +91,14 @@ def test_lanes_and_rows_lie_as_documented() -> None:
 @pytest.mark.parametrize("first", FAR)
 def test_same_bits_at_any_distance_from_the_start(first: int) -> None:
     n, seed, offset = 1000, 2**63 + 12, 2**62 + 1
-    expected = dropout_mask_reference(n, 0.4, seed=seed, offset=offset, first=first)
+    expected = dropout_mask(n, 0.4, seed=seed, offset=offset, first=first)
     for where in everywhere(threads=(1,)):
         assert (native_mask(n, 0.4, seed, offset, first) == expected).all(), where
 
 
 @pytest.mark.parametrize("border", [2**32, 2**35, 2**36, 2**48])
 def test_no_counter_wraps_inside_a_call(border: int) -> None:
-    expected = dropout_mask_reference(20_000, 0.4, seed=1, first=border - 8192)
+    expected = dropout_mask(20_000, 0.4, seed=1, first=border - 8192)
     for where in everywhere(threads=(1, 2)):
         assert (native_mask(20_000, 0.4, 1, 0, border - 8192) == expected).all(), where
     x = np.ones(20_000, np.float32)

@@ -301,7 +301,7 @@ def test_a_number_times_a_schedule_is_a_schedule() -> None:
     assert 0.5 * inner == inner * 0.5 == schedules.scaled(0.5, inner)
     assert [(2 * (0.5 * inner))(t) for t in SHORT] == [inner(t) for t in SHORT]
     assert schedules.scaled(0.5, lambda t: 1 / t)(4) == 0.125
-    with pytest.raises(TypeError, match=r"^factor: 'x', expected a number >= 0$"):
+    with pytest.raises(TypeError, match=r"^factor: str, expected a number >= 0$"):
         "x" * inner  # type: ignore[operator]
 
 
@@ -360,11 +360,11 @@ def test_factors_shrink_to_zero_without_an_exception() -> None:
         (0, ValueError, "step: 0, expected an integer >= 1"),
         (-3, ValueError, "step: -3, expected an integer >= 1"),
         (np.int64(0), ValueError, "step: 0, expected an integer >= 1"),
-        (2**63, ValueError, "step: 9223372036854775808, expected an integer < 2**63"),
-        (1.0, TypeError, "step: 1.0, expected an integer >= 1"),
-        (True, TypeError, "step: True, expected an integer >= 1"),
-        (None, TypeError, "step: None, expected an integer >= 1"),
-        ("1", TypeError, "step: '1', expected an integer >= 1"),
+        (2**63, ValueError, "step: 9223372036854775808, expected an integer <= 2**63 - 1"),
+        (1.0, TypeError, "step: float, expected an integer"),
+        (True, TypeError, "step: bool, expected an integer"),
+        (None, TypeError, "step: NoneType, expected an integer"),
+        ("1", TypeError, "step: str, expected an integer"),
     ],
     ids=repr,
 )
@@ -447,22 +447,22 @@ def test_warm_up_and_join_compose_like_torch_sequential() -> None:
 
 A_SCHEDULE = "a number >= 0 or a schedule (a function of the step)"
 WRONG_KIND = [
-    ("constant", ("0.1",), "lr: '0.1', expected a number >= 0"),
-    ("constant", (True,), "lr: True, expected a number >= 0"),
-    ("constant", (None,), "lr: None, expected a number >= 0"),
-    ("constant", (1j,), "lr: 1j, expected a number >= 0"),
-    ("piecewise", (3, [1, 2]), "boundaries: 3, expected a sequence"),
-    ("piecewise", ([3], "12"), "values: '12', expected a sequence"),
-    ("piecewise", ([3.0], [1, 2]), "boundaries[0]: 3.0, expected an integer >= 1"),
-    ("exponential", (0.1, "x"), "factor: 'x', expected a number in (0, 1]"),
-    ("exponential", (0.1, 0.9, 2.5), "period: 2.5, expected an integer >= 1"),
-    ("inverse_time", (0.1, 1, True), "period: True, expected an integer >= 1"),
-    ("cosine", (0.1, 5e3), "steps: 5000.0, expected an integer >= 1"),
-    ("cosine_restarts", (0.1, 5, 1.5), "growth: 1.5, expected an integer >= 1"),
-    ("warmup", (5, "x"), f"then: 'x', expected {A_SCHEDULE}"),
-    ("warmup", (5, int), f"then: <class 'int'>, expected {A_SCHEDULE}"),
-    ("join", ([0.1, None], [3]), f"schedules[1]: None, expected {A_SCHEDULE}"),
-    ("per_epoch", (9, True), f"then: True, expected {A_SCHEDULE}"),
+    ("constant", ("0.1",), "lr: str, expected a number >= 0"),
+    ("constant", (True,), "lr: bool, expected a number >= 0"),
+    ("constant", (None,), "lr: NoneType, expected a number >= 0"),
+    ("constant", (1j,), "lr: complex, expected a number >= 0"),
+    ("piecewise", (3, [1, 2]), "boundaries: int, expected a sequence"),
+    ("piecewise", ([3], "12"), "values: str, expected a sequence"),
+    ("piecewise", ([3.0], [1, 2]), "boundaries[0]: float, expected an integer"),
+    ("exponential", (0.1, "x"), "factor: str, expected a number in (0, 1]"),
+    ("exponential", (0.1, 0.9, 2.5), "period: float, expected an integer"),
+    ("inverse_time", (0.1, 1, True), "period: bool, expected an integer"),
+    ("cosine", (0.1, 5e3), "steps: float, expected an integer"),
+    ("cosine_restarts", (0.1, 5, 1.5), "growth: float, expected an integer"),
+    ("warmup", (5, "x"), f"then: str, expected {A_SCHEDULE}"),
+    ("warmup", (5, int), f"then: type, expected {A_SCHEDULE}"),
+    ("join", ([0.1, None], [3]), f"schedules[1]: NoneType, expected {A_SCHEDULE}"),
+    ("per_epoch", (9, True), f"then: bool, expected {A_SCHEDULE}"),
 ]
 WRONG_VALUE = [
     ("constant", (-0.1,), "lr: -0.1, expected a number >= 0"),
@@ -479,7 +479,7 @@ WRONG_VALUE = [
     ),
     ("piecewise", ([3, 4], [1, 2]), "boundaries: 2 of them, expected 1, one fewer than values"),
     ("step_decay", (0.1, 0), "every: 0, expected an integer >= 1"),
-    ("step_decay", (0.1, 2**63), f"every: {2**63}, expected an integer < 2**63"),
+    ("step_decay", (0.1, 2**63), f"every: {2**63}, expected an integer <= 2**63 - 1"),
     ("step_decay", (0.1, 5, 0), "factor: 0, expected a number in (0, 1]"),
     ("step_decay", (0.1, 5, 1.5), "factor: 1.5, expected a number in (0, 1]"),
     ("inverse_time", (0.1, -1), "decay: -1, expected a number >= 0"),

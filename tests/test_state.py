@@ -222,8 +222,8 @@ MALFORMED: list[tuple[Change, type[Exception], str]] = [
     *(
         (put("step", step), kind, f"state_dict['step']: {message}")
         for step, kind, message in (
-            (-1, ValueError, "-1, expected 0 to 2**62"),
-            (2**62 + 1, ValueError, f"{2**62 + 1}, expected 0 to 2**62"),
+            (-1, ValueError, "-1, expected an integer >= 0"),
+            (2**62 + 1, ValueError, f"{2**62 + 1}, expected an integer <= 2**62"),
             (1.0, TypeError, "float, expected an integer"),
             (True, TypeError, "bool, expected an integer"),
             (None, TypeError, "NoneType, expected an integer"),
@@ -266,7 +266,11 @@ for which in NAMES:
         (drop("state", which), ValueError, f"state_dict['state']: no '{which}'"),
         (put("state", which, 3), TypeError, f"{where}: int, expected a mapping"),
         (drop("state", which, "step"), ValueError, f"{where}: no 'step'"),
-        (put("state", which, "step", -1), ValueError, f"{where}['step']: -1, expected 0 to 2**62"),
+        (
+            put("state", which, "step", -1),
+            ValueError,
+            f"{where}['step']: -1, expected an integer >= 0",
+        ),
         (put("state", which, "step", "1"), TypeError, f"{where}['step']: str, expected an integer"),
         (drop("state", which, "exp_avg_sq"), ValueError, f"{where}: no 'exp_avg_sq'"),
     ]  # fmt: skip

@@ -1,8 +1,10 @@
 #include "bindings/exchange.hpp"
 
 #include <pybind11/numpy.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "bindings/families.hpp"
@@ -47,11 +49,13 @@ bool is_memory(PyObject* type) {
   return false;
 }
 
-// One library at a time gives gradients: the last answer is nearly always the next. By value: what
-// is asked of an object may run Python code, which asks about another type meanwhile.
+// Tensors and parameters of one library take turns: a few answers serve nearly all calls. By value:
+// what is asked of an object may run Python code, which asks about other types meanwhile.
 Exporter exporter_of(PyObject* type) {
-  static Exporter& last = *new Exporter;  // outlives the interpreter
-  if (last.type.ptr() == type) return last;
+  static auto& known = *new std::array<Exporter, 4>;  // outlives the interpreter
+  static size_t oldest = 0;
+  for (const Exporter& exporter : known)
+    if (exporter.type.ptr() == type) return exporter;
   Exporter found;
   found.type = py::reinterpret_borrow<py::object>(type);
   const py::object capsule = attribute(type, "__dlpack_c_exchange_api__");
@@ -60,7 +64,7 @@ Exporter exporter_of(PyObject* type) {
         PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (found.api && (found.api->major != 1 || !is_memory(type))) found.api = nullptr;
   found.is_neg = attribute(type, "is_neg");
-  const Exporter before = std::exchange(last, found);
+  const Exporter before = std::exchange(known[oldest++ % known.size()], found);
   return found;
 }
 
@@ -74,8 +78,7 @@ bool is_negated(const Exporter& exporter, PyObject* object) {
 }
 
 bool has_memory(const DLTensor& tensor) {
-  if (tensor.data) return true;
-  return std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim;
+  return tensor.data || std::count(tensor.shape, tensor.shape + tensor.ndim, 0);
 }
 
 bool read_raw(const Exporter& exporter, PyObject* object, DLTensor* tensor) {
@@ -98,11 +101,41 @@ bool read_tensor(PyObject* object, DLTensor* tensor) {
   return read_raw(exporter, object, tensor) && has_memory(*tensor) && !is_negated(exporter, object);
 }
 
+namespace {
+
+bool read_floats(PyObject* object, DLTensor* tensor) {
+  return read_tensor(object, tensor) && tensor->device_type == 1 && tensor->code == 2 &&
+         tensor->lanes == 1 && (tensor->bits == 32 || tensor->bits == 64);
+}
+
+bool is_contiguous(const DLTensor& tensor) {
+  int64_t filled = 1;
+  for (int d = tensor.ndim - 1; d >= 0; --d) {
+    if (tensor.strides && tensor.shape[d] > 1 && tensor.strides[d] != filled) return false;
+    filled *= tensor.shape[d];
+  }
+  return true;
+}
+
+// Whether x is a float32 or float64 tensor of one element or more in memory of the CPU, and the
+// others, where they are not None, contiguous ones of its type.
+bool are_floats(py::handle x, const py::args& others) {
+  DLTensor tensor;
+  if (!read_floats(x.ptr(), &tensor) || !tensor.data) return false;
+  if (std::count(tensor.shape, tensor.shape + tensor.ndim, 0)) return false;
+  const int bits = tensor.bits;
+  for (const py::handle other : others)
+    if (!other.is_none() &&
+        (!read_floats(other.ptr(), &tensor) || tensor.bits != bits || !is_contiguous(tensor)))
+      return false;
+  return true;
+}
+
+}  // namespace
+
 py::object tensor_array(py::handle object) {
   DLTensor tensor;
-  if (!read_tensor(object.ptr(), &tensor) || tensor.device_type != 1 || tensor.code != 2 ||
-      tensor.lanes != 1 || (tensor.bits != 32 && tensor.bits != 64))
-    return py::none();
+  if (!read_floats(object.ptr(), &tensor)) return py::none();
   const int64_t size = tensor.bits / 8;
   const std::vector<py::ssize_t> shape(tensor.shape, tensor.shape + tensor.ndim);
   std::vector<py::ssize_t> strides;
@@ -159,11 +192,73 @@ bool TensorWatch::holds(const py::list& listed, const py::dict& state) const {
   return true;
 }
 
+double TensorNumbers::Number::read() const {
+  return wide ? *static_cast<const double*>(data) : *static_cast<const float*>(data);
+}
+
+void TensorNumbers::Number::write(double value) const {
+  if (wide)
+    *static_cast<double*>(data) = value;
+  else
+    *static_cast<float*>(data) = static_cast<float>(value);
+}
+
+TensorNumbers::TensorNumbers(const py::list& tensors)
+    : tensors_(py::reinterpret_steal<py::list>(PyList_GetSlice(tensors.ptr(), 0, tensors.size()))) {
+  for (const py::handle object : tensors_) {
+    DLTensor tensor;
+    if (!read_tensor(object.ptr(), &tensor) || tensor.ndim != 0 || tensor.device_type != 1 ||
+        tensor.code != 2 || tensor.lanes != 1 || (tensor.bits != 32 && tensor.bits != 64) ||
+        !tensor.data)
+      throw py::type_error("tensors: expected one float32 or float64 in CPU memory each");
+    numbers_.push_back({tensor.address(), tensor.bits == 64});
+    values_.push_back(numbers_.back().read());
+  }
+}
+
+bool TensorNumbers::unchanged() const {
+  for (size_t i = 0; i < numbers_.size(); ++i)
+    if (numbers_[i].read() != values_[i]) return false;
+  return true;
+}
+
+void TensorNumbers::write(const std::vector<double>& values) {
+  if (values.size() != numbers_.size())
+    throw py::value_error("values: " + std::to_string(values.size()) + ", expected " +
+                          std::to_string(numbers_.size()));
+  for (size_t i = 0; i < numbers_.size(); ++i) {
+    numbers_[i].write(values[i]);
+    values_[i] = numbers_[i].read();
+  }
+}
+
+void TensorNumbers::count(const std::optional<std::vector<int64_t>>& places) {
+  const auto size = static_cast<int64_t>(numbers_.size());
+  if (places)
+    for (const int64_t i : *places)
+      if (i < 0 || i >= size)
+        throw py::index_error("places: " + std::to_string(i) + ", expected 0 to " +
+                              std::to_string(size - 1));
+  const int64_t many = places ? static_cast<int64_t>(places->size()) : size;
+  for (int64_t k = 0; k < many; ++k) {
+    const int64_t i = places ? (*places)[k] : k;
+    numbers_[i].write(values_[i] + 1);
+    values_[i] = numbers_[i].read();
+  }
+}
+
 void define_exchange(py::module_& m) {
+  py::class_<TensorNumbers>(m, "TensorNumbers")
+      .def(py::init<py::list>(), py::arg("tensors"))
+      .def("unchanged", &TensorNumbers::unchanged)
+      .def("write", &TensorNumbers::write, py::arg("values"))
+      .def("count", &TensorNumbers::count, py::arg("places"))
+      .def_property_readonly("values", &TensorNumbers::values);
   py::class_<TensorWatch>(m, "TensorWatch")
       .def(py::init<py::list, py::dict, py::list>(), py::arg("listed"), py::arg("state"),
            py::arg("moving"))
       .def("holds", &TensorWatch::holds, py::arg("listed"), py::arg("state"));
+  m.def("are_floats", are_floats, py::arg("x"));
   m.def("tensor_array", tensor_array, py::arg("tensor"));
 }
 

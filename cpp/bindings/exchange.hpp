@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/dtype.hpp"
@@ -48,6 +49,31 @@ class TensorWatch {
   pybind11::list listed_, moving_;
   std::vector<pybind11::object> inner_, values_;  // held, so that no address is used again
   std::vector<void*> addresses_;
+};
+
+// Tensors of one number each that count for a plan: whether they are as we left them, and the next
+// values. Nobody else may give these very tensors other memory.
+class TensorNumbers {
+ public:
+  // Raises TypeError for what is not one float32 or float64 in CPU memory.
+  explicit TensorNumbers(const pybind11::list& tensors);
+  bool unchanged() const;
+  std::vector<double> values() const { return values_; }
+  void write(const std::vector<double>& values);
+  // Adds one to those at these places, or to all.
+  void count(const std::optional<std::vector<int64_t>>& places);
+
+ private:
+  struct Number {
+    void* data;
+    bool wide;  // float64
+    double read() const;
+    void write(double value) const;
+  };
+
+  pybind11::list tensors_;
+  std::vector<Number> numbers_;
+  std::vector<double> values_;
 };
 
 }  // namespace gradstep

@@ -9,7 +9,7 @@
 array([-0.1, -0.1, -0.1], dtype=float32)
 """
 
-from gradstep._core import __version__
+from gradstep._load import __version__
 from gradstep.nn import init
 from gradstep.nn.dropouts import (
     DROPOUTS,

@@ -76,9 +76,9 @@ def flatten(
 ) -> tuple[list[Name], list[Any]]:
     """Names and arrays of a tree, in order. argument: what an error calls the tree.
 
-        >>> import numpy as np
-        >>> flatten({"w": np.ones(2), "layers": [np.zeros(1), np.zeros(3)]})[0]
-        ['w', 'layers.0', 'layers.1']
+    >>> import numpy as np
+    >>> flatten({"w": np.ones(2), "layers": [np.zeros(1), np.zeros(3)]})[0]
+    ['w', 'layers.0', 'layers.1']
     """
     if not is_branch(tree):
         return [prefix], [as_array(tree, argument, prefix)]

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from gradstep import _core
+from gradstep.arguments import flag, integer, text
 
 __all__ = [
     "build_info",
@@ -42,9 +41,7 @@ def use_simd(level: str) -> None:
     >>> gs.use_simd("baseline")
     >>> gs.use_simd(best)
     """
-    if not isinstance(level, str):
-        raise TypeError(f"level: {type(level).__name__}, expected a string")
-    _core.use_simd(level)
+    _core.use_simd(text("level", level))
 
 
 def get_num_threads() -> int:
@@ -58,11 +55,7 @@ def set_num_threads(n: int) -> None:
     At first it is GRADSTEP_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that the process may
     use. Raises TypeError or ValueError.
     """
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
-        raise TypeError(f"n: {type(n).__name__}, expected an integer")
-    if not 1 <= n <= MAX_THREADS:
-        raise ValueError(f"n: {n}, expected 1 to {MAX_THREADS}")
-    _core.set_num_threads(n)
+    _core.set_num_threads(integer("n", n, 1, MAX_THREADS))
 
 
 @contextmanager
@@ -98,8 +91,7 @@ def use_blas_threads(on: bool = True) -> bool:
     >>> gs.use_blas_threads(False)
     False
     """
-    if not isinstance(on, bool):
-        raise TypeError(f"on: {type(on).__name__}, expected True or False")
+    on = flag("on", on)
     return _core.use_blas_threads(on)
 
 

@@ -62,7 +62,8 @@ REFUSALS = {
         sparse_gradient,
         TypeError,
         "params['group 1, parameter 1'].grad: layout torch.sparse_coo, expected a dense tensor; "
-        "use torch.optim.Adam for it, or make its gradient dense (sparse=False in an embedding)",
+        "sparse gradients are for SparseAdam, SGD and Adagrad of gradstep.torch, and an embedding "
+        "gives dense ones with sparse=False",
     ),
     "another device": (
         lambda: with_gradient(torch.ones(3, device="meta")),
@@ -110,7 +111,7 @@ REFUSALS = {
     ),
     "a lazily negated gradient": (
         negated,
-        ValueError,
+        TypeError,
         "params['group 1, parameter 1'].grad: a lazily negated view, expected memory; "
         "use .resolve_neg()",
     ),

@@ -198,10 +198,16 @@ def test_a_profiler_sees_the_step_by_name() -> None:
     assert "Optimizer.step#Adam.step" in {event.key for event in profile.key_averages()}
 
 
+@pytest.mark.parametrize("fused", [None, True], ids=["unscaled by torch", "fused"])
 @pytest.mark.parametrize("name", gt.OPTIMIZERS)
-def test_a_grad_scaler_gives_the_steps_of_unscaled_gradients(name: str) -> None:
+def test_a_grad_scaler_gives_the_steps_of_unscaled_gradients(name: str, fused: Any) -> None:
     mine, other = parameters(), parameters()
-    x, y = ours(name, mine), ours(name, other)
+    options = {}
+    if fused:
+        if "fused" not in inspect.signature(gt.OPTIMIZERS[name]).parameters:
+            pytest.skip(f"{name} has no fused")
+        options["fused"] = True
+    x, y = ours(name, mine, **options), ours(name, other)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
     for t in range(6):
         give((mine, other), t)
@@ -211,16 +217,32 @@ def test_a_grad_scaler_gives_the_steps_of_unscaled_gradients(name: str) -> None:
             if t == 3 and i == 1:
                 p.grad[0] = float("inf")
         before = [p.detach().clone() for p in mine]
+        grad = mine[0].grad.clone()
         scaler.step(x)
         scaler.update()
+        assert torch.equal(mine[0].grad, grad if fused else grad / scale)
         if t == 3:
-            assert x.skipped
+            assert x.skipped == bool(fused)  # else torch does not call the step
             torch.testing.assert_close([p.detach() for p in mine], before, rtol=0, atol=0)
             assert scaler.get_scale() < scale
         else:
             y.step()
         torch.testing.assert_close(mine, other, rtol=0, atol=0)
     assert not hasattr(x, "grad_scale")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_amp_scaling_is_claimed_where_torchs_class_claims_it(name: str) -> None:
+    """Lightning's precision plugin refuses to clip the gradients of a class that claims it."""
+    p = torch.nn.Parameter(torch.ones(2))
+    claim = "_step_supports_amp_scaling"
+    for fused in (None, False, True):
+        if fused is not None and "fused" not in inspect.signature(gt.OPTIMIZERS[name]).parameters:
+            continue
+        options = {} if fused is None else {"fused": fused}
+        peer = getattr(torch.optim, name)([p], **options)
+        assert getattr(ours(name, [p], **options), claim, False) == getattr(peer, claim, False)
+        assert getattr(peer, claim, False) == bool(fused)
 
 
 def test_a_grad_scaler_after_unscale_and_clip() -> None:

@@ -8,70 +8,86 @@
 
 namespace gradstep::GRADSTEP_ISA::optim {
 
+// What decoupled weight decay leaves of the parameter (Loshchilov & Hutter 2019): 1 without decay.
+template <class T>
+struct Shrink {
+  T shrink;
+  explicit Shrink(const Hyper& h) : shrink(1 - h["lr"] * h["decay"]) {}
+};
+
 // Robbins & Monro 1951.
 template <class T>
-struct SGD {
+struct SGD : Shrink<T> {
   T lr;
-  explicit SGD(const Hyper& h) : lr(h["lr"]) {}
+  explicit SGD(const Hyper& h) : Shrink<T>(h), lr(h["lr"]) {}
   template <class V>
   ALWAYS_INLINE void operator()(V& p, V g) const {
-    p = p - lr * g;
+    p = this->shrink * p - lr * g;
   }
 };
 
 // Polyak 1964. The buffer starts as the first gradient: nothing is damped at step 1. With
 // `lr_in_momentum` the rate is inside the buffer (b = mu b + lr g; p -= b), as in Keras.
 template <class T>
-struct Momentum {
+struct Momentum : Shrink<T> {
   T mu, keep, rate;
   explicit Momentum(const Hyper& h)
-      : mu(h["momentum"]),
+      : Shrink<T>(h),
+        mu(h["momentum"]),
         keep((h.step == 1 ? 1 : 1 - h["dampening"]) * (h["lr_in_momentum"] != 0 ? h["lr"] : 1)),
         rate(h["lr_in_momentum"] != 0 ? 1 : h["lr"]) {}
   template <class V>
   ALWAYS_INLINE void operator()(V& p, V g, V& b) const {
     b = mu * b + keep * g;
-    p = p - rate * b;
+    p = this->shrink * p - rate * b;
   }
 };
 
 // Nesterov 1983 in the form of Sutskever et al. 2013: the step looks ahead along the buffer.
 template <class T>
-struct Nesterov {
+struct Nesterov : Shrink<T> {
   T mu, keep, rate;
   explicit Nesterov(const Hyper& h)
-      : mu(h["momentum"]),
+      : Shrink<T>(h),
+        mu(h["momentum"]),
         keep(h["lr_in_momentum"] != 0 ? h["lr"] : 1),
         rate(h["lr_in_momentum"] != 0 ? 1 : h["lr"]) {}
   template <class V>
   ALWAYS_INLINE void operator()(V& p, V g, V& b) const {
     g = keep * g;
     b = mu * b + g;
-    p = p - rate * (g + mu * b);
+    p = this->shrink * p - rate * (g + mu * b);
   }
 };
 
 // Duchi, Hazan & Singer 2011.
 template <class T>
-struct Adagrad {
+struct Adagrad : Shrink<T> {
   T rate, eps;
   explicit Adagrad(const Hyper& h)
-      : rate(h["lr"] / (1 + static_cast<double>(h.step - 1) * h["lr_decay"])), eps(h["eps"]) {}
+      : Shrink<T>(h),
+        rate(h["lr"] / (1 + static_cast<double>(h.step - 1) * h["lr_decay"])),
+        eps(h["eps"]) {}
   template <class V>
   ALWAYS_INLINE void operator()(V& p, V g, V& sum) const {
     sum = sum + g * g;
-    p = p - rate * (g / (sqrt(sum) + eps));
+    p = this->shrink * p - rate * (g / (sqrt(sum) + eps));
   }
 };
 
 // Hinton 2012; centered (variance in place of the second moment), Graves 2013; with momentum on the
 // normalised gradient.
 template <class T>
-struct RMSpropScalars {
+struct RMSpropScalars : Shrink<T> {
   static constexpr T kLargest = sizeof(T) == 4 ? T(__FLT_MAX__) : T(__DBL_MAX__);
   T alpha, rest, eps, mu, lr;
   explicit RMSpropScalars(const Hyper& h)
-      : alpha(h["alpha"]), rest(1 - h["alpha"]), eps(h["eps"]), mu(h["momentum"]), lr(h["lr"]) {}
+      : Shrink<T>(h),
+        alpha(h["alpha"]),
+        rest(1 - h["alpha"]),
+        eps(h["eps"]),
+        mu(h["momentum"]),
+        lr(h["lr"]) {}
   template <class V>
   ALWAYS_INLINE V normalized(V g, V& square_avg) const {
     square_avg = alpha * square_avg + rest * (g * g);
@@ -88,7 +104,7 @@ struct RMSpropScalars {
   template <class V>
   ALWAYS_INLINE void move(V& p, V direction, V& buffer) const {
     buffer = mu * buffer + direction;
-    p = p - lr * buffer;
+    p = this->shrink * p - lr * buffer;
   }
 };
 
@@ -97,7 +113,7 @@ struct RMSprop : RMSpropScalars<T> {
   using RMSpropScalars<T>::RMSpropScalars;
   template <class V>
   ALWAYS_INLINE void operator()(V& p, V g, V& square_avg) const {
-    p = p - this->lr * this->normalized(g, square_avg);
+    p = this->shrink * p - this->lr * this->normalized(g, square_avg);
   }
 };
 
@@ -115,7 +131,7 @@ struct CenteredRMSprop : RMSpropScalars<T> {
   using RMSpropScalars<T>::RMSpropScalars;
   template <class V>
   ALWAYS_INLINE void operator()(V& p, V g, V& square_avg, V& grad_avg) const {
-    p = p - this->lr * this->centered(g, square_avg, grad_avg);
+    p = this->shrink * p - this->lr * this->centered(g, square_avg, grad_avg);
   }
 };
 
@@ -130,26 +146,26 @@ struct CenteredRMSpropMomentum : RMSpropScalars<T> {
 
 // Zeiler 2012 (arXiv:1212.5701); needs no rate (lr = 1).
 template <class T>
-struct Adadelta {
+struct Adadelta : Shrink<T> {
   T rho, rest, eps, lr;
   explicit Adadelta(const Hyper& h)
-      : rho(h["rho"]), rest(1 - h["rho"]), eps(h["eps"]), lr(h["lr"]) {}
+      : Shrink<T>(h), rho(h["rho"]), rest(1 - h["rho"]), eps(h["eps"]), lr(h["lr"]) {}
   template <class V>
   ALWAYS_INLINE void operator()(V& p, V g, V& square_avg, V& acc_delta) const {
     square_avg = rho * square_avg + rest * (g * g);
     const V delta = sqrt(acc_delta + eps) / sqrt(square_avg + eps) * g;
     acc_delta = rho * acc_delta + rest * (delta * delta);
-    p = p - lr * delta;
+    p = this->shrink * p - lr * delta;
   }
 };
 
 // What the Adam family shares: the two moments, and the root of the corrected second one written
 // sqrt(v) / sqrt(1 - beta2^t) + eps.
 template <class T>
-struct Moments {
-  T shrink, beta1, rest1, beta2, rest2, root_scale, eps;
+struct Moments : Shrink<T> {
+  T beta1, rest1, beta2, rest2, root_scale, eps;
   explicit Moments(const Hyper& h)
-      : shrink(1 - h["lr"] * h["decay"]),
+      : Shrink<T>(h),
         beta1(h["beta1"]),
         rest1(1 - h["beta1"]),
         beta2(h["beta2"]),
@@ -238,10 +254,11 @@ struct NAdam : Moments<T> {
 
 // Kingma & Ba 2015, section 7.1: the infinity norm in place of the second moment.
 template <class T>
-struct Adamax {
+struct Adamax : Shrink<T> {
   T beta1, rest1, beta2, eps, rate;
   explicit Adamax(const Hyper& h)
-      : beta1(h["beta1"]),
+      : Shrink<T>(h),
+        beta1(h["beta1"]),
         rest1(1 - h["beta1"]),
         beta2(h["beta2"]),
         eps(h["eps"]),
@@ -250,7 +267,7 @@ struct Adamax {
   ALWAYS_INLINE void operator()(V& p, V g, V& m, V& u) const {
     m = beta1 * m + rest1 * g;
     u = maximum(beta2 * u, abs(g) + eps);
-    p = p - rate * (m / u);
+    p = this->shrink * p - rate * (m / u);
   }
 };
 
@@ -283,10 +300,10 @@ struct RAdam : Moments<T> {
 
 // Chen et al. 2023 (arXiv:2302.06675).
 template <class T>
-struct Lion {
-  T shrink, lr, beta1, rest1, beta2, rest2;
+struct Lion : Shrink<T> {
+  T lr, beta1, rest1, beta2, rest2;
   explicit Lion(const Hyper& h)
-      : shrink(1 - h["lr"] * h["decay"]),
+      : Shrink<T>(h),
         lr(h["lr"]),
         beta1(h["beta1"]),
         rest1(1 - h["beta1"]),
@@ -294,7 +311,7 @@ struct Lion {
         rest2(1 - h["beta2"]) {}
   template <class V>
   ALWAYS_INLINE void operator()(V& p, V g, V& m) const {
-    p = shrink * p - lr * sign(beta1 * m + rest1 * g);
+    p = this->shrink * p - lr * sign(beta1 * m + rest1 * g);
     m = beta2 * m + rest2 * g;
   }
 };

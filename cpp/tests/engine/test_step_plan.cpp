@@ -10,13 +10,14 @@
 
 using namespace gradstep;
 
-static const std::vector<std::string> kNames = {"lr", "maximize", "clip_value", "l1", "l2"};
+static const std::vector<std::string> kNames = {"lr", "maximize", "clip_value",
+                                                "l1", "l2",       "decay"};
 
 static void add_sgd(StepPlan& plan, double lr) {
   std::string missing;
   const int group = plan.add_group(kernel_index("SGD"), kNames, &missing);
   CHECK_EQUAL(missing, "");
-  const double values[] = {lr, 0, HUGE_VAL, 0, 0};
+  const double values[] = {lr, 0, HUGE_VAL, 0, 0, 0};
   plan.set_hyper(group, values);
 }
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+from gradstep.arguments import floating, integer
 from gradstep.nn.layer import Buffer, FloatArray, Layer
-from gradstep.nn.layers import check_dtype, check_size
 from gradstep.ops import activations as functions
 
 __all__ = [
@@ -189,8 +189,8 @@ class PReLU(Layer):
         self, channels: int = 1, *, axis: int = 1, dtype: npt.DTypeLike = np.float32
     ) -> None:
         super().__init__()
-        check_size(channels, "channels")
-        self.params = {"weight": np.full(channels, 0.25, check_dtype(dtype))}
+        integer("channels", channels, 1)
+        self.params = {"weight": np.full(channels, 0.25, floating("dtype", dtype))}
         self.grads = {"weight": np.zeros(channels, dtype)}
         self._axis = axis
         self._x: FloatArray | None = None
@@ -225,7 +225,7 @@ class Maxout(Layer):
 
     def __init__(self, k: int = 2) -> None:
         super().__init__()
-        check_size(k, "k")
+        integer("k", k, 1)
         self._k = k
         self._x: FloatArray | None = None
         self._y, self._dx = Buffer(), Buffer()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, ClassVar, SupportsFloat, SupportsIndex
 
-import numpy as np
-
-from gradstep import _core
+from gradstep.arguments import entry, flag, integer, shown
 from gradstep.arrays import Array
 from gradstep.ops import dropout as functions
 from gradstep.spec.philox import STREAM_VERSION
@@ -26,7 +24,7 @@ LAST_CALL = 2**64 - 1
 
 def _check(p: Any, seed: Any, calls: Any = 0) -> None:
     """Raises what a call with them would raise."""
-    _core.dropout_mask(np.empty(0, np.bool_), 0, p, seed, calls, False)
+    functions.dropout_mask(0, p, seed=seed, offset=calls)
 
 
 class Dropout:
@@ -47,6 +45,8 @@ class Dropout:
     >>> drop(np.ones(8), training=False)
     array([1., 1., 1., 1., 1., 1., 1., 1.])
     """
+
+    LAST_CALL: ClassVar[int] = LAST_CALL
 
     def __init__(self, p: SupportsFloat, seed: SupportsIndex) -> None:
         _check(p, seed)
@@ -90,14 +90,14 @@ class Dropout:
         x, out: as for the function of the same name; at inference x is copied to `out` if given.
         Raises TypeError or ValueError, and then nothing was written or counted.
         """
-        if not isinstance(training, (bool, np.bool_)):
-            raise TypeError(f"training: {type(training).__name__}, expected True or False")
-        if not training:
+        if not flag("training", training):
             y = x if out is None else functions.dropout(x, 0.0, seed=0, out=out)
             self._latest = (None, 0)
             return y
-        if self._calls > LAST_CALL:
-            raise ValueError(f"calls: {self._calls}, expected at most 2**64 - 1")
+        if self._calls > self.LAST_CALL:
+            raise ValueError(
+                f"calls: {self._calls}, expected at most 2**64 - {2**64 - self.LAST_CALL}"
+            )
         y = self._apply(x, self._p, self._calls, out)
         self._latest = (self._p, self._calls)
         self._calls += 1
@@ -112,7 +112,7 @@ class Dropout:
         Raises RuntimeError before any forward call, TypeError or ValueError.
         """
         if self._latest is None:
-            raise RuntimeError("backward: no forward call to go back through")
+            raise RuntimeError("backward: called before forward")
         p, offset = self._latest
         if p is not None:
             return self._apply_backward(dy, p, offset, out)
@@ -133,27 +133,16 @@ class Dropout:
 
         Raises TypeError or ValueError. The latest forward call is forgotten.
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict: {type(state_dict).__name__}, expected a mapping")
         expected = self.state_dict()
-        for key in expected:
-            if key not in state_dict:
-                raise ValueError(f"state_dict: no {key!r}")
+        found = {key: entry(state_dict, key, "state_dict") for key in expected}
         for key in ("layer", "stream"):
-            if state_dict[key] != expected[key]:
-                found = f"state_dict[{key!r}]: {state_dict[key]!r}"
-                raise ValueError(f"{found}, expected {expected[key]!r}")
-        p, seed, calls = (state_dict[key] for key in ("p", "seed", "calls"))
+            if found[key] != expected[key]:
+                what = f"state_dict[{key!r}]: {shown(found[key])}"
+                raise ValueError(f"{what}, expected {expected[key]!r}")
+        p, seed, calls = (found[key] for key in ("p", "seed", "calls"))
         _check(p, seed)
-        _check_calls(calls)
+        integer("calls", calls, 0, LAST_CALL + 1)
         self._p, self._seed, self._calls, self._latest = float(p), int(seed), int(calls), None
-
-
-def _check_calls(calls: Any) -> None:
-    if isinstance(calls, bool) or not isinstance(calls, (int, np.integer)):
-        raise TypeError(f"calls: {type(calls).__name__}, expected an integer")
-    if not 0 <= calls <= LAST_CALL + 1:
-        raise ValueError(f"calls: {calls}, expected an integer from 0 to 2**64")
 
 
 class DropConnect(Dropout):

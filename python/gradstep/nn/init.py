@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gradstep.arguments import floating, generator, number, real
+from gradstep.arguments import shape as checked_shape
 from gradstep.arrays import Array
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
 
 Shape: TypeAlias = Sequence[int]
 Seed: TypeAlias = np.random.Generator | int | None
+AT_LEAST_0 = ("a number >= 0", lambda x: x >= 0)
 
 
 def fans(shape: Shape) -> tuple[int, int]:
@@ -37,7 +40,7 @@ def fans(shape: Shape) -> tuple[int, int]:
     >>> gs.init.fans((784, 256)), gs.init.fans((64, 3, 5, 5))
     ((784, 256), (75, 1600))
     """
-    sizes = _shape(shape)
+    sizes = checked_shape("shape", shape)
     if len(sizes) < 2:
         raise ValueError(f"shape: {sizes}, expected (in, out) or (out, in, k1, ...)")
     if len(sizes) == 2:
@@ -46,56 +49,21 @@ def fans(shape: Shape) -> tuple[int, int]:
     return sizes[1] * window, sizes[0] * window
 
 
-def _shape(shape: Shape) -> tuple[int, ...]:
-    sizes = tuple(shape) if isinstance(shape, Sequence) else (shape,)
-    for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-            raise TypeError(f"shape: {shape!r}, expected integers")
-        if size < 0:
-            raise ValueError(f"shape: {shape!r}, expected integers >= 0")
-    return tuple(int(size) for size in sizes)
-
-
-def _generator(rng: Seed) -> np.random.Generator:
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
-        raise TypeError(f"rng: {type(rng).__name__}, expected a numpy.random.Generator or a seed")
-    if rng is not None and rng < 0:
-        raise ValueError(f"rng: {rng}, expected a seed >= 0")
-    return np.random.default_rng(rng)
-
-
-def _dtype(dtype: Any) -> Any:
-    found = np.dtype(dtype)
-    if found not in (np.float32, np.float64):
-        raise TypeError(f"dtype: {found}, expected float32 or float64")
-    return found
-
-
-def _positive(value: float, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: {type(value).__name__}, expected a number")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name}: {value}, expected a number >= 0")
-    return float(value)
-
-
 def _mean_fan(shape: Shape) -> float:
     return sum(fans(shape)) / 2
 
 
 def _scaled_normal(shape: Shape, deviation: float, rng: Seed, dtype: Any) -> Array:
-    kind = _dtype(dtype)
-    drawn: Array = _generator(rng).standard_normal(_shape(shape), dtype=kind)
+    kind = floating("dtype", dtype)
+    drawn: Array = generator("rng", rng).standard_normal(checked_shape("shape", shape), dtype=kind)
     drawn *= kind.type(deviation)
     return drawn
 
 
 def _scaled_uniform(shape: Shape, deviation: float, rng: Seed, dtype: Any) -> Array:
     """Even over ±√3 deviation: that has this deviation."""
-    kind = _dtype(dtype)
-    drawn: Array = _generator(rng).random(_shape(shape), dtype=kind)
+    kind = floating("dtype", dtype)
+    drawn: Array = generator("rng", rng).random(checked_shape("shape", shape), dtype=kind)
     drawn -= kind.type(0.5)
     drawn *= kind.type(2 * math.sqrt(3) * deviation)
     return drawn
@@ -114,7 +82,7 @@ def xavier_uniform(
     >>> abs(gs.init.xavier_uniform((300, 100), rng=0)).max() <= (6 / 400) ** 0.5
     np.True_
     """
-    deviation = _positive(gain, "gain") * _over(1, _mean_fan(shape))
+    deviation = number("gain", gain, *AT_LEAST_0) * _over(1, _mean_fan(shape))
     return _scaled_uniform(shape, deviation, rng, dtype)
 
 
@@ -127,7 +95,7 @@ def xavier_normal(
     >>> round(float(gs.init.xavier_normal((200, 200), rng=0).std()), 3)
     0.071
     """
-    deviation = _positive(gain, "gain") * _over(1, _mean_fan(shape))
+    deviation = number("gain", gain, *AT_LEAST_0) * _over(1, _mean_fan(shape))
     return _scaled_normal(shape, deviation, rng, dtype)
 
 
@@ -142,7 +110,7 @@ def he_uniform(
     >>> abs(gs.init.he_uniform((150, 100), rng=0)).max() <= (6 / 150) ** 0.5
     np.True_
     """
-    variance = 2 / (1 + _positive(slope, "slope") ** 2)
+    variance = 2 / (1 + number("slope", slope, *AT_LEAST_0) ** 2)
     return _scaled_uniform(shape, _over(variance, fans(shape)[0]), rng, dtype)
 
 
@@ -157,7 +125,7 @@ def he_normal(
     >>> round(float(gs.init.he_normal((200, 200), rng=0).std()), 3)
     0.1
     """
-    variance = 2 / (1 + _positive(slope, "slope") ** 2)
+    variance = 2 / (1 + number("slope", slope, *AT_LEAST_0) ** 2)
     return _scaled_normal(shape, _over(variance, fans(shape)[0]), rng, dtype)
 
 
@@ -168,7 +136,7 @@ def normal(shape: Shape, std: float = 0.01, *, rng: Seed = None, dtype: Any = np
     >>> gs.init.normal((2, 3), rng=0).shape
     (2, 3)
     """
-    return _scaled_normal(shape, _positive(std, "std"), rng, dtype)
+    return _scaled_normal(shape, number("std", std, *AT_LEAST_0), rng, dtype)
 
 
 def zeros(shape: Shape, *, dtype: Any = np.float32) -> Array:
@@ -178,7 +146,7 @@ def zeros(shape: Shape, *, dtype: Any = np.float32) -> Array:
     >>> gs.init.zeros((2,))
     array([0., 0.], dtype=float32)
     """
-    return np.zeros(_shape(shape), _dtype(dtype))
+    return np.zeros(checked_shape("shape", shape), floating("dtype", dtype))
 
 
 def constant(shape: Shape, value: float, *, dtype: Any = np.float32) -> Array:
@@ -188,4 +156,4 @@ def constant(shape: Shape, value: float, *, dtype: Any = np.float32) -> Array:
     >>> gs.init.constant((2,), 0.25)
     array([0.25, 0.25], dtype=float32)
     """
-    return np.full(_shape(shape), value, _dtype(dtype))
+    return np.full(checked_shape("shape", shape), real("value", value), floating("dtype", dtype))

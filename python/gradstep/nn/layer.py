@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from gradstep.arguments import entry
+
 __all__ = ["Buffer", "FloatArray", "Layer", "walk"]
 
 FloatArray = npt.NDArray[np.floating]
@@ -90,12 +92,9 @@ class Layer(ABC):
         >>> other.buffers["running_mean"]
         array([0.05, 0.05], dtype=float32)
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict: {type(state_dict).__name__}, expected a mapping")
         live = self.params | self.buffers
         for name in live:
-            if name not in state_dict:
-                raise ValueError(f"state_dict: no {name!r}")
+            entry(state_dict, name, "state_dict")
         for name, found in state_dict.items():
             if name not in live:
                 raise ValueError(f"state_dict: {name!r}, expected one of {', '.join(live)}")

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.nn import init
+from gradstep.arguments import choice, floating, integer
+from gradstep.nn import dropouts, init
 from gradstep.nn.layer import Buffer, FloatArray, Layer
-from gradstep.ops import dropout as dropouts
 from gradstep.ops import norm
 
 __all__ = ["INITIALISERS", "BatchNorm", "Dropout", "LayerNorm", "Linear"]
@@ -29,21 +29,6 @@ INITIALISERS: dict[str, Initialiser] = {
     "normal": init.normal,
     "zeros": lambda shape, *, rng, dtype: init.zeros(shape, dtype=dtype),
 }
-
-
-def check_size(value: int, name: str) -> None:
-    """Raise TypeError or ValueError unless value is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: {type(value).__name__}, expected an integer")
-    if value < 1:
-        raise ValueError(f"{name}: {value}, expected at least 1")
-
-
-def check_dtype(dtype: npt.DTypeLike) -> npt.DTypeLike:
-    """Return dtype; raise TypeError unless it is float32 or float64."""
-    if np.dtype(dtype) not in (np.float32, np.float64):
-        raise TypeError(f"dtype: {np.dtype(dtype)}, expected float32 or float64")
-    return dtype
 
 
 class Linear(Layer):
@@ -72,9 +57,9 @@ class Linear(Layer):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        check_size(inputs, "inputs")
-        check_size(outputs, "outputs")
-        check_dtype(dtype)
+        integer("inputs", inputs, 1)
+        integer("outputs", outputs, 1)
+        floating("dtype", dtype)
         self.params = {"weight": _initial_weight(inputs, outputs, rng, init).astype(dtype)}
         if bias:
             self.params["bias"] = np.zeros(outputs, dtype)
@@ -111,10 +96,8 @@ def _initial_weight(
     inputs: int, outputs: int, rng: np.random.Generator, init: str | Initialiser
 ) -> FloatArray:
     """(O, I) in double; rounded afterwards, so that float32 and float64 networks start alike."""
-    if isinstance(init, str):
-        if init not in INITIALISERS:
-            raise ValueError(f"init: {init!r}, expected one of {', '.join(INITIALISERS)}")
-        init = INITIALISERS[init]
+    if not callable(init):
+        init = INITIALISERS[choice("init", init, INITIALISERS)]
     # A linear layer is a convolution over one pixel; that shape has the outputs first.
     return init((outputs, inputs, 1), rng=rng, dtype=np.float64)[:, :, 0]
 
@@ -146,8 +129,8 @@ class BatchNorm(Layer):
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        check_size(channels, "channels")
-        check_dtype(dtype)
+        integer("channels", channels, 1)
+        floating("dtype", dtype)
         self.params = {"weight": np.ones(channels, dtype), "bias": np.zeros(channels, dtype)}
         self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
         self.buffers = {
@@ -230,8 +213,8 @@ class LayerNorm(Layer):
         self, channels: int, *, eps: float = 1e-5, dtype: npt.DTypeLike = np.float32
     ) -> None:
         super().__init__()
-        check_size(channels, "channels")
-        check_dtype(dtype)
+        integer("channels", channels, 1)
+        floating("dtype", dtype)
         self.params = {"weight": np.ones(channels, dtype), "bias": np.zeros(channels, dtype)}
         self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
         self._eps = eps
@@ -259,8 +242,8 @@ class LayerNorm(Layer):
         return dx
 
 
-class Dropout(Layer):
-    """Sets elements to 0 with probability p in training and scales the rest; see `gs.dropout`.
+class Dropout(Layer, dropouts.Dropout):
+    """`gradstep.Dropout` as part of a network: its counts are buffers.
 
     p: in [0, 1]. seed: 0 ... 2**64 - 1; give every layer its own. Buffers: `seed` and `calls`, the
     number of forward calls in training: call n drops with the mask of offset n, so that no mask
@@ -275,33 +258,38 @@ class Dropout(Layer):
     """
 
     kind: ClassVar[str] = "dropout"
+    LAST_CALL: ClassVar[int] = dropouts.LAST_CALL - 1  # so that the count fits its buffer
 
     def __init__(self, p: float, seed: int) -> None:
-        super().__init__()
-        dropouts.dropout(np.empty(0), p, seed=seed)  # checks both
-        self.p = p
-        self.buffers = {"seed": np.array(seed, np.uint64), "calls": np.array(0, np.uint64)}
-        # (p, seed, offset) of the latest call in training, () after one at inference.
-        self._latest: tuple[float, int, int] | tuple[()] | None = None
+        Layer.__init__(self)
+        self.buffers = {"seed": np.array(0, np.uint64), "calls": np.array(0, np.uint64)}
         self._y, self._dx = Buffer(), Buffer()
+        dropouts.Dropout.__init__(self, p, seed)
 
-    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
+    @property
+    def _seed(self) -> int:
+        return int(self.buffers["seed"])
+
+    @_seed.setter
+    def _seed(self, seed: int) -> None:
+        self.buffers["seed"][...] = seed
+
+    @property
+    def _calls(self) -> int:
+        return int(self.buffers["calls"])
+
+    @_calls.setter
+    def _calls(self, calls: int) -> None:
+        self.buffers["calls"][...] = calls
+
+    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:  # type: ignore[override]
         """Return y like x, dropped with the next mask; without `training` x itself."""
-        if not training:
-            self._latest = ()
-            return x
-        calls = self.buffers["calls"]
-        p, seed, offset = self.p, int(self.buffers["seed"]), int(calls)
-        y = dropouts.dropout(x, p, seed=seed, offset=offset, out=self._y.like(x))
-        calls[...] = offset + 1
-        self._latest = p, seed, offset
-        return y
+        out = self._y.like(x) if training is True else None
+        return dropouts.Dropout.forward(self, x, training, out)
 
-    def backward(self, dy: FloatArray) -> FloatArray:
+    __call__ = forward  # type: ignore[assignment]
+
+    def backward(self, dy: FloatArray) -> FloatArray:  # type: ignore[override]
         """Return dx like dy: dropped with the mask of the latest forward call."""
-        if self._latest is None:
-            raise RuntimeError("backward: called before forward")
-        if not self._latest:
-            return dy
-        p, seed, offset = self._latest
-        return dropouts.dropout_backward(dy, p, seed=seed, offset=offset, out=self._dx.like(dy))
+        out = self._dx.like(dy) if self._latest and self._latest[0] is not None else None
+        return dropouts.Dropout.backward(self, dy, out)

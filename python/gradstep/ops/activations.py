@@ -11,11 +11,8 @@ order, the others C order.
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from gradstep import _core
+from gradstep.arguments import choice, integer, number
 from gradstep.arrays import Array
 
 __all__ = [
@@ -70,14 +67,6 @@ def relu_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
     return _core.activate_backward(_RELU, dy, y, "y", out, 0.0)
 
 
-def _finite(value: float, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: {type(value).__name__}, expected a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: {value}, expected a finite number")
-    return float(value)
-
-
 def leaky_relu(x: Array, slope: float = 0.01, *, out: Array | None = None) -> Array:
     """x where x > 0, else slope x. Maas, Hannun & Ng 2013.
 
@@ -85,7 +74,7 @@ def leaky_relu(x: Array, slope: float = 0.01, *, out: Array | None = None) -> Ar
     >>> gs.leaky_relu(np.array([-1.0, 2.0]), 0.5)
     array([-0.5,  2. ])
     """
-    return _core.activate(_LEAKY_RELU, x, out, _finite(slope, "slope"))
+    return _core.activate(_LEAKY_RELU, x, out, number("slope", slope))
 
 
 def leaky_relu_backward(
@@ -97,7 +86,7 @@ def leaky_relu_backward(
     >>> gs.leaky_relu_backward(np.array([5.0, 5.0]), np.array([-0.5, 2.0]), 0.5)
     array([2.5, 5. ])
     """
-    return _core.activate_backward(_LEAKY_RELU, dy, y, "y", out, _finite(slope, "slope"))
+    return _core.activate_backward(_LEAKY_RELU, dy, y, "y", out, number("slope", slope))
 
 
 def sigmoid(x: Array, *, out: Array | None = None) -> Array:
@@ -161,9 +150,7 @@ def silu_backward(dy: Array, x: Array, *, out: Array | None = None) -> Array:
 
 
 def _gelu_kind(approximate: str) -> int:
-    if approximate not in _GELU:
-        raise ValueError(f'approximate: {approximate!r}, expected "none" or "tanh"')
-    return _GELU[approximate]
+    return _GELU[choice("approximate", approximate, _GELU)]
 
 
 def gelu(x: Array, approximate: str = "none", *, out: Array | None = None) -> Array:
@@ -194,12 +181,6 @@ def gelu_backward(
     return _core.activate_backward(_gelu_kind(approximate), dy, x, "x", out, 0.0)
 
 
-def _integer(value: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: {type(value).__name__}, expected an integer")
-    return int(value)
-
-
 def softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
     """exp(x - max) / sum of these, along an axis; the sum in double, in one order.
 
@@ -210,7 +191,7 @@ def softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
     array([[0.5, 0.5],
            [1. , 0. ]])
     """
-    return _core.softmax(False, x, _integer(axis, "axis"), out)
+    return _core.softmax(False, x, integer("axis", axis), out)
 
 
 def softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -220,7 +201,7 @@ def softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None =
     >>> gs.softmax_backward(np.array([1.0, 0.0]), np.array([0.5, 0.5]))
     array([ 0.25, -0.25])
     """
-    return _core.softmax_backward(False, dy, y, _integer(axis, "axis"), out)
+    return _core.softmax_backward(False, dy, y, integer("axis", axis), out)
 
 
 def log_softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -230,7 +211,7 @@ def log_softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
     >>> gs.log_softmax(np.array([0.0, 0.0])).round(3)
     array([-0.693, -0.693])
     """
-    return _core.softmax(True, x, _integer(axis, "axis"), out)
+    return _core.softmax(True, x, integer("axis", axis), out)
 
 
 def log_softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -240,7 +221,7 @@ def log_softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | No
     >>> gs.log_softmax_backward(np.array([1.0, 0.0]), np.log([0.5, 0.5]))
     array([ 0.5, -0.5])
     """
-    return _core.softmax_backward(True, dy, y, _integer(axis, "axis"), out)
+    return _core.softmax_backward(True, dy, y, integer("axis", axis), out)
 
 
 def prelu(x: Array, weight: Array, axis: int = 1, *, out: Array | None = None) -> Array:
@@ -253,7 +234,7 @@ def prelu(x: Array, weight: Array, axis: int = 1, *, out: Array | None = None) -
     array([[-0.5 , -0.25],
            [ 2.  ,  2.  ]])
     """
-    return _core.prelu(x, weight, _integer(axis, "axis"), out)
+    return _core.prelu(x, weight, integer("axis", axis), out)
 
 
 def prelu_backward(
@@ -269,7 +250,7 @@ def prelu_backward(
     (array([[0.5],
            [1. ]]), array([-3.]))
     """
-    return _core.prelu_backward(dy, x, weight, _integer(axis, "axis"), out)
+    return _core.prelu_backward(dy, x, weight, integer("axis", axis), out)
 
 
 def maxout(x: Array, k: int, axis: int = 1, *, out: Array | None = None) -> Array:
@@ -281,7 +262,7 @@ def maxout(x: Array, k: int, axis: int = 1, *, out: Array | None = None) -> Arra
     >>> gs.maxout(np.array([[1.0, 3.0, -1.0, -2.0]]), 2)
     array([[ 3., -1.]])
     """
-    return _core.maxout(x, _integer(k, "k"), _integer(axis, "axis"), out)
+    return _core.maxout(x, integer("k", k), integer("axis", axis), out)
 
 
 def maxout_backward(
@@ -293,4 +274,4 @@ def maxout_backward(
     >>> gs.maxout_backward(np.array([[5.0]]), np.array([[3.0, 3.0]]), 2)
     array([[5., 0.]])
     """
-    return _core.maxout_backward(dy, x, _integer(k, "k"), _integer(axis, "axis"), out)
+    return _core.maxout_backward(dy, x, integer("k", k), integer("axis", axis), out)

@@ -12,12 +12,13 @@ that this gives. What is dropped is 0 even where x is infinite or NaN. p = 0 cop
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 
 from gradstep import _core
+from gradstep.arguments import flag
+from gradstep.arguments import shape as checked_shape
 from gradstep.arrays import Array
 
 __all__ = [
@@ -67,18 +68,6 @@ def dropout_backward(
     return _core.dropout(dy, p, seed, offset, out, "dy")
 
 
-def _checked_shape(shape: Any) -> tuple[int, ...]:
-    sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
-    try:
-        checked = tuple(operator.index(size) for size in sizes)
-    except TypeError:
-        expected = "expected an integer or a tuple of integers"
-        raise TypeError(f"shape: {shape!r}, {expected}") from None
-    if any(size < 0 for size in checked):
-        raise ValueError(f"shape: {shape!r}, expected sizes >= 0")
-    return checked
-
-
 def dropout_mask(
     shape: int | tuple[int, ...],
     p: SupportsFloat,
@@ -99,9 +88,8 @@ def dropout_mask(
     >>> gs.dropout_mask(8, 0.5, seed=110, packed=True)
     array([210], dtype=uint8)
     """
-    sizes = _checked_shape(shape)
-    if not isinstance(packed, bool):
-        raise TypeError(f"packed: {type(packed).__name__}, expected True or False")
+    sizes = checked_shape("shape", shape)
+    packed = flag("packed", packed)
     n = math.prod(sizes)
     mask = np.empty((n + 7) // 8, np.uint8) if packed else np.empty(sizes, np.bool_)
     _core.dropout_mask(mask, n, p, seed, offset, packed)

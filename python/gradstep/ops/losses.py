@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from gradstep import _core
+from gradstep.arguments import choice, integer, probability
 from gradstep.arrays import Array
 
 __all__ = ["cross_entropy", "mse"]
@@ -42,18 +41,10 @@ def cross_entropy(
     (0.693147, array([[-0.25,  0.25],
            [ 0.25, -0.25]]))
     """
-    if isinstance(label_smoothing, bool) or not isinstance(
-        label_smoothing, (int, float, np.integer, np.floating)
-    ):
-        raise TypeError(f"label_smoothing: {type(label_smoothing).__name__}, expected a number")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing: {label_smoothing}, expected 0 to 1")
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer)):
-        raise TypeError(f"ignore_index: {type(ignore_index).__name__}, expected an integer")
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f'reduction: {reduction!r}, expected "mean", "sum" or "none"')
-    kind = _REDUCTIONS[reduction]
-    return _core.cross_entropy(logits, targets, weight, label_smoothing, ignore_index, kind, out)
+    smoothing = probability("label_smoothing", label_smoothing)
+    ignored = integer("ignore_index", ignore_index, -(2**63), 2**63 - 1)
+    kind = _REDUCTIONS[choice("reduction", reduction, _REDUCTIONS)]
+    return _core.cross_entropy(logits, targets, weight, smoothing, ignored, kind, out)
 
 
 def mse(prediction: Array, target: Array, *, out: Array | None = None) -> tuple[float, Array]:

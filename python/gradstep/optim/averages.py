@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from gradstep import _core
+from gradstep.arguments import integer
 from gradstep.arrays import Array, Tree, as_array, flatten, leaves_like
 from gradstep.optim.hyperparameters import check_range
 from gradstep.optim.state import MAX_STEP
@@ -17,13 +18,7 @@ HYPER = ["maximize", "clip_value", "l1", "l2", "beta"]
 
 
 def _step(step: int | None) -> int:
-    if step is None:
-        return 1
-    if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
-        raise TypeError(f"step: {type(step).__name__}, expected an integer")
-    if not 1 <= step <= MAX_STEP:
-        raise ValueError(f"step: {step}, expected 1 to 2**62")
-    return int(step)
+    return 1 if step is None else integer("step", step, 1, MAX_STEP)
 
 
 def ewma_(

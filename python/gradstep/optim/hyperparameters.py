@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, TypeAlias
+
+from gradstep.arguments import choice, flag, real
 
 # A number, or a function of the step (1, 2, ...).
 Number: TypeAlias = float | Callable[[int], float]
@@ -35,26 +36,13 @@ RANGES: dict[str, tuple[float, float, bool]] = {
 POSITIVE = ("clip_value", "clip_norm")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an integer or a fraction beyond the largest double
-        return INF if value > 0 else -INF
-
-
 def check_range(name: str, value: Any, argument: str | None = None) -> float:
     """The value as a float, in the range of the hyperparameter `name`.
 
     argument: what the caller calls it, if not `name`. Raises TypeError or ValueError.
     """
     argument = argument or name
-    if not _is_number(value):
-        raise TypeError(f"{argument}: {type(value).__name__}, expected a number")
-    number = _float(value)
+    number = real(argument, value)
     least, most, included = RANGES[name]
     open_left = name in POSITIVE or least == -INF
     above = least < number if open_left else least <= number
@@ -80,15 +68,9 @@ def at_step(name: str, value: Any, step: int) -> float:
 def check_hyperparameter(name: str, value: Any, default: Any) -> Any:
     """The value as a group keeps it. Raises TypeError or ValueError for what cannot be one."""
     if name == "on_nonfinite":
-        if not isinstance(value, str):
-            raise TypeError(f"on_nonfinite: {type(value).__name__}, expected a string")
-        if value not in ("apply", "skip", "raise"):
-            raise ValueError(f"on_nonfinite: {value!r}, expected 'apply', 'skip' or 'raise'")
-        return value
+        return choice(name, value, ("apply", "skip", "raise"))
     if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise TypeError(f"{name}: {type(value).__name__}, expected True or False")
-        return value
+        return flag(name, value)
     if isinstance(default, tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(default):
             raise TypeError(f"{name}: {value!r}, expected {len(default)} numbers")

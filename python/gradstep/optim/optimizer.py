@@ -140,7 +140,7 @@ class Optimizer:
     @classmethod
     def decoupled(cls, group: Mapping[str, Any]) -> bool:
         """Whether weight decay shrinks the parameter rather than adding to the gradient."""
-        return False
+        return bool(group.get("decoupled_weight_decay", False))
 
     @classmethod
     def initial_state(cls, name: str, group: Mapping[str, Any]) -> float:

@@ -105,6 +105,7 @@ class SGD(Optimizer):
     weight_decay: Number = 0.0
     nesterov: bool = False
     lr_in_momentum: bool = False
+    decoupled_weight_decay: bool = False
 
     @classmethod
     def kernel(cls, group: Mapping[str, Any]) -> str:
@@ -123,7 +124,7 @@ class SGD(Optimizer):
         f: Round, h: Scalars, t: int, p: Array, g: Array, *state: Array
     ) -> tuple[Array, ...]:
         if not state:
-            return (p - f(h["lr"]) * g,)
+            return (shrunk(f, h, p) - f(h["lr"]) * g,)
         (b,) = state
         mu = f(h["momentum"])
         inside = h["lr_in_momentum"] != 0
@@ -131,10 +132,10 @@ class SGD(Optimizer):
         if h["nesterov"]:
             g = f(h["lr"] if inside else 1) * g
             b = mu * b + g
-            return p - rate * (g + mu * b), b
+            return shrunk(f, h, p) - rate * (g + mu * b), b
         keep = f((1 if t == 1 else 1 - h["dampening"]) * (h["lr"] if inside else 1))
         b = mu * b + keep * g
-        return p - rate * b, b
+        return shrunk(f, h, p) - rate * b, b
 
 
 @register
@@ -158,6 +159,7 @@ class Adagrad(Optimizer):
     weight_decay: Number = 0.0
     initial_accumulator_value: float = 0.0
     eps: Number = 1e-10
+    decoupled_weight_decay: bool = False
 
     @classmethod
     def initial_state(cls, name: str, group: Mapping[str, Any]) -> float:
@@ -170,7 +172,7 @@ class Adagrad(Optimizer):
         (s,) = state
         rate = f(h["lr"] / (1 + float(t - 1) * h["lr_decay"]))
         s = s + g * g
-        return p - rate * (g / (np.sqrt(s) + f(h["eps"]))), s
+        return shrunk(f, h, p) - rate * (g / (np.sqrt(s) + f(h["eps"]))), s
 
 
 @register
@@ -201,6 +203,7 @@ class RMSprop(Optimizer):
     weight_decay: Number = 0.0
     momentum: Number = 0.0
     centered: bool = False
+    decoupled_weight_decay: bool = False
 
     @classmethod
     def kernel(cls, group: Mapping[str, Any]) -> str:
@@ -222,7 +225,7 @@ class RMSprop(Optimizer):
         if len(state) > len(averages):
             step = f(h["momentum"]) * state[-1] + step
             averages.append(step)
-        return p - f(h["lr"]) * step, *averages
+        return shrunk(f, h, p) - f(h["lr"]) * step, *averages
 
 
 @register
@@ -246,6 +249,7 @@ class Adadelta(Optimizer):
     rho: Number = 0.9
     eps: Number = 1e-6
     weight_decay: Number = 0.0
+    decoupled_weight_decay: bool = False
 
     @staticmethod
     def formula(
@@ -256,7 +260,7 @@ class Adadelta(Optimizer):
         s = rho * s + rest * (g * g)
         delta = np.sqrt(u + eps) / np.sqrt(s + eps) * g
         u = rho * u + rest * (delta * delta)
-        return p - f(h["lr"]) * delta, s, u
+        return shrunk(f, h, p) - f(h["lr"]) * delta, s, u
 
 
 @register
@@ -291,10 +295,6 @@ class Adam(Optimizer):
     @classmethod
     def kernel(cls, group: Mapping[str, Any]) -> str:
         return "AMSGrad" if group["amsgrad"] else "Adam"
-
-    @classmethod
-    def decoupled(cls, group: Mapping[str, Any]) -> bool:
-        return bool(group["decoupled_weight_decay"])
 
     @staticmethod
     def formula(
@@ -352,10 +352,6 @@ class NAdam(Optimizer):
     momentum_decay: Number = 4e-3
     decoupled_weight_decay: bool = False
 
-    @classmethod
-    def decoupled(cls, group: Mapping[str, Any]) -> bool:
-        return bool(group["decoupled_weight_decay"])
-
     @staticmethod
     def schedule(beta1: float, psi: float, t: int) -> tuple[float, float, float]:
         """μₜ, μₜ₊₁ and Πₜ, without libm: see NesterovSchedule in optimizers.hpp."""
@@ -407,6 +403,7 @@ class Adamax(Optimizer):
     betas: tuple[Number, Number] = (0.9, 0.999)
     eps: Number = 1e-8
     weight_decay: Number = 0.0
+    decoupled_weight_decay: bool = False
 
     @staticmethod
     def formula(
@@ -416,7 +413,7 @@ class Adamax(Optimizer):
         m = f(h["beta1"]) * m + f(1 - h["beta1"]) * g
         u = maximum(f(h["beta2"]) * u, np.abs(g) + f(h["eps"]))
         rate = f(h["lr"] / (1 - power(h["beta1"], t)))
-        return p - rate * (m / u), m, u
+        return shrunk(f, h, p) - rate * (m / u), m, u
 
 
 @register
@@ -441,10 +438,6 @@ class RAdam(Optimizer):
     eps: Number = 1e-8
     weight_decay: Number = 0.0
     decoupled_weight_decay: bool = False
-
-    @classmethod
-    def decoupled(cls, group: Mapping[str, Any]) -> bool:
-        return bool(group["decoupled_weight_decay"])
 
     @staticmethod
     def formula(

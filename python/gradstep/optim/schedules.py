@@ -21,13 +21,12 @@ Conventions that hold for all of them:
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from numbers import Integral, Real
-from reprlib import repr as short_repr
-from typing import Annotated, Any, Final, TypeAlias, get_args
+from typing import Annotated, Final, TypeAlias, get_args
 
+from gradstep.arguments import integer, number, several
 from gradstep.spec.optim import power as integer_power
 
 Schedule: TypeAlias = Callable[[int], float]
@@ -36,63 +35,26 @@ Schedule: TypeAlias = Callable[[int], float]
 _LARGEST_COUNT: Final = 2**63 - 1
 
 
-def _shown(value: object) -> str:
-    # Python refuses to print integers of more than some thousand digits.
-    too_long = isinstance(value, int) and value.bit_length() > 1_000
-    return "an integer of many digits" if too_long else short_repr(value)
-
-
-def checked_number(
-    name: str, value: object, expected: str, allowed: Callable[[float], bool]
-) -> float:
-    """Return `value` as a float, or raise with `name`, what came and what was `expected`."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: {_shown(value)}, expected {expected}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        expected = expected.replace("a number", "a finite number", 1)
-    elif allowed(number):
-        return number
-    raise ValueError(f"{name}: {_shown(value)}, expected {expected}")
-
-
-def checked_count(name: str, value: object, least: int = 1) -> int:
-    """Return `value` as an int from `least` to 2**63 - 1, or raise with `name` and what came."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: {_shown(value)}, expected an integer >= {least}")
-    count = int(value)
-    if count < least:
-        raise ValueError(f"{name}: {_shown(count)}, expected an integer >= {least}")
-    if count > _LARGEST_COUNT:
-        raise ValueError(f"{name}: {_shown(count)}, expected an integer < 2**63")
-    return count
-
-
 def _checked_schedule(name: str, value: object) -> Schedule | float:
     # A class is callable as well; passing one means that its arguments were forgotten.
     if callable(value) and not isinstance(value, type):
         return value
     expected = "a number >= 0 or a schedule (a function of the step)"
-    return checked_number(name, value, expected, lambda x: x >= 0)
+    return number(name, value, expected, lambda x: x >= 0)
 
 
 def _optional_share(name: str, value: object) -> float | None:
     if value is None:
         return None
-    return checked_number(name, value, "a number in [0, 1] or None", lambda x: 0 <= x <= 1)
+    return number(name, value, "a number in [0, 1] or None", lambda x: 0 <= x <= 1)
 
 
-def _several(name: str, values: object, item: Callable[..., Any]) -> tuple[Any, ...]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: {short_repr(values)}, expected a sequence")
-    return tuple(item(f"{name}[{i}]", value) for i, value in enumerate(values))
+def _count(least: int) -> Callable[[str, object], int]:
+    return partial(integer, least=least, most=_LARGEST_COUNT)
 
 
 def _number(expected: str, allowed: Callable[[float], bool]) -> Callable[[str, object], float]:
-    return partial(checked_number, expected=expected, allowed=allowed)
+    return partial(number, expected=expected, allowed=allowed)
 
 
 _checked_rate = _number("a number >= 0", lambda x: x >= 0)
@@ -102,11 +64,11 @@ Positive: TypeAlias = Annotated[float, _number("a number > 0", lambda x: x > 0)]
 AtLeastOne: TypeAlias = Annotated[float, _number("a number >= 1", lambda x: x >= 1)]
 Share: TypeAlias = Annotated[float, _number("a number in [0, 1]", lambda x: 0 <= x <= 1)]
 Decay: TypeAlias = Annotated[float, _number("a number in (0, 1]", lambda x: 0 < x <= 1)]
-Count: TypeAlias = Annotated[int, checked_count]
+Count: TypeAlias = Annotated[int, _count(1)]
 Inner: TypeAlias = Annotated[Schedule | float, _checked_schedule]
-Inners: TypeAlias = Annotated[Sequence[Schedule | float], partial(_several, item=_checked_schedule)]
-Rates: TypeAlias = Annotated[Sequence[float], partial(_several, item=_checked_rate)]
-Boundaries: TypeAlias = Annotated[Sequence[int], partial(_several, item=checked_count)]
+Inners: TypeAlias = Annotated[Sequence[Schedule | float], partial(several, item=_checked_schedule)]
+Rates: TypeAlias = Annotated[Sequence[float], partial(several, item=_checked_rate)]
+Boundaries: TypeAlias = Annotated[Sequence[int], partial(several, item=_count(1))]
 
 
 def _check_boundaries(boundaries: Sequence[int], pieces: int, piece_name: str) -> None:
@@ -159,7 +121,7 @@ class _StepRate(ABC):
     def __call__(self, step: int) -> float:
         """Return the rate at `step` = 1, 2, ..."""
         if type(step) is not int or not 1 <= step <= _LARGEST_COUNT:
-            step = checked_count("step", step)
+            step = _count(1)("step", step)
         return self._after(step - 1)
 
     def __mul__(self, factor: float) -> "scaled":
@@ -395,7 +357,7 @@ class one_cycle(_StepRate):
     """
 
     lr: Rate
-    steps: Annotated[int, partial(checked_count, least=2)]
+    steps: Annotated[int, _count(2)]
     pct_start: Share = 0.3
     div_factor: AtLeastOne = 25.0
     final_div_factor: AtLeastOne = 1e4
@@ -428,7 +390,7 @@ class warmup(_StepRate):
     [0.25, 0.5, 0.75, 1.0, 1.0, 0.5]
     """
 
-    steps: Annotated[int, partial(checked_count, least=0)]
+    steps: Annotated[int, _count(0)]
     then: Inner
     start_factor: Annotated[float | None, _optional_share] = None
 

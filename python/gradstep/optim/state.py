@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradstep.arguments import entry, integer, mapping
 from gradstep.arrays import Array
 from gradstep.optim.hyperparameters import check_hyperparameter, is_schedule
 
@@ -41,30 +42,17 @@ class Loaded(NamedTuple):
 
 def verify(state_dict: Any, expected: Expected) -> Loaded:
     """What `Optimizer.state_dict` gave, checked. Raises TypeError or ValueError."""
-    kind = _entry(state_dict, "optimizer", "state_dict")
+    kind = entry(state_dict, "optimizer", "state_dict")
     if kind != expected.optimizer:
         raise ValueError(f"state_dict: of {kind}, expected {expected.optimizer}")
     count = _step(state_dict, "state_dict")
-    groups = _groups(_entry(state_dict, "param_groups", "state_dict"), expected)
-    saved = _entry(state_dict, "state", "state_dict")
+    groups = _groups(entry(state_dict, "param_groups", "state_dict"), expected)
+    saved = entry(state_dict, "state", "state_dict")
     return Loaded(count, groups, *_state(saved, groups, expected))
 
 
-def _entry(mapping: Any, key: Any, where: str) -> Any:
-    if not isinstance(mapping, Mapping):
-        raise TypeError(f"{where}: {type(mapping).__name__}, expected a mapping")
-    if key not in mapping:
-        raise ValueError(f"{where}: no {key!r}")
-    return mapping[key]
-
-
-def _step(mapping: Any, where: str) -> int:
-    step = _entry(mapping, "step", where)
-    if isinstance(step, bool) or not isinstance(step, (int, np.integer)):
-        raise TypeError(f"{where}['step']: {type(step).__name__}, expected an integer")
-    if not 0 <= step <= MAX_STEP:
-        raise ValueError(f"{where}['step']: {step}, expected 0 to 2**62")
-    return int(step)
+def _step(of: Any, where: str) -> int:
+    return integer(f"{where}['step']", entry(of, "step", where), 0, MAX_STEP)
 
 
 def _check_array(found: Any, expected: np.ndarray[Any, Any], where: str) -> None:
@@ -83,13 +71,13 @@ def _groups(saved: Any, expected: Expected) -> list[dict[str, Any]]:
     if not isinstance(saved, (list, tuple)) or len(saved) != len(groups):
         raise ValueError(f"state_dict['param_groups']: expected a list of {len(groups)}")
     checked = []
-    for number, (group, entry) in enumerate(zip(groups, saved, strict=True)):
+    for number, (group, found) in enumerate(zip(groups, saved, strict=True)):
         where = f"state_dict['param_groups'][{number}]"
-        names = _entry(entry, "params", where)
+        names = entry(found, "params", where)
         if not isinstance(names, (list, tuple)) or list(names) != group["params"]:
             raise ValueError(f"{where}['params']: {names}, expected {group['params']}")
         values = {}
-        for key, value in entry.items():
+        for key, value in found.items():
             if key == "params":
                 continue
             if key not in group:
@@ -106,20 +94,19 @@ def _state(
 ) -> tuple[list[dict[str, Array]], list[int]]:
     arrays: list[dict[str, Array]] = []
     steps: list[int] = []
-    if not isinstance(saved, Mapping):
-        raise TypeError(f"state_dict['state']: {type(saved).__name__}, expected a mapping")
+    mapping("state_dict['state']", saved)
     known = {key for key, _, _ in expected.parameters}
     for key in saved:
         if key not in known:
             raise ValueError(f"state_dict['state']: unknown parameter {key!r}")
     for key, number, array in expected.parameters:
         where = f"state_dict['state'][{key!r}]"
-        entry = _entry(saved, key, "state_dict['state']")
+        found = entry(saved, key, "state_dict['state']")
         kernel = expected.kernel({**expected.groups[number], **groups[number]})
         own = {}
         for name in expected.kernels[kernel]:
-            own[name] = _entry(entry, name, where)
+            own[name] = entry(found, name, where)
             _check_array(own[name], array, f"{where}[{name!r}]")
         arrays.append(own)
-        steps.append(_step(entry, where))
+        steps.append(_step(found, where))
     return arrays, steps

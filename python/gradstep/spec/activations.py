@@ -9,67 +9,91 @@ import numpy as np
 from gradstep.arrays import Array
 from gradstep.spec.sums import SUM_BLOCK, sum_along
 
+__all__ = [
+    "CHANNEL_ROWS",
+    "gelu",
+    "gelu_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "maxout",
+    "maxout_backward",
+    "prelu",
+    "prelu_backward",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "silu",
+    "silu_backward",
+    "softmax",
+    "softmax_backward",
+    "tanh",
+    "tanh_backward",
+]
+
 # Rows that the gradient of `prelu`'s weights is summed over at a time, with channels innermost.
 CHANNEL_ROWS = 256
 
 
-def relu_reference(x: Array) -> Array:
+def relu(x: Array) -> Array:
     """The NumPy specification of `relu`."""
     return np.where(x <= 0, x.dtype.type(0), x)
 
 
-def relu_backward_reference(dy: Array, y: Array) -> Array:
+def relu_backward(dy: Array, y: Array) -> Array:
     """The NumPy specification of `relu_backward`."""
     return np.where(y <= 0, y.dtype.type(0), dy)
 
 
-def leaky_relu_reference(x: Array, slope: float = 0.01) -> Array:
+def leaky_relu(x: Array, slope: float = 0.01) -> Array:
     """The NumPy specification of `leaky_relu`."""
     return np.where(x > 0, x, x * x.dtype.type(slope))
 
 
-def leaky_relu_backward_reference(dy: Array, y: Array, slope: float = 0.01) -> Array:
+def leaky_relu_backward(dy: Array, y: Array, slope: float = 0.01) -> Array:
     """The NumPy specification of `leaky_relu_backward`."""
     return np.where(y > 0, dy, dy * y.dtype.type(slope))
 
 
-def sigmoid_reference(x: Array) -> Array:
+def sigmoid(x: Array) -> Array:
     """`sigmoid` with NumPy's exp; equal within a few ULP, not to the bit."""
     e = np.exp(-np.abs(x))
     return np.asarray(np.where(x < 0, e, x.dtype.type(1)) / (1 + e))
 
 
-def sigmoid_backward_reference(dy: Array, y: Array) -> Array:
+def sigmoid_backward(dy: Array, y: Array) -> Array:
     """The NumPy specification of `sigmoid_backward`."""
     return np.asarray(dy * (1 - y) * y)
 
 
-def tanh_reference(x: Array) -> Array:
+def tanh(x: Array) -> Array:
     """`tanh` of NumPy; equal within a few ULP, not to the bit."""
     return np.asarray(np.tanh(x))
 
 
-def tanh_backward_reference(dy: Array, y: Array) -> Array:
+def tanh_backward(dy: Array, y: Array) -> Array:
     """The NumPy specification of `tanh_backward`."""
     return np.asarray(dy * (1 - y * y))
 
 
-def silu_reference(x: Array) -> Array:
+def silu(x: Array) -> Array:
     """`silu` with NumPy's exp; equal within a few ULP where x is finite."""
-    return x * sigmoid_reference(x)
+    return x * sigmoid(x)
 
 
-def silu_backward_reference(dy: Array, x: Array) -> Array:
+def silu_backward(dy: Array, x: Array) -> Array:
     """`silu_backward` with NumPy's exp; equal to rounding, where x is finite."""
-    s = sigmoid_reference(x)
-    return np.asarray(dy * (s + x * s * sigmoid_reference(-x)))
+    s = sigmoid(x)
+    return np.asarray(dy * (s + x * s * sigmoid(-x)))
 
 
-def gelu_reference(x: Array, approximate: str = "none") -> Array:
+def gelu(x: Array, approximate: str = "none") -> Array:
     """`gelu` in float64 with Python's erfc, or with NumPy's exp; equal to rounding."""
     z = x.astype(np.float64)
     if approximate == "tanh":
-        return np.asarray(z * sigmoid_reference(_gelu_argument(z)), x.dtype)
+        return np.asarray(z * sigmoid(_gelu_argument(z)), x.dtype)
     return np.asarray(z * _below(z), x.dtype)
 
 
@@ -81,38 +105,38 @@ def _below(z: Array) -> Array:
     return np.asarray(np.vectorize(lambda v: math.erfc(-v / math.sqrt(2)) / 2, otypes=[float])(z))
 
 
-def gelu_backward_reference(dy: Array, x: Array, approximate: str = "none") -> Array:
+def gelu_backward(dy: Array, x: Array, approximate: str = "none") -> Array:
     """`gelu_backward` in float64; equal to rounding."""
     z = x.astype(np.float64)
     if approximate == "tanh":
-        s, rest = sigmoid_reference(_gelu_argument(z)), sigmoid_reference(-_gelu_argument(z))
+        s, rest = sigmoid(_gelu_argument(z)), sigmoid(-_gelu_argument(z))
         slope = math.sqrt(8 / math.pi) * (1 + 3 * 0.044715 * z * z)
         return np.asarray(dy * (s + z * s * rest * slope), x.dtype)
     density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     return np.asarray(dy * (_below(z) + z * density), x.dtype)
 
 
-def softmax_reference(x: Array, axis: int = -1) -> Array:
+def softmax(x: Array, axis: int = -1) -> Array:
     """`softmax` in float64 with NumPy's exp; equal to rounding."""
     z = x.astype(np.float64)
     e = np.exp(z - z.max(axis, keepdims=True))
     return np.asarray(e / e.sum(axis, keepdims=True), x.dtype)
 
 
-def softmax_backward_reference(dy: Array, y: Array, axis: int = -1) -> Array:
+def softmax_backward(dy: Array, y: Array, axis: int = -1) -> Array:
     """The NumPy specification of `softmax_backward`."""
     products = dy.astype(np.float64) * y.astype(np.float64)
     return np.asarray(y * (dy - sum_along(products, axis).astype(y.dtype)))
 
 
-def log_softmax_reference(x: Array, axis: int = -1) -> Array:
+def log_softmax(x: Array, axis: int = -1) -> Array:
     """`log_softmax` in float64 with NumPy's exp and log; equal to rounding."""
     z = x.astype(np.float64)
     z = z - z.max(axis, keepdims=True)
     return np.asarray(z - np.log(np.exp(z).sum(axis, keepdims=True)), x.dtype)
 
 
-def log_softmax_backward_reference(dy: Array, y: Array, axis: int = -1) -> Array:
+def log_softmax_backward(dy: Array, y: Array, axis: int = -1) -> Array:
     """`log_softmax_backward` with NumPy's exp; equal to rounding."""
     return np.asarray(dy - np.exp(y) * sum_along(dy.astype(np.float64), axis).astype(y.dtype))
 
@@ -121,14 +145,12 @@ def _beside(weight: Array, x: Array, axis: int) -> Array:
     return weight.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
 
 
-def prelu_reference(x: Array, weight: Array, axis: int = 1) -> Array:
+def prelu(x: Array, weight: Array, axis: int = 1) -> Array:
     """The NumPy specification of `prelu`."""
     return np.where(x > 0, x, x * _beside(weight, x, axis))
 
 
-def prelu_backward_reference(
-    dy: Array, x: Array, weight: Array, axis: int = 1
-) -> tuple[Array, Array]:
+def prelu_backward(dy: Array, x: Array, weight: Array, axis: int = 1) -> tuple[Array, Array]:
     """The NumPy specification of `prelu_backward`."""
     dx = np.where(x > 0, dy, dy * _beside(weight, x, axis))
     zero = x.dtype.type(0)
@@ -158,7 +180,7 @@ def _pieces(x: Array, k: int, axis: int) -> tuple[Array, int]:
     return x.reshape(shape), axis + 1
 
 
-def maxout_reference(x: Array, k: int, axis: int = 1) -> Array:
+def maxout(x: Array, k: int, axis: int = 1) -> Array:
     """The NumPy specification of `maxout`."""
     pieces, along = _pieces(x, k, axis)
     first, *others = np.moveaxis(pieces, along, 0)
@@ -167,7 +189,7 @@ def maxout_reference(x: Array, k: int, axis: int = 1) -> Array:
     return np.ascontiguousarray(first)
 
 
-def maxout_backward_reference(dy: Array, x: Array, k: int, axis: int = 1) -> Array:
+def maxout_backward(dy: Array, x: Array, k: int, axis: int = 1) -> Array:
     """The NumPy specification of `maxout_backward`."""
     pieces, along = _pieces(x, k, axis)
     dx = np.zeros_like(pieces)

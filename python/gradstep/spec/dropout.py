@@ -9,11 +9,21 @@ import numpy as np
 from gradstep.arrays import Array
 from gradstep.spec.philox import keep_scale, threshold, uniform16
 
+__all__ = [
+    "SATURATION",
+    "alpha_dropout",
+    "alpha_dropout_backward",
+    "drop_path",
+    "dropout",
+    "dropout_mask",
+    "spatial_dropout",
+]
+
 # -lambda alpha of SELU, its value far to the left.
 SATURATION = -1.7580993408473766
 
 
-def dropout_mask_reference(
+def dropout_mask(
     shape: int | tuple[int, ...], p: float, *, seed: int, offset: int = 0, first: int = 0
 ) -> Array:
     """The specification of `dropout_mask`, from element `first` of the stream on."""
@@ -34,25 +44,23 @@ def _scaled(x: Array, kept: Array, p: float) -> Array:
     return x.copy() if threshold(p) == 0 else _affine(x, kept, keep_scale(p), 0.0, 0.0)
 
 
-def dropout_reference(x: Array, p: float, *, seed: int, offset: int = 0, first: int = 0) -> Array:
+def dropout(x: Array, p: float, *, seed: int, offset: int = 0, first: int = 0) -> Array:
     """The specification of `dropout`, its backward and `drop_connect`."""
-    kept = dropout_mask_reference(x.shape, p, seed=seed, offset=offset, first=first)
+    kept = dropout_mask(x.shape, p, seed=seed, offset=offset, first=first)
     return _scaled(x, kept, p)
 
 
-def spatial_dropout_reference(
-    x: Array, p: float, *, seed: int, offset: int = 0, axis: int = 1
-) -> Array:
+def spatial_dropout(x: Array, p: float, *, seed: int, offset: int = 0, axis: int = 1) -> Array:
     """The specification of `spatial_dropout` and its backward."""
     shape = [1] * x.ndim
     shape[0], shape[axis] = x.shape[0], x.shape[axis]
-    kept = dropout_mask_reference((shape[0], shape[axis]), p, seed=seed, offset=offset)
+    kept = dropout_mask((shape[0], shape[axis]), p, seed=seed, offset=offset)
     return _scaled(x, kept.reshape(shape), p)
 
 
-def drop_path_reference(x: Array, p: float, *, seed: int, offset: int = 0) -> Array:
+def drop_path(x: Array, p: float, *, seed: int, offset: int = 0) -> Array:
     """The specification of `drop_path` and its backward."""
-    kept = dropout_mask_reference(x.shape[0], p, seed=seed, offset=offset)
+    kept = dropout_mask(x.shape[0], p, seed=seed, offset=offset)
     return _scaled(x, kept.reshape(-1, *[1] * (x.ndim - 1)), p)
 
 
@@ -67,17 +75,17 @@ def _alpha(p: float) -> tuple[float, float, float]:
     return scale, shift, scale * SATURATION + shift
 
 
-def alpha_dropout_reference(x: Array, p: float, *, seed: int, offset: int = 0) -> Array:
+def alpha_dropout(x: Array, p: float, *, seed: int, offset: int = 0) -> Array:
     """The specification of `alpha_dropout`."""
     if threshold(p) == 0:
         return x.copy()
-    kept = dropout_mask_reference(x.shape, p, seed=seed, offset=offset)
+    kept = dropout_mask(x.shape, p, seed=seed, offset=offset)
     return _affine(x, kept, *_alpha(p))
 
 
-def alpha_dropout_backward_reference(dy: Array, p: float, *, seed: int, offset: int = 0) -> Array:
+def alpha_dropout_backward(dy: Array, p: float, *, seed: int, offset: int = 0) -> Array:
     """The specification of `alpha_dropout_backward`."""
     if threshold(p) == 0:
         return dy.copy()
-    kept = dropout_mask_reference(dy.shape, p, seed=seed, offset=offset)
+    kept = dropout_mask(dy.shape, p, seed=seed, offset=offset)
     return _affine(dy, kept, _alpha(p)[0], 0.0, 0.0)

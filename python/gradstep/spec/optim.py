@@ -24,7 +24,7 @@ __all__ = [
     "clamp",
     "clip_coefficient",
     "denominator",
-    "ewma_reference",
+    "ewma",
     "maximum",
     "moments",
     "power",
@@ -105,7 +105,7 @@ def clip_coefficient(norm: float, max_norm: float) -> float:
     return 1.0 if coefficient >= 1 else coefficient
 
 
-def ewma_reference(
+def ewma(
     average: Array, value: Array, beta: float, step: int | None = None
 ) -> tuple[Array, Array | None]:
     """The NumPy specification of `ewma_` for one array: new average and corrected average."""

@@ -1,18 +1,18 @@
 """The command line: `gradstep train`, `gradstep bench` and `gradstep info`.
 
-Everything a user can get wrong ends in one line on stderr and exit code 2; see `main`.
+Everything a user can get wrong ends in one line on stderr and exit code 2, if it can be known
+before the work starts; see `main`. Results in files do not get lost for what happens to stdout.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -22,50 +22,62 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gradstep import runtime
-from gradstep.nn import ACTIVATIONS, INITIALISERS, Sequential, mlp
+from gradstep.nn import ACTIVATIONS, INITIALISERS
 from gradstep.runtime import build_info
 from gradstep.train import datasets, report
-from gradstep.train import loop as training
-from gradstep.train.augmentation import Augmentation, random_shift
-from gradstep.train.batches import balanced_class_weights
+from gradstep.train.console import Console, complain, finish, hold_closed_descriptors
 from gradstep.train.datasets import Dataset, MissingExtraError, Split
+from gradstep.train.job import Job, OnEpoch
 from gradstep.train.loop import DEFAULT_LR, OPTIMIZER_NAMES, SCHEDULE_NAMES, Epoch, History
-from gradstep.train.lr_search import find_lr
 from gradstep.train.report import Run
 
 __all__ = ["main"]
-
-OnEpoch = Callable[[Epoch], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     argv: the arguments; those of the process unless given. The code is 0, or 1 if all training
-    diverged, 2 for an error, 130 after Ctrl-C. `--help` and `--version` raise SystemExit(0), and so
-    do bad arguments of `bench`, with 2.
+    diverged, 2 for an error, 130 after Ctrl-C, 141 if the reader of stdout has gone. `--help` and
+    `--version` raise SystemExit(0), and so do bad arguments of `bench`, with 2.
 
     >>> main(["train", "--epochs", "0"])
     2
     """
-    given = sys.argv[1:] if argv is None else argv
+    hold_closed_descriptors()
     try:
-        if given[:1] == ["bench"]:
-            return _bench(given[1:])
-        arguments = _parser().parse_args(given)
-        code: int = arguments.command(arguments)
-        sys.stdout.flush()
-        return code
+        code = _run(sys.argv[1:] if argv is None else argv)
+    except SystemExit as exit_:
+        failure = finish()
+        raise SystemExit(exit_.code or _unwritten(failure)) from None
     except KeyboardInterrupt:
-        print("gradstep: interrupted", file=sys.stderr)
-        return 130
+        complain("gradstep: interrupted")
+        code = 130
     except BrokenPipeError:
-        # The reader has gone; without this the interpreter would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        code = 141
     except (MissingExtraError, ValueError, MemoryError, OSError) as error:
-        print("gradstep: error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        complain(f"gradstep: error: {' '.join(str(error).split())}")
+        code = 2
+    failure = finish()
+    return code or _unwritten(failure)
+
+
+def _unwritten(failure: OSError | None) -> int:
+    if failure is None:
+        return 0
+    if isinstance(failure, BrokenPipeError):
+        return 141
+    complain(f"gradstep: error: standard output: {failure.strerror}, expected one to write to")
+    return 2
+
+
+def _run(argv: Sequence[str]) -> int:
+    if argv[:1] == ["bench"]:
+        Console()
+        return _bench(argv[1:])
+    arguments = _parser().parse_args(argv)
+    code: int = arguments.command(arguments)
+    return code
 
 
 class Parser(argparse.ArgumentParser):
@@ -102,7 +114,8 @@ def _add_data_options(parser: Parser) -> None:
     sources = f"{', '.join(datasets.BUILT_IN)}, or a .npz (X, y) or .csv file [digits]"
     add = parser.add_argument_group("data").add_argument
     add("--data", default="digits", metavar="SOURCE", help=sources)
-    add("--label", metavar="COLUMN", help="label column of a .csv: name or index [the last]")
+    add("--label", metavar="COLUMN", help="of a .csv: first, last, a name or an index [last]")
+    add("--header", choices=["yes", "no"], help="does a .csv begin with names? [found out, said]")
     add("--validation", type=share, default=0.2, metavar="SHARE", help="rows held out [0.2]")
     add("--folds", type=folds, metavar="K", help="K-fold cross validation instead of one split")
     add("--overfit", type=_count, metavar="N", help="train on N rows only, to test the capacity")
@@ -188,98 +201,107 @@ def _list(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     return lambda text: [parse(item) for item in text.split(",")]
 
 
-@dataclass(frozen=True)
-class Job:
-    """What `gradstep train` was asked to do, and the rows to do it with: one split, or K folds."""
-
-    arguments: argparse.Namespace
-    data: Dataset
-    splits: list[Split]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Sizes of the network: columns, hidden layers, classes."""
-        return [self.data.x.shape[1], *self.arguments.layers, len(self.data.classes)]
-
-    def steps(self, split: Split) -> int:
-        """Steps per epoch."""
-        return math.ceil(len(split.y) / (self.arguments.batch or len(split.y)))
-
-    @property
-    def shift(self) -> int:
-        """Pixels that training images move at random; none when a few are to be learnt by heart."""
-        asked = self.arguments.shift
-        own = 0 if self.arguments.overfit else self.data.shift
-        return int(own if asked is None else asked)
-
-    @property
-    def augment(self) -> Augmentation | None:
-        """What happens to a batch before it is used."""
-        return random_shift(self.sizes[0], self.shift) if self.shift else None
-
-    def model(self) -> Sequential:
-        """Return a fresh network."""
-        options = self.arguments
-        names = ("seed", "activation", "init", "batch_norm", "dropout", "input_dropout")
-        return mlp(self.sizes, **{name: getattr(options, name) for name in names})
-
-    def set_up(self, name: str, lr: Any, split: Split) -> tuple[Any, Any, dict[str, Any]]:
-        """Return a fresh model, its optimizer, and the keywords of `train` and `step_function`."""
-        options = self.arguments
-        model = self.model()
-        settings = {"weight_decay": options.weight_decay, "clip_norm": options.clip_norm}
-        optimizer = training.make_optimizer(name, model.params, lr, **settings)
-        balanced = options.class_weights == "balanced"
-        weights = balanced_class_weights(split.y, self.sizes[-1]) if balanced else None
-        keywords = {"batch_size": options.batch, "seed": options.seed, "class_weights": weights}
-        return model, optimizer, keywords
-
-    def find_rate(self, name: str, say: Callable[[str], None]) -> float:
-        """Return the best of several learning rates, tried for 100 steps on the first split."""
-
-        def make(lr: float) -> Callable[[], float]:
-            model, optimizer, keywords = self.set_up(name, lr, self.splits[0])
-            return training.step_function(model, self.splits[0], optimizer, **keywords)
-
-        found = find_lr(make, steps=100)
-        say(f"{name}, 100 steps at each rate\n{found}\n")
-        return found.suggestion
-
-    def fit(self, name: str, lr: float, split: Split, on_epoch: OnEpoch) -> History:
-        """Train on one split."""
-        options, steps = self.arguments, self.steps(split)
-        schedule = SCHEDULE_NAMES[options.schedule](lr, steps * options.epochs, steps)
-        model, optimizer, keywords = self.set_up(name, schedule, split)
-        keywords |= {"epochs": options.epochs, "patience": options.early_stopping}
-        keywords["augment"] = self.augment
-        return training.train(model, split, optimizer, on_epoch=on_epoch, **keywords)
-
-
 def _train(arguments: argparse.Namespace) -> int:
+    console = Console(arguments.quiet)
     _check_options(arguments)
-    data = datasets.load_dataset(arguments.data, arguments.label)
+    header = None if arguments.header is None else arguments.header == "yes"
+    data = datasets.load_dataset(arguments.data, arguments.label, header)
     job = Job(arguments, data, _splits(arguments, data))
-    say: Callable[[str], None] = (lambda text: None) if arguments.quiet else print
-    say(_describe(job))
-    names = arguments.compare or [arguments.optimizer]
+    console.say(_describe(job))
+    files = arguments.output or arguments.json
+    if console.error and not (files and isinstance(console.error, BrokenPipeError)):
+        raise console.error
     with _threads(arguments.threads):
+        names = arguments.compare or [arguments.optimizer]
         rates = {name: arguments.lr or DEFAULT_LR[name] for name in names}
         if arguments.find_lr:
-            rates = {name: job.find_rate(name, say) for name in names}
-        with _progress(arguments, len(rates) * len(job.splits)) as progress:
-            runs = [
-                Run(name, lr, [job.fit(name, lr, split, progress(name)) for split in job.splits])
-                for name, lr in rates.items()
-            ]
-    say(f"{report.result_table(runs)}\n\n{report.time_table(runs)}")
-    if arguments.json:
-        _write_json(job, runs, arguments.json)
-        say(f"\nhistory   {arguments.json}")
-    if arguments.output:
-        curves = [(run.optimizer, run.histories) for run in runs]
-        report.draw_curves(curves, data.name, arguments.output)
-        say(f"\ncurves    {arguments.output}")
-    return _report_divergence(runs)
+            rates = {name: job.find_rate(name, console.say) for name in names}
+        runs, interrupted = _train_all(job, rates)
+    console.say(f"{report.result_table(runs)}\n\n{report.time_table(runs)}")
+    failures = _write_files(job, runs, console)
+    code = _end(runs, interrupted)
+    if failures:
+        raise OSError("; ".join(failures))
+    if console.error:
+        raise console.error
+    return code
+
+
+def _train_all(job: Job, rates: dict[str, float]) -> tuple[list[Run], str | None]:
+    """Train with each optimizer on each split; return the runs, and where Ctrl-C ended them."""
+    runs: list[Run] = []
+    epochs: list[Epoch] = []
+
+    def noting(show: OnEpoch) -> OnEpoch:
+        def note(epoch: Epoch) -> None:
+            epochs.append(epoch)
+            show(epoch)
+
+        return note
+
+    try:
+        with _progress(job.arguments, len(rates) * len(job.splits)) as progress:
+            for name, lr in rates.items():
+                runs.append(Run(name, lr, []))
+                for split in job.splits:
+                    epochs.clear()
+                    history = job.fit(name, lr, split, noting(progress(name)))
+                    runs[-1].histories.append(history)
+    except KeyboardInterrupt:
+        split_number = len(runs[-1].histories) + 1 if runs else 1
+        if runs and epochs and split_number <= len(job.splits):
+            runs[-1].histories.append(_unfinished(epochs, job.arguments.early_stopping))
+        finished = [run for run in runs if run.histories]
+        if not finished:
+            raise
+        fold = f", fold {split_number} of {len(job.splits)}" if len(job.splits) > 1 else ""
+        place = f"{runs[-1].optimizer}{fold}, after epoch {len(epochs)} of {job.arguments.epochs}"
+        return finished, place
+    return runs, None
+
+
+def _unfinished(epochs: list[Epoch], patience: int | None) -> History:
+    losses = [epoch.valid_loss for epoch in epochs]
+    best = int(np.argmin(losses)) if patience else len(epochs) - 1
+    return History(list(epochs), best)
+
+
+def _write_files(job: Job, runs: list[Run], console: Console) -> list[str]:
+    """Write what was asked for; return why a file could not be written, a line each."""
+    options, data = job.arguments, job.data
+    content = {
+        "gradstep": build_info()["version"],
+        "options": {name: v for name, v in vars(options).items() if name != "command"},
+        "data": {"name": data.name, "rows": len(data.y), "classes": data.classes},
+        "network": job.sizes,
+    }
+    curves = [(run.optimizer, run.histories) for run in runs]
+    writers: list[tuple[str, str, Path | None, Callable[[Path], None]]] = [
+        ("history", "--json", options.json, partial(report.write_json, content, runs)),
+        ("curves", "--output", options.output, partial(report.draw_curves, curves, data.name)),
+    ]
+    failures = []
+    for what, option, path, write in writers:
+        if path is None:
+            continue
+        try:
+            write(path)
+        except OSError as error:
+            failures.append(f"{option}: {path}: {error.strerror or error}, nothing written there")
+        else:
+            console.say(f"\n{what:<9} {path}")
+    return failures
+
+
+def _end(runs: list[Run], interrupted: str | None) -> int:
+    """Say what went wrong in a line each; return the exit code."""
+    lines = [line for line in map(report.divergence, runs) if line]
+    for line in lines:
+        complain(f"gradstep: {line}")
+    if interrupted:
+        complain(f"gradstep: interrupted ({interrupted}); the results so far are kept")
+        return 130
+    return int(len(lines) == len(runs))
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
@@ -293,9 +315,18 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--output: {arguments.output}, expected a .png, .svg or .pdf file")
     if arguments.output and not find_spec("matplotlib"):
         raise MissingExtraError("matplotlib", "the picture (--no-output draws none)")
+    taken = {os.path.realpath(arguments.data): f"the data, {arguments.data}"}
     for option, path in (("--output", arguments.output), ("--json", arguments.json)):
-        if path and (path.is_dir() or not path.parent.is_dir()):
-            raise ValueError(f"{option}: {path}, expected a file in a folder that exists")
+        if path is None:
+            continue
+        place = os.path.realpath(path)
+        if place in taken:
+            raise ValueError(f"{option}: {path} is {taken[place]}, expected another file")
+        taken[place] = f"that of {option}"
+        try:
+            report.check_writable(path)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}") from None
 
 
 def _splits(arguments: argparse.Namespace, data: Dataset) -> list[Split]:
@@ -322,8 +353,10 @@ def _describe(job: Job) -> str:
     rows = f"{len(split.y):,} rows to train, {len(split.valid_y):,} to validate"
     folds = f", {options.folds} folds" if options.folds else ""
     shift = f", images shifted by up to {job.shift}" if job.augment else ""
+    notes = "".join(f"          {note}\n" for note in job.data.notes)
     return (
         f"data      {job.data.name}: {sizes[0]:,} columns, {sizes[-1]} classes, {rows}{folds}\n"
+        f"{notes}"
         f"network   {'-'.join(map(str, sizes))}{norm}, {options.activation}{dropout}, "
         f"{count:,} parameters, float32, start {options.init}\n"
         f"training  {options.epochs} epochs of {job.steps(split):,} steps, "
@@ -351,10 +384,10 @@ def _threads(count: int | None) -> Iterator[None]:
 @contextmanager
 def _progress(arguments: argparse.Namespace, runs: int) -> Iterator[Callable[[str], OnEpoch]]:
     """Yield a function that makes the callback of one run; it moves a bar on a terminal."""
-    shown = sys.stderr.isatty() and not arguments.quiet
+    shown = sys.stderr is not None and sys.stderr.isatty() and not arguments.quiet
     if shown and not find_spec("tqdm"):
         shown = False
-        print("gradstep:", MissingExtraError("tqdm", "the progress bar"), file=sys.stderr)
+        complain(f"gradstep: {MissingExtraError('tqdm', 'the progress bar')}")
     if not shown:
         yield lambda name: lambda epoch: None
         return
@@ -369,29 +402,6 @@ def _progress(arguments: argparse.Namespace, runs: int) -> Iterator[Callable[[st
         yield lambda name: partial(show, name)
 
 
-def _write_json(job: Job, runs: list[Run], path: Path) -> None:
-    content = {
-        "gradstep": build_info()["version"],
-        "options": {n: v for n, v in vars(job.arguments).items() if n != "command"},
-        "data": {"name": job.data.name, "rows": len(job.data.y), "classes": job.data.classes},
-        "network": job.sizes,
-        "runs": [asdict(run) for run in runs],
-    }
-    # JSON has no number for the loss of a run that diverged; null stands for it.
-    content = json.loads(json.dumps(content, default=str), parse_constant=lambda name: None)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _report_divergence(runs: list[Run]) -> int:
-    diverged = [run for run in runs if any(history.diverged for history in run.histories)]
-    for run in diverged:
-        advice = f"try a lower --lr than {run.lr:.3g}, or --clip-norm 1"
-        print(
-            f"gradstep: {run.optimizer}: the loss is not finite any more; {advice}", file=sys.stderr
-        )
-    return int(len(diverged) == len(runs))
-
-
 def _bench(argv: Sequence[str]) -> int:
     """A quick run of the benchmarks, which load many modules: only when they are asked for."""
     if find_spec("gradstep.bench") is None:
@@ -401,6 +411,7 @@ def _bench(argv: Sequence[str]) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    console = Console()
     build = build_info()
     extras = ("matplotlib", "tqdm", "scikit-learn", "mlxtend", "torch")
     lines = {
@@ -413,7 +424,9 @@ def _info(arguments: argparse.Namespace) -> int:
         **{package: _installed_version(package) for package in extras},
     }
     for name, text in lines.items():
-        print(f"{name:<12}  {text}")
+        console.say(f"{name:<12}  {text}")
+    if console.error:
+        raise console.error
     return 0
 
 

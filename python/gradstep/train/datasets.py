@@ -1,23 +1,22 @@
 """Labelled data for `gradstep train`: two real sets that come with packages, and the user's files.
 
-Everything becomes a `Dataset`: float32 rows and class numbers, checked. Nothing is downloaded.
+Everything becomes a `Dataset`: rows and class numbers, checked. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import csv
-import math
 import zipfile
 import zlib
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from gradstep.train.labels import MOST_NUMBERS, encode_labels, encode_text, is_one_hot
+from gradstep.train.tables import EXACT, Table, read_table
 
 __all__ = [
     "Dataset",
@@ -37,6 +36,7 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float32]
+Rows = npt.NDArray[Any]
 IntArray = npt.NDArray[np.intp]
 Labels = npt.NDArray[Any]
 
@@ -58,21 +58,24 @@ class MissingExtraError(ImportError):
 class Dataset:
     """Rows and their classes.
 
-    name: what to call it. x: (N, I) float32, finite. y: (N,), numbers 0 ... C-1. classes: the C
-    labels as the user wrote them. scaled: True if x has a sensible scale already (pixels in
-    0 ... 1); otherwise columns should be standardised by the training rows. shift: pixels by which
-    a training image may move and still be a good example; 0 where rows are no images.
+    name: what to call it. x: (N, I), finite numbers of the type they came in, but columns of
+    integers beyond 2**53 are counted from their smallest. y: (N,), numbers 0 ... C-1. classes: the
+    C labels as the user wrote them. scaled: True if x has a sensible scale already (pixels in
+    0 ... 1) and is float32; otherwise columns should be standardised by the training rows. shift:
+    pixels by which a training image may move and still be a good example; 0 where rows are no
+    images. notes: what was taken for what, a line each.
 
     >>> make_dataset("two", np.eye(2), np.array(["b", "a"])).classes
     ('a', 'b')
     """
 
     name: str
-    x: FloatArray
+    x: Rows
     y: IntArray
     classes: tuple[str, ...]
     scaled: bool = False
     shift: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def digits() -> Dataset:
@@ -106,37 +109,45 @@ def mnist5k() -> Dataset:
 BUILT_IN = {"digits": digits, "mnist5k": mnist5k}
 
 
-def load_dataset(source: str, label: str | None = None) -> Dataset:
+def load_dataset(source: str, label: str | None = None, header: bool | None = None) -> Dataset:
     """Return a built-in set ("digits", "mnist5k") or what a .npz or .csv file holds.
 
-    source: a name or a path. label: the label column of a .csv, see `from_csv`.
+    source: a name or a path. label, header: of a .csv, see `from_csv`.
     Raises ValueError if the name is unknown or the data do not fit, FileNotFoundError without the
     file, MissingExtraError without the package that holds a built-in set.
     """
     suffix = Path(source).suffix.lower()
-    if label is not None and suffix != ".csv":
-        raise ValueError(f"label: {label!r} with data {source!r}, expected only with a .csv file")
+    for name, option in (("label", label), ("header", header)):
+        if option is not None and suffix != ".csv":
+            raise ValueError(
+                f"{name}: {option!r} with data {source!r}, expected only with a .csv file"
+            )
     if source in BUILT_IN:
         return BUILT_IN[source]()
     if suffix not in {".npz", ".csv"}:
         raise ValueError(f"data: {source!r}, expected {', '.join(BUILT_IN)} or a .npz or .csv file")
-    if not Path(source).is_file():
+    if not Path(source).exists():
         raise FileNotFoundError(f"data: {source}: no such file")
-    return from_npz(source) if suffix == ".npz" else from_csv(source, label)
+    if Path(source).is_dir():
+        raise ValueError(f"data: {source}: a folder, expected a file")
+    return from_npz(source) if suffix == ".npz" else from_csv(source, label, header)
 
 
 def from_npz(path: str | Path) -> Dataset:
     """Return the rows and labels of a .npz file.
 
     path: holds `X` or `x` (N, ...), numbers, flattened to rows; and `y`, `Y` or `labels` (N,),
-    integers, booleans or strings. Raises ValueError if an array is missing or does not fit.
+    class labels as `encode_labels` takes them. Raises ValueError if an array is missing or does not
+    fit, or holds Python objects, which are not loaded because they may run code.
     """
+    if not Path(path).stat().st_size:
+        raise ValueError(f"data: {path}: an empty file")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"data: {path}: not a .npz file as numpy.savez writes it")
     try:
         with np.load(path, allow_pickle=False) as file:
-            x = file[_first_name(file.files, ("X", "x", "data"))]
-            y = file[_first_name(file.files, ("y", "Y", "labels", "target"))]
+            x = _array(file, ("X", "x", "data"))
+            y = _array(file, ("y", "Y", "labels", "target"))
         return make_dataset(Path(path).name, x, y)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"data: {path}: damaged file ({error})") from None
@@ -144,177 +155,147 @@ def from_npz(path: str | Path) -> Dataset:
         raise ValueError(f"data: {path}: {error}") from None
 
 
-def from_csv(path: str | Path, label: str | None = None) -> Dataset:
+def from_csv(path: str | Path, label: str | None = None, header: bool | None = None) -> Dataset:
     """Return the rows and labels of a text table, one row per line.
 
-    path: cells separated by `,`, `;` or tabs, whichever the first line has most of; numbers
-    everywhere but in the label column. The first line is a header if `label` is a name, or if no
-    cell outside the label column is a number.
-    label: name of the label column, or its index, 0 the first, -1 the last; None is the last.
-    Raises ValueError naming line and column of the first cell that does not fit.
+    path, label, header: see `gradstep.train.tables.read_table`; the classes are the labels as they
+    stand in the file, see `encode_text`. Raises ValueError naming line and column of the first cell
+    that does not fit.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return _csv_dataset(Path(path).name, _csv_rows(file), label)
+        table = read_table(path, label, header)
+        if len(table.labels) == 0:
+            raise ValueError("no rows, expected some below the header")
+        codes, classes = _table_labels(table, label is None)
+        x = _checked_rows(table.x)
+        return Dataset(Path(path).name, x, codes, classes, notes=table.notes)
     except UnicodeDecodeError:
         raise ValueError(f"data: {path}: not UTF-8 text") from None
-    except (csv.Error, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"data: {path}: {error}") from None
 
 
-Row = tuple[int, list[str]]
-
-
-def _csv_rows(file: Any) -> Iterator[Row]:
-    start = file.readline()
-    file.seek(0)
-    delimiter = max(",;\t", key=start.count)
-    reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-    for cells in reader:
-        if any(cell.strip() for cell in cells):
-            yield reader.line_num, cells
-
-
-def _csv_dataset(name: str, rows: Iterator[Row], label: str | None) -> Dataset:
-    line, names = next(rows, (0, []))
-    names = [cell.strip() for cell in names]
-    if len(names) < 2:
-        raise ValueError(f"{len(names)} columns, expected numbers and a label column")
-    column = _label_column(names, label)
-    features = names[:column] + names[column + 1 :]
-    named = label is not None and not _is_number(label)
-    if not named and any(map(_is_number, features)):
-        rows = chain([(line, list(names))], rows)
-        features = [str(i) for i in range(len(names)) if i != column]
-    values, labels = array("d"), []
-    for line, cells in rows:
-        if len(cells) != len(names):
-            raise ValueError(f"line {line}: {len(cells)} cells, expected {len(names)}")
-        labels.append(cells.pop(column).strip())
-        if not labels[-1]:
-            raise ValueError(f"line {line}: empty label, expected an integer or a name")
-        values.extend(_numbers(cells, line, features))
-    x = np.frombuffer(values, np.float64).reshape(len(labels), len(features))
-    return make_dataset(name, x, _parse_labels(labels))
-
-
-def _numbers(cells: list[str], line: int, features: list[str]) -> list[float]:
+def _table_labels(table: Table, by_default: bool) -> tuple[IntArray, tuple[str, ...]]:
     try:
-        numbers = [float(cell) for cell in cells]
-    except ValueError:
-        numbers = [math.nan]
-    if not all(map(math.isfinite, numbers)):
-        at = next(i for i, cell in enumerate(cells) if not _is_finite(cell))
-        raise ValueError(
-            f"line {line}, column {features[at]}: {cells[at]!r}, expected a finite number"
+        return encode_text(
+            table.labels, lambda row: f"line {table.lines[row]}, column {table.label}"
         )
-    return numbers
+    except ValueError as error:
+        first = table.x[:, 0]
+        values = len(np.unique(first))
+        if not by_default or values > min(MOST_NUMBERS, len(first) // 2):
+            raise
+        if values < 2 or (first != np.trunc(first)).any():
+            raise
+        hint = f"the first column has {values} values: if they are the classes, --label first"
+        raise ValueError(f"{error}; {hint}") from None
 
 
-def _label_column(names: list[str], label: str | None) -> int:
-    if label is not None and label in names and not _is_number(label):
-        return names.index(label)
-    try:
-        index = -1 if label is None else int(label)
-    except ValueError:
-        raise ValueError(f"label: {label!r}, expected a name of the header or an index") from None
-    if not -len(names) <= index < len(names):
-        raise ValueError(f"label: {index}, expected the index of one of {len(names)} columns")
-    return index % len(names)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_finite(cell: str) -> bool:
-    return _is_number(cell) and math.isfinite(float(cell))
-
-
-def _parse_labels(labels: list[str]) -> Labels:
-    for kind in (int, float):
-        try:
-            return np.array([kind(label) for label in labels])
-        except (ValueError, OverflowError):
-            continue
-    return np.array(labels)
-
-
-def _first_name(names: list[str], wanted: tuple[str, ...]) -> str:
+def _array(file: Any, wanted: tuple[str, ...]) -> npt.NDArray[Any]:
     for name in wanted:
-        if name in names:
-            return name
-    raise ValueError(f"arrays {', '.join(names) or 'none'}, expected one called {wanted[0]}")
+        if name in file.files:
+            break
+    else:
+        found, names = ", ".join(file.files) or "none", ", ".join(wanted[1:])
+        raise ValueError(f"arrays {found}, expected one called {wanted[0]} (or {names})")
+    try:
+        return np.asarray(file[name])
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        kind = "float" if name in ("X", "x", "data") else "str"
+        raise ValueError(
+            f"{name}: Python objects, which are not loaded as they may run code; "
+            f"save {name}.astype({kind})"
+        ) from None
 
 
 def make_dataset(name: str, x: npt.ArrayLike, y: npt.ArrayLike, *, scaled: bool = False) -> Dataset:
     """Check rows and labels and return them as a Dataset.
 
-    name: what to call it. x: (N, ...) numbers, flattened to (N, I). y: (N,) or (N, 1) integers,
-    booleans or strings. scaled: x needs no standardising.
+    name: what to call it. x: (N, ...) numbers, flattened to (N, I). y: as `encode_labels` takes
+    them. scaled: x needs no standardising.
     Raises ValueError if a shape, a dtype or a value does not fit.
 
     >>> make_dataset("xor", [[0, 0], [0, 1], [1, 0], [1, 1]], [0, 1, 1, 0]).x.shape
     (4, 2)
     """
-    rows, labels = np.asarray(x), np.asarray(y)
-    if rows.ndim < 2 or rows.size == 0:
-        raise ValueError(f"X: shape {rows.shape}, expected rows and columns")
-    if rows.dtype.kind not in "biuf":
-        raise ValueError(f"X: {rows.dtype}, expected numbers")
-    with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(rows.reshape(len(rows), -1), dtype=np.float32)
+    rows = _checked_rows(np.asarray(x))
+    if scaled:
+        rows = rows.astype(np.float32)
+    labels = np.asarray(y)
+    codes, classes = encode_labels(labels)
+    if len(codes) != len(rows):
+        raise ValueError(f"y: {len(codes)} labels for {len(rows)} rows, expected one each")
+    one_hot = "y has one 1 in each row of zeros: the classes are the numbers of its columns"
+    notes = (one_hot,) if is_one_hot(labels) else ()
+    return Dataset(name, rows, codes, classes, scaled, notes=notes)
+
+
+def _checked_rows(x: npt.NDArray[Any]) -> Rows:
+    if x.ndim < 2 or x.size == 0:
+        raise ValueError(f"X: shape {x.shape}, expected rows and columns")
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"X: {x.dtype}, expected numbers")
+    rows = x.reshape(len(x), -1)
+    if rows.dtype.kind == "f":
+        rows = rows.astype(np.float32 if rows.itemsize <= 4 else np.float64, order="C", copy=False)
     finite = np.isfinite(rows)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         value = rows[row, column]
         raise ValueError(f"X: {value} in row {row}, column {column}, expected finite numbers")
-    codes, classes = encode_labels(labels)
-    if len(codes) != len(rows):
-        raise ValueError(f"y: {len(codes)} labels for {len(rows)} rows, expected one each")
-    return Dataset(name, rows, codes, classes, scaled)
+    return _exact(rows) if rows.dtype.kind in "iu" and rows.itemsize == 8 else rows
 
 
-def encode_labels(y: npt.ArrayLike) -> tuple[IntArray, tuple[str, ...]]:
-    """Number the classes of y in sorted order.
-
-    y: (N,) or (N, 1) integers, booleans or strings. Returns the numbers (N,) and the C labels.
-    Raises ValueError if y is of another kind or shape, or holds fewer than two classes.
-
-    >>> encode_labels(["cat", "dog", "cat"])
-    (array([0, 1, 0]), ('cat', 'dog'))
-    """
-    labels = np.asarray(y)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        raise ValueError(f"y: shape {labels.shape}, expected one label per row")
-    if labels.dtype.kind not in "biuUS":
-        raise ValueError(f"y: {labels.dtype}, expected integers or strings as class labels")
-    classes, codes = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        found = f"one class ({classes[0]})" if len(classes) else "no labels"
-        raise ValueError(f"y: {found}, expected at least two classes")
-    return codes.astype(np.intp), tuple(map(str, classes))
+def _exact(rows: npt.NDArray[Any]) -> Rows:
+    """Count columns of integers that float64 cannot hold from their smallest."""
+    smallest = rows.min(axis=0)
+    large = (rows.max(axis=0) > EXACT) | (smallest < -EXACT)
+    if not large.any():
+        return rows
+    exact = rows.astype(np.float64)
+    # Modulo 2**64, which differences of 64-bit integers always fit.
+    exact[:, large] = rows[:, large].astype(np.uint64) - smallest[large].astype(np.uint64)
+    return exact
 
 
-def standardize(x: FloatArray, reference: FloatArray) -> FloatArray:
-    """Return x with the column means and deviations of `reference` taken out.
+def standardize(x: Rows, reference: Rows) -> FloatArray:
+    """Return x with the column means and deviations of `reference` taken out, computed in float64.
 
     x: (N, I). reference: (M, I), the training rows. Columns constant in it are only centred.
+    Raises ValueError if a result is beyond float32.
 
     >>> standardize(np.float32([[3.0], [5.0]]), np.float32([[1.0], [3.0]])).ravel().tolist()
     [1.0, 3.0]
     """
-    mean = reference.mean(axis=0, dtype=np.float64)
-    deviation = reference.std(axis=0, dtype=np.float64)
+    z = np.empty(x.shape, np.float32)
+    step = max(2**20 // len(reference), 1)  # bounds the copies in float64
+    for start in range(0, x.shape[1], step):
+        columns = slice(start, start + step)
+        z[:, columns] = _standard_scores(x[:, columns], reference[:, columns])
+    if not np.isfinite(z).all():
+        row, column = np.argwhere(~np.isfinite(z))[0]
+        raise ValueError(
+            f"X: {x[row, column]} in column {column}, expected a number that float32 holds when "
+            "standardised by the training rows"
+        )
+    return z
+
+
+def _standard_scores(x: Rows, reference: Rows) -> FloatArray:
+    near = reference.astype(np.float64)
+    # Powers of two bring every column to -1 ... 1 without rounding: squares cannot overflow.
+    _, exponent = np.frexp(np.abs(near).max(axis=0))
+    near = np.ldexp(near, -exponent)
+    mean, deviation = near.mean(axis=0), near.std(axis=0)
     # A constant column's deviation need not come out as exactly 0.
-    deviation[np.ptp(reference, axis=0) == 0] = 1
-    return np.asarray((x - mean) / deviation, dtype=np.float32)
+    constant = np.ptp(near, axis=0) == 0
+    mean[constant] = near[0, constant]
+    deviation[constant] = np.ldexp(1.0, -exponent[constant])
+    with np.errstate(over="ignore"):
+        scores = (np.ldexp(x.astype(np.float64), -exponent) - mean) / deviation
+        return np.asarray(scores, np.float32)
 
 
 @dataclass(frozen=True)

@@ -110,13 +110,18 @@ class Epoch:
     parts: dict[str, float]
 
 
+# The losses of a training that went wrong are more than so many times those at its start.
+EXPLOSION = 4.0
+
+
 @dataclass
 class History:
     """What happened in training.
 
     epochs: one entry for each that ran. best: index of the epoch whose weights the model has now,
     the last one, or with early stopping the one of the lowest validation loss. stopped_early:
-    patience ran out. diverged: a loss was not finite, which ends the training.
+    patience ran out. diverged: a loss was not finite, which ends the training, or those of the
+    best epoch are far above what an untrained network has.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
@@ -218,9 +223,11 @@ def train(
     rng = np.random.default_rng(seed)
     stopping = None if patience is None else EarlyStopping(model.params | model.buffers, patience)
     history = History()
+    untrained = math.log(int(data.y.max()) + 1)  # of equal chances for every class
     for index in range(epochs):
         with np.errstate(over="ignore", invalid="ignore"):
-            epoch = _epoch(model, data, optimizer, batch_size, rng, class_weights, augment)
+            epoch, first = _epoch(model, data, optimizer, batch_size, rng, class_weights, augment)
+        untrained = max(untrained, first) if index == 0 else untrained
         history.epochs.append(epoch)
         history.best = index
         if on_epoch is not None:
@@ -231,6 +238,8 @@ def train(
             break
     if stopping is not None:
         history.best = stopping.restore()
+    final = history.final
+    history.diverged |= min(final.train_loss, final.valid_loss) > EXPLOSION * untrained
     return history
 
 
@@ -242,14 +251,17 @@ def _epoch(
     rng: np.random.Generator,
     class_weights: FloatArray | None,
     augment: Augmentation | None,
-) -> Epoch:
+) -> tuple[Epoch, float]:
+    """Train for an epoch; return it, and the loss of its first batch."""
     spent = model.seconds
     spent.clear()
     start = perf_counter()
     loss_sum = correct = lr = 0.0
+    first: float | None = None
     for x, y in batches(data.x, data.y, batch_size, rng, model.smallest_batch):
         used = x if augment is None else augment(x, rng)
         loss, hits = _gradients(model, used, y, class_weights)
+        first = loss if first is None else first
         loss_sum += loss * len(y)
         correct += hits
         before = perf_counter()
@@ -259,7 +271,8 @@ def _epoch(
     parts = dict(spent)
     n = len(data.y)
     valid_loss, valid_accuracy = evaluate(model, data.valid_x, data.valid_y, class_weights)
-    return Epoch(loss_sum / n, correct / n, valid_loss, valid_accuracy, lr, seconds, parts)
+    epoch = Epoch(loss_sum / n, correct / n, valid_loss, valid_accuracy, lr, seconds, parts)
+    return epoch, math.nan if first is None else first
 
 
 def _gradients(

@@ -4,12 +4,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from reprlib import repr as short_repr
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from gradstep.optim.schedules import checked_count, checked_number
+from gradstep.arguments import function, integer, kind, number
 from gradstep.spec.optim import power as integer_power
 
 TrainingStep: TypeAlias = Callable[[], float]
@@ -149,14 +148,13 @@ def find_lr(
           2.43           1       4.182  diverged at step 3
           7.29           1       39.56  diverged at step 2
     """
-    if not callable(make):
-        raise TypeError(f"make: {short_repr(make)}, expected a function of the rate")
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress: {short_repr(progress)}, expected a function of a row, or None")
-    low = checked_number("low", low, "a number > 0", lambda x: x > 0)
-    high = checked_number("high", high, f"a number >= low = {low}", lambda x: x >= low)
-    factor = checked_number("factor", factor, "a number > 1", lambda x: x > 1)
-    steps = checked_count("steps", steps, least=2)
+    function("make", make, "of the rate")
+    if progress is not None:
+        function("progress", progress, "of a row, or None")
+    low = number("low", low, "a number > 0", lambda x: x > 0)
+    high = number("high", high, f"a number >= low = {low}", lambda x: x >= low)
+    factor = number("factor", factor, "a number > 1", lambda x: x > 1)
+    steps = integer("steps", steps, 2)
 
     rows: list[LrRow] = []
     untrained = None
@@ -209,8 +207,7 @@ def _losses(
 ) -> tuple[list[float], bool]:
     """Train at `lr`; return the losses and whether they diverged, which ends the run."""
     step = make(lr)
-    if not callable(step):
-        raise TypeError(f"make({lr:g}): {short_repr(step)}, expected a function without arguments")
+    function(f"make({lr:g})", step, "without arguments")
     losses: list[float] = []
     with np.errstate(all="ignore"):
         while len(losses) < steps:
@@ -253,4 +250,4 @@ def _loss(step: TrainingStep) -> float:
     try:
         return float(loss)
     except (TypeError, ValueError):
-        raise TypeError(f"loss: {short_repr(loss)}, expected a number") from None
+        raise TypeError(f"loss: {kind(loss)}, expected a number") from None

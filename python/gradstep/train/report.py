@@ -1,9 +1,12 @@
-"""What `gradstep train` shows of its runs: a table, where the time went, and the curves."""
+"""What `gradstep train` shows of its runs: tables, curves, a file of all, and what went wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,15 @@ import numpy as np
 
 from gradstep.train.loop import History
 
-__all__ = ["Run", "draw_curves", "result_table", "time_table"]
+__all__ = [
+    "Run",
+    "check_writable",
+    "divergence",
+    "draw_curves",
+    "result_table",
+    "time_table",
+    "write_json",
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,43 @@ class Run:
     optimizer: str
     lr: float
     histories: list[History]
+
+
+def check_writable(path: Path) -> None:
+    """Raise ValueError unless a file can be written there; one that is there stays as it is."""
+    try:
+        if path.is_dir() or not path.parent.is_dir():
+            raise ValueError(f"{path}, expected a file in a folder that exists")
+        new = not os.path.lexists(path)
+        if new or path.is_file():
+            with open(path, "ab"):
+                pass
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}, expected a file that can be written") from None
+
+
+def write_json(content: Mapping[str, Any], runs: Sequence[Run], path: Path) -> None:
+    """Write the content and the runs, with every epoch; null stands for a loss that is no number.
+
+    content: what JSON holds; other values are written as their text.
+    """
+    whole = {**content, "runs": [asdict(run) for run in runs]}
+    valid = json.loads(json.dumps(whole, default=str), parse_constant=lambda name: None)
+    path.write_text(json.dumps(valid, indent=1) + "\n", encoding="utf-8")
+
+
+def divergence(run: Run) -> str | None:
+    """Return a line about a run that diverged, and None for others."""
+    ended = [history.final for history in run.histories if history.diverged]
+    if not ended:
+        return None
+    loss = max(max(epoch.train_loss, epoch.valid_loss) for epoch in ended)
+    lost = any(not math.isfinite(epoch.train_loss + epoch.valid_loss) for epoch in ended)
+    how = "the loss is not finite any more" if lost else f"the loss ended at {loss:.3g}"
+    advice = f"try a lower --lr than {run.lr:.3g}, or --clip-norm 1"
+    return f"{run.optimizer}: diverged, {how}; {advice}"
 
 
 def result_table(runs: Sequence[Run]) -> str:
@@ -111,7 +159,7 @@ def draw_curves(runs: Sequence[tuple[str, Sequence[History]]], title: str, path:
     if any(h.best + 1 < len(h.epochs) for _, histories in runs for h in histories):
         styles.append(Line2D([], [], color="gray", marker="o", ls="", label="best epoch"))
     figure.legend(handles=[*names, *styles], loc="outside right upper", frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a file may have $ in its name
     figure.savefig(path, dpi=130)
 
 

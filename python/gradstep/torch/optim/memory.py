@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from gradstep import _core
 from gradstep.arrays import Array
+from gradstep.torch.tensors import refusal
 
 __all__ = ["array_of", "check_gradient", "check_like", "check_parameter", "is_dense", "same_layout"]
-
-DTYPES = (torch.float32, torch.float64)
 
 
 def is_dense(tensor: Any) -> bool:
@@ -29,18 +29,27 @@ def _strides(tensor: Any) -> list[tuple[int, int]]:
     return [(stride, size) for stride, size in pairs if size != 1] if tensor.numel() else []
 
 
+def _reach(tensor: Any) -> int:
+    """The number of elements from the first to the last in memory."""
+    return (
+        1 + sum(stride * (size - 1) for stride, size in _strides(tensor)) if tensor.numel() else 0
+    )
+
+
 def same_layout(tensor: Any, model: Any) -> bool:
     """Whether equal places of both tensors hold the same element."""
     return bool(tensor.shape == model.shape) and _strides(tensor) == _strides(model)
 
 
 def array_of(tensor: Any) -> Array:
-    """The tensor's own memory: with its shape where that is contiguous, else flat."""
-    plain = tensor.detach()
+    """The tensor's own memory: with its shape where that is contiguous, else flat.
+
+    The tensor must have passed `check_parameter` or `check_gradient`.
+    """
+    plain = tensor.detach()  # of its own: it keeps the storage if the tensor gets another
     if not plain.is_contiguous():
         plain = plain.as_strided((plain.numel(),), (1,))
-    array: Array = plain.numpy()
-    return array
+    return cast(Array, _core.tensor_array(plain))
 
 
 def check_parameter(tensor: Any, what: str, optimizer: str) -> None:
@@ -56,19 +65,26 @@ def check_parameter(tensor: Any, what: str, optimizer: str) -> None:
 
 
 def _check_kind(tensor: Any, what: str, optimizer: str) -> None:
-    other = f"use torch.optim.{optimizer}" if hasattr(torch.optim, optimizer) else "leave it out"
+    reason = refusal(tensor)
+    if reason is not None:
+        raise TypeError(f"{what}: {reason}{_advice(tensor, reason, optimizer)}")
+    reach = tensor.storage_offset() + _reach(tensor)
+    held = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if reach > held:
+        raise ValueError(f"{what}: {held} elements in its storage, expected {reach}")
+
+
+def _advice(tensor: Any, reason: str, optimizer: str) -> str:
     if tensor.layout is not torch.strided:
-        raise TypeError(
-            f"{what}: layout {tensor.layout}, expected a dense tensor; {other} for it, "
-            "or make its gradient dense (sparse=False in an embedding)"
+        return (
+            "; sparse gradients are for SparseAdam, SGD and Adagrad of gradstep.torch, and an "
+            "embedding gives dense ones with sparse=False"
         )
-    if tensor.device.type != "cpu":
-        raise TypeError(f"{what}: on {tensor.device}, expected a CPU tensor; {other} for it")
-    if tensor.dtype not in DTYPES:
-        raise TypeError(
-            f"{what}: {tensor.dtype}, expected torch.float32 or torch.float64; {other} for it, "
-            "or keep the parameters in float32 (torch.autocast)"
-        )
+    if "use ." in reason:
+        return ""
+    other = f"use torch.optim.{optimizer}" if hasattr(torch.optim, optimizer) else "leave it out"
+    half = tensor.device.type == "cpu" and tensor.dtype not in (torch.float32, torch.float64)
+    return f"; {other} for it" + ", or keep the parameters in float32 (torch.autocast)" * half
 
 
 def check_gradient(grad: Any, parameter: Any, what: str, optimizer: str) -> None:
@@ -80,8 +96,6 @@ def check_gradient(grad: Any, parameter: Any, what: str, optimizer: str) -> None
             f"{what}: strides {grad.stride()}, expected {parameter.stride()} as in the parameter; "
             "copy it: p.grad = torch.empty_like(p).copy_(p.grad)"
         )
-    if grad.is_neg():
-        raise ValueError(f"{what}: a lazily negated view, expected memory; use .resolve_neg()")
 
 
 def check_like(tensor: Any, parameter: Any, what: str) -> None:

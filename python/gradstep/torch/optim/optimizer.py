@@ -6,8 +6,10 @@ loading of checkpoints are torch's own. Only `step` is replaced. The classes are
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,20 +17,20 @@ import torch
 from torch.autograd.graph import increment_version
 from torch.optim import optimizer as torch_optimizer
 
+from gradstep import _core
 from gradstep.optim.gradients import nonfinite
-from gradstep.optim.hyperparameters import check_hyperparameter
-from gradstep.optim.optimizer import OnNonfinite
 from gradstep.optim.optimizer import Optimizer as Formula
-from gradstep.torch.optim.binding import Binding, Member, check_parameters, keys_of
+from gradstep.spec.optim import clip_coefficient
+from gradstep.torch.optim.binding import Binding, Member
+from gradstep.torch.optim.groups import Groups, Option, changes_in_place, check_flags
 from gradstep.torch.optim.memory import array_of
+from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
+from gradstep.torch.optim.shards import sum_over_parts
 from gradstep.torch.threads import on_team
 
 __all__ = ["NativeOptimizer"]
 
-REFUSED = {
-    "differentiable": "gradients through a step",
-    "capturable": "capture into a CUDA graph",
-}
+OPTIONS = ("clip_norm", "on_nonfinite", "zero_grads")
 EXTRA = """
     Arguments that torch's class does not have
     ------------------------------------------
@@ -41,8 +43,9 @@ EXTRA = """
         Fill the gradients with zeros once they are read, while they are in cache.
 
     `foreach` and `fused` change nothing; `differentiable=True` and `capturable=True` are refused.
-    Parameters are dense float32 or float64 tensors on the CPU, and gradients lie in memory as they
-    do; for others `step` raises TypeError or ValueError, and writes nothing.
+    Parameters are dense float32 or float64 tensors on the CPU, or DTensors of such parts, and
+    gradients lie in memory as they do; for others `step` raises TypeError or ValueError, and writes
+    nothing.
 """
 
 
@@ -51,16 +54,18 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     FORMULA: ClassVar[type[Formula]]
     NUMBERS: ClassVar[tuple[str, ...]] = ("step",)  # states that are one number of a tensor
-    _keys: ClassVar[list[str]]
-    _fallbacks: ClassVar[list[Any]]
+    SPARSE: ClassVar[bool] = False  # whether it takes sparse gradients
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()  # keys that torch's class does without
     __signature__: ClassVar[inspect.Signature]
 
-    # GradScaler then hands over the scale and what it found, and does not unscale the gradients.
-    _step_supports_amp_scaling = True
+    clip_norm: Any = Option(None)
+    on_nonfinite: Any = Option("apply")
+    zero_grads: Any = Option(False)
 
     _binding: Binding | None = None
+    _groups: Groups | None = None
     _values: list[tuple[Any, ...]] | None = None  # hyperparameters of each group, as the plan's
-    _volatile = False  # one of them is a tensor, which may change in place
+    _volatile = False  # one of them is a tensor or a list, which may change in place
     _grad_norm: float | None = None
     _skipped = False
 
@@ -68,8 +73,6 @@ class NativeOptimizer(torch.optim.Optimizer):
         super().__init_subclass__()
         if "FORMULA" not in cls.__dict__:
             return
-        cls._keys = keys_of(cls.FORMULA)
-        cls._fallbacks = [cls.FORMULA.default(key) for key in cls._keys]
         cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n{EXTRA}"
         cls.__signature__ = _with_extra_arguments(cls)
 
@@ -77,20 +80,20 @@ class NativeOptimizer(torch.optim.Optimizer):
         self,
         *args: Any,
         clip_norm: float | None = None,
-        on_nonfinite: OnNonfinite = "apply",
+        on_nonfinite: str = "apply",
         zero_grads: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.clip_norm = check_hyperparameter("clip_norm", clip_norm, None)
-        self.on_nonfinite = check_hyperparameter("on_nonfinite", on_nonfinite, "apply")
-        self.zero_grads = check_hyperparameter("zero_grads", zero_grads, False)
+        self.clip_norm = clip_norm
+        self.on_nonfinite = on_nonfinite
+        self.zero_grads = zero_grads
         super().__init__(*args, **kwargs)
-        _check_flags(self.defaults, "")
+        check_flags(self.defaults, "")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch's class does."""
         if isinstance(param_group, dict):
-            _check_flags(param_group, "param_group: ")
+            check_flags(param_group, "param_group: ")
         super().add_param_group(param_group)
 
     @property
@@ -115,6 +118,8 @@ class NativeOptimizer(torch.optim.Optimizer):
             return self._step(closure)
         return self._step_observed() if closure is None else self._step_observed(closure)
 
+    # torch.compile leaves a step as it is, with one graph break.
+    step = torch.compiler.disable(step)
     # torch would wrap `step` in its hooks and a profiler's record, which costs 6 µs each time;
     # `_step_observed` is so wrapped, and runs where anyone looks.
     step.hooked = True  # type: ignore[attr-defined]
@@ -138,46 +143,103 @@ class NativeOptimizer(torch.optim.Optimizer):
         found_inf = self.__dict__.get("found_inf")
         if found_inf is not None and float(found_inf) != 0:
             self._skip(grads, None)
-            return loss
-        try:
-            binding = self._bound(params, grads)
-            given, outcome = self._advance(binding, grads)
-        except (TypeError, ValueError):
-            # A tensor may have another shape in the same memory. Binding again explains, or helps.
-            self._binding = None
-            binding = self._bound(params, grads)
-            given, outcome = self._advance(binding, grads)
-        _, norm, applied = outcome
-        if applied:
-            self._finish(binding, grads, given, norm)
+        elif self._binding is None and any(map(_is_fake, params)):
+            self._step_of_torch()
         else:
-            self._refuse(binding, given)
-            self._skip(grads, norm)
+            self._step_natively(params, grads)
         return loss
 
     _step_observed = torch.optim.Optimizer.profile_hook_step(_step)
 
-    def _bound(self, params: list[Any], grads: list[Any]) -> Binding:
-        binding = self._binding
-        if binding is None or not binding.fits(self.state, params, grads):
-            binding = self._bind(params, grads, self._read_groups())
-        elif self._volatile or self._group_values() != self._values:
-            groups = self._read_groups()
-            if self._kernels(groups) == binding.kernels:
-                self._set_hyper(binding, groups)
-            else:
-                binding = self._bind(params, grads, groups)
-        return binding
+    def _step_natively(self, params: list[Any], grads: list[Any]) -> None:
+        try:
+            outcome = self._advance(params, grads)
+        except (TypeError, ValueError):
+            # A tensor may have another shape in the same memory. Binding again explains, or helps.
+            self._binding = None
+            outcome = self._advance(params, grads)
+        binding, given, rows, norm, scale = outcome
+        if scale is None:
+            self._refuse(binding, given, rows)
+            self._skip(grads, norm)
+        else:
+            for row in rows:
+                row.step(scale)
+                row.commit(self.state, bool(self.NUMBERS))
+            self._finish(binding, grads, given, norm)
 
     @on_team
     def _advance(
-        self, binding: Binding, grads: list[Any]
-    ) -> tuple[list[Any], tuple[int, float | None, bool]]:
-        given = binding.gradients(binding.own(grads), type(self).__name__, self.zero_grads)
-        scale = self.__dict__.get("grad_scale")
-        inverse = 1.0 if scale is None else 1.0 / float(scale)
-        clip, checks = self.clip_norm or 0.0, self.on_nonfinite != "apply"
-        return given, binding.plan.step(given, inverse, clip, checks, self.zero_grads)
+        self, params: list[Any], grads: list[Any]
+    ) -> tuple[Binding, list[Any], list[Rows], float | None, float | None]:
+        """Steps on what is dense; gives the rows that are to follow, the norm, and the factor of
+        the gradients: None where the step was skipped."""
+        rows: list[Rows] = []
+        if self.SPARSE and True in map(is_sparse, [g for g in grads if g is not None]):
+            grads, rows = self._take_rows(params, grads)
+        binding = self._bound(params, grads)
+        given = binding.gradients(binding.own(grads), self._zero_grads)
+        factor = self.__dict__.get("grad_scale")
+        scale = 1.0 if factor is None else 1.0 / float(factor)
+        clip, checks = self._clip_norm or 0.0, self._on_nonfinite != "apply"
+        norm = None
+        if (rows or binding.spread) and (clip or checks):
+            norm = self._norm(binding, given, rows) * abs(scale)
+            if checks and not math.isfinite(norm):
+                return binding, given, rows, norm, None
+            scale *= clip_coefficient(norm, clip)
+            clip, checks = 0.0, False
+        _, own_norm, applied = binding.plan.step(given, scale, clip, checks, self._zero_grads)
+        norm = own_norm if norm is None else norm
+        return binding, given, rows, norm, scale if applied else None
+
+    @staticmethod
+    def _norm(binding: Binding, given: list[Any], rows: list[Rows]) -> float:
+        """The norm of all gradients where the plan sees but a part of them."""
+        gradients = [
+            (parameter, grad if isinstance(grad, np.ndarray) else array_of(grad))
+            for parameter, grad in zip(binding.parameters, given, strict=True)
+            if grad is not None
+        ]
+        gradients += [(row.member.parameter, array_of(row.values)) for row in rows]
+        squares = [(p, _core.global_norm([g], [None], "grads") ** 2) for p, g in gradients]
+        return math.sqrt(sum_over_parts(squares))
+
+    def _take_rows(self, params: list[Any], grads: list[Any]) -> tuple[list[Any], list[Rows]]:
+        """Sparse gradients as rows, or dense where all of a parameter moves; the others as given.
+
+        Raises TypeError or ValueError.
+        """
+        dense, rows = list(grads), []
+        groups = self._read_groups()
+        for member in self._members([g is not None and is_sparse(g) for g in grads]):
+            grad, group = grads[member.position], groups[member.group]
+            check_sparse(grad, member, type(self).__name__)
+            for key in ("weight_decay", "l1"):
+                if group.get(key):
+                    raise ValueError(
+                        f"param_groups[{member.group}]: {key}: {group[key]}, expected 0 with "
+                        f"the sparse gradient of {member.label}"
+                    )
+            if self._moves_all(group):
+                model = torch.empty_like(member.parameter.detach())
+                dense[member.position] = model.copy_(grad.detach().to_dense())
+                continue
+            dense[member.position] = None
+            t = 1 + int(self.state.get(member.parameter, {}).get("step", 0))
+            made = Rows(member, grad, self.state, self.FORMULA, group, self.defaults)
+            made.at_step(t, self._row_scalars(group, t))
+            rows.append(made)
+        return dense, rows
+
+    @classmethod
+    def _moves_all(cls, group: dict[str, Any]) -> bool:
+        """Whether also those elements of a parameter move whose gradient is 0."""
+        return False
+
+    def _row_scalars(self, group: dict[str, Any], t: int) -> dict[str, float]:
+        """The numbers of a group for the rows of a tensor at its step t."""
+        return self.FORMULA._scalars(group, 1)
 
     def _finish(
         self, binding: Binding, grads: list[Any], given: list[Any], norm: float | None
@@ -186,31 +248,33 @@ class NativeOptimizer(torch.optim.Optimizer):
         present = [i for i, grad in enumerate(given) if grad is not None]
         parameters = binding.parameters
         if len(present) == len(parameters):
-            self._count(binding, slice(None))
+            self._count(binding, None)
         else:
-            self._count(binding, np.array(present, dtype=np.intp))
+            self._count(binding, present)
             parameters = [parameters[i] for i in present]
         increment_version(parameters)
-        if self.zero_grads:
-            increment_version([grad for grad in grads if grad is not None])
+        if binding.spread:
+            increment_version([binding.parts[i] for i in present])
+        if self._zero_grads:
+            left = [grad for grad in grads if grad is not None]
+            if self.SPARSE:
+                _fill_with_zeros(filter(is_sparse, left))
+            increment_version(left)
 
-    def _count(self, binding: Binding, present: Any) -> None:
-        """Advances the numbers that torch keeps of the parameters at these places."""
-        if binding.counts is not None:
-            binding.counts[present] += 1
-            binding.remember_counts()
+    def _count(self, binding: Binding, present: list[int] | None) -> None:
+        """Advances the numbers that torch keeps of the parameters at these places, or of all."""
+        binding.count(present)
 
     def _skip(self, grads: list[Any], norm: float | None) -> None:
         self._grad_norm, self._skipped = norm, True
-        if self.zero_grads:
-            for grad in grads:
-                if grad is not None:
-                    grad.detach().zero_()
+        if self._zero_grads:
+            _fill_with_zeros(grad for grad in grads if grad is not None)
 
-    def _refuse(self, binding: Binding, given: list[Any]) -> None:
-        if self.on_nonfinite != "raise":
+    def _refuse(self, binding: Binding, given: list[Any], rows: list[Rows]) -> None:
+        if self._on_nonfinite != "raise":
             return
-        for member, grad in zip(binding.members, given, strict=True):
+        found = [*zip(binding.members, given, strict=True), *((r.member, r.values) for r in rows)]
+        for member, grad in found:
             if grad is None:
                 continue
             array = array_of(grad) if isinstance(grad, torch.Tensor) else grad
@@ -219,20 +283,48 @@ class NativeOptimizer(torch.optim.Optimizer):
                 raise FloatingPointError(
                     f"{member.label}.grad: {bad} of {array.size} elements are not finite"
                 )
-        raise FloatingPointError("gradients: the sum of their squares overflows float64")
+        elsewhere = "not finite on another process, or " if binding.spread else ""
+        raise FloatingPointError(
+            f"gradients: {elsewhere}the sum of their squares overflows float64"
+        )
+
+    def _step_of_torch(self) -> None:
+        """The step of torch's class, for tensors without memory."""
+        order = type(self).__mro__
+        theirs: Any = order[order.index(NativeOptimizer) + 1]
+        if theirs is torch.optim.Optimizer:
+            raise TypeError(f"{type(self).__name__}: FakeTensor parameters, expected memory")
+        step = theirs.step
+        (step.__wrapped__ if getattr(step, "hooked", False) else step)(self)
 
     # What the plan is made from
 
-    def _group_values(self) -> list[tuple[Any, ...]]:
-        return [tuple(map(group.get, self._keys, self._fallbacks)) for group in self.param_groups]
+    def _hyperparameters(self) -> Groups:
+        if self._groups is None:
+            self._groups = Groups(self.FORMULA, self.defaults, self.OPTIONAL)
+        return self._groups
+
+    def _bound(self, params: list[Any], grads: list[Any]) -> Binding:
+        binding = self._binding
+        if binding is None or not binding.fits(self.state, params, grads):
+            binding = self._bind(params, grads, self._read_groups())
+        elif self._volatile or self._differ():
+            groups = self._read_groups()
+            if self._kernels(groups) == binding.kernels:
+                self._set_hyper(binding, groups)
+            else:
+                binding = self._bind(params, grads, groups)
+        return binding
+
+    def _differ(self) -> bool:
+        """Whether the hyperparameters are others than the plan's."""
+        try:
+            return self._hyperparameters().values(self.param_groups) != self._values
+        except (RuntimeError, ValueError):  # a tensor or array of several, which has no truth
+            return True
 
     def _read_groups(self) -> list[dict[str, Any]]:
-        for number, group in enumerate(self.param_groups):
-            _check_flags(group, f"param_groups[{number}]: ")
-        return [
-            self._effective(dict(zip(self._keys, values, strict=True)))
-            for values in self._group_values()
-        ]
+        return list(map(self._effective, self._hyperparameters().read(self.param_groups)))
 
     @classmethod
     def _effective(cls, group: dict[str, Any]) -> dict[str, Any]:
@@ -247,63 +339,78 @@ class NativeOptimizer(torch.optim.Optimizer):
         for number, h in enumerate(scalars):
             binding.plan.set_hyper(number, list(h.values()))
         self._scalars = scalars
-        self._values = self._group_values()
-        self._volatile = any(map(_has_tensor, self._values))
+        self._values = self._hyperparameters().values(self.param_groups)
+        self._volatile = changes_in_place(self._values)
 
     def _bind(self, params: list[Any], grads: list[Any], groups: list[dict[str, Any]]) -> Binding:
-        members = self._members(grads)
-        check_parameters(members, type(self).__name__)
+        before = set(map(id, self._binding.parameters)) if self._binding else set()
+        takes_part = [
+            grad is not None or id(p) in before for p, grad in zip(params, grads, strict=True)
+        ]
         binding = Binding(
-            members,
+            self._members(takes_part),
             params,
             self.state,
             self.FORMULA,
             self._kernels(groups),
             self.NUMBERS,
             self.defaults,
+            type(self).__name__,
         )
         own = binding.own(grads)
-        binding.check_gradients(own, type(self).__name__)
-        binding.plan.check(binding.gradients(own, type(self).__name__, self.zero_grads))
+        binding.check_gradients(own)
+        binding.plan.check(binding.gradients(own, self._zero_grads))
         self._set_hyper(binding, groups)
         binding.commit(self.state)
         self._binding = binding
         return binding
 
-    def _members(self, grads: list[Any]) -> list[Member]:
-        """Parameters with a gradient, now or before."""
-        before = set(map(id, self._binding.parameters)) if self._binding else set()
+    def _members(self, takes_part: list[bool]) -> list[Member]:
+        """The parameters at these places."""
         members: list[Member] = []
         position = 0
         for number, group in enumerate(self.param_groups):
             names = group.get("param_names")
             for i, p in enumerate(group["params"]):
-                if grads[position] is not None or id(p) in before:
+                if takes_part[position]:
                     name = names[i] if names else f"group {number}, parameter {i}"
                     members.append(Member(p, position, number, name))
                 position += 1
         return members
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("clip_norm", "on_nonfinite", "zero_grads")
-        return {**super().__getstate__(), **{key: getattr(self, key) for key in own}}
+        return {**super().__getstate__(), **{key: getattr(self, key) for key in OPTIONS}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._binding = None
-        super().__setstate__(state)
+        self._binding = self._groups = None
+        kept = dict(state)
+        for key in OPTIONS:
+            if key in kept:
+                setattr(self, key, kept.pop(key))
+        if kept.keys() == {"state", "param_groups"}:  # load_state_dict: the caller's tensors
+            kept["state"] = _copied(kept["state"])
+        super().__setstate__(kept)
 
 
-def _check_flags(values: Mapping[str, Any], where: str) -> None:
-    for key, what in REFUSED.items():
-        if values.get(key):
-            raise ValueError(f"{where}{key}: True, expected False; for {what} use torch.optim")
+def _fill_with_zeros(grads: Iterable[Any]) -> None:
+    with torch.no_grad():
+        for grad in grads:
+            grad.zero_()
 
 
-def _has_tensor(values: Iterable[Any]) -> bool:
-    return any(
-        isinstance(value, torch.Tensor) or (isinstance(value, (tuple, list)) and _has_tensor(value))
-        for value in values
-    )
+def _copied(value: Any) -> Any:
+    """The same with tensors of its own, but for keys."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        copied = copy.copy(value)
+        copied.update({key: _copied(own) for key, own in value.items()})
+        return copied
+    return [_copied(own) for own in value] if isinstance(value, list) else value
+
+
+def _is_fake(tensor: Any) -> bool:
+    return isinstance(tensor, torch._subclasses.FakeTensor)
 
 
 def _with_extra_arguments(cls: type[NativeOptimizer]) -> inspect.Signature:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from gradstep.optim import optimizers as formulas
@@ -23,6 +23,7 @@ __all__ = [
     "NAdam",
     "RAdam",
     "RMSprop",
+    "SparseAdam",
 ]
 
 
@@ -42,6 +43,11 @@ class SGD(NativeOptimizer, torch.optim.SGD):
 
     FORMULA: ClassVar = formulas.SGD
     NUMBERS: ClassVar = ()
+    SPARSE: ClassVar = True
+
+    @classmethod
+    def _moves_all(cls, group: dict[str, Any]) -> bool:
+        return bool(group["momentum"] != 0)
 
     @classmethod
     def _effective(cls, group: dict[str, Any]) -> dict[str, Any]:
@@ -53,6 +59,7 @@ class Adagrad(NativeOptimizer, torch.optim.Adagrad):
     """`torch.optim.Adagrad` on gradstep's kernels. Duchi, Hazan & Singer 2011."""
 
     FORMULA: ClassVar = formulas.Adagrad
+    SPARSE: ClassVar = True
 
 
 class RMSprop(NativeOptimizer, torch.optim.RMSprop):
@@ -100,15 +107,14 @@ class NAdam(NativeOptimizer, torch.optim.NAdam):
     FORMULA: ClassVar = formulas.NAdam
     NUMBERS: ClassVar = ("step", "mu_product")
 
-    def _count(self, binding: Binding, present: Any) -> None:
+    def _count(self, binding: Binding, present: list[int] | None) -> None:
         super()._count(binding, present)
-        beta1, decay = ([h[key] for h in self._scalars] for key in ("beta1", "momentum_decay"))
-        group_of = binding.group_of[present]
-        steps = binding.numbers["step"].numpy()[present].astype(float)
-        factor = 0.96 ** (steps * np.array(decay)[group_of])
-        binding.numbers["mu_product"].numpy()[present] *= np.array(beta1)[group_of] * (
-            1 - 0.5 * factor
-        )
+        products = binding.numbers["mu_product"]
+        values, steps = products.values, binding.numbers["step"].values
+        for i in range(len(values)) if present is None else present:
+            h = self._scalars[binding.members[i].group]
+            values[i] *= h["beta1"] * (1 - 0.5 * 0.96 ** (steps[i] * h["momentum_decay"]))
+        products.write(values)
 
 
 class Adamax(NativeOptimizer, torch.optim.Adamax):
@@ -121,6 +127,39 @@ class RAdam(NativeOptimizer, torch.optim.RAdam):
     """`torch.optim.RAdam` on gradstep's kernels. Liu et al. 2020 (arXiv:1908.03265)."""
 
     FORMULA: ClassVar = formulas.RAdam
+
+
+class SparseAdam(NativeOptimizer, torch.optim.SparseAdam):
+    """`torch.optim.SparseAdam` on gradstep's kernels: Adam for the rows that a gradient has.
+
+    Only for sparse gradients, as of `torch.nn.Embedding(..., sparse=True)`. The moments of other
+    rows stay as they are, and eps is not corrected for the start as it is in Adam.
+
+    >>> import torch, gradstep.torch
+    >>> table = torch.nn.Embedding(4, 2, sparse=True)
+    >>> opt = gradstep.torch.SparseAdam(table.parameters(), lr=0.5)
+    >>> before = table.weight.detach().clone()
+    >>> table(torch.tensor([1, 3, 1])).sum().backward()
+    >>> opt.step()
+    >>> (table.weight.detach() - before).round(decimals=4).tolist()
+    [[0.0, 0.0], [-0.5, -0.5], [0.0, 0.0], [-0.5, -0.5]]
+    """
+
+    FORMULA: ClassVar = formulas.Adam
+    SPARSE: ClassVar = True
+    OPTIONAL: ClassVar = ("maximize",)
+
+    def _row_scalars(self, group: dict[str, Any], t: int) -> dict[str, float]:
+        scalars = super()._row_scalars(group, t)
+        scalars["eps"] /= math.sqrt(1 - scalars["beta2"] ** t)
+        return scalars
+
+    def _bind(self, params: list[Any], grads: list[Any], groups: list[dict[str, Any]]) -> Binding:
+        for member in self._members([g is not None for g in grads]):
+            raise TypeError(
+                f"{member.label}.grad: dense, expected a sparse gradient; use gradstep.torch.Adam"
+            )
+        return super()._bind(params, grads, groups)
 
 
 class Lion(NativeOptimizer):
@@ -171,3 +210,5 @@ class Lion(NativeOptimizer):
             "fused": fused,
         }
         super().__init__(params, defaults, **extra)
+        if fused:  # as in torch's classes
+            self._step_supports_amp_scaling = True

@@ -1,0 +1,220 @@
+"""What arguments may be: each rule once, with the name, what came and what was expected.
+
+A wrong kind raises TypeError, a wrong value ValueError. `name` is what messages call the argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
+from reprlib import repr as short_repr
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "choice",
+    "entry",
+    "flag",
+    "floating",
+    "function",
+    "generator",
+    "integer",
+    "is_integer",
+    "mapping",
+    "number",
+    "probability",
+    "real",
+    "several",
+    "shape",
+    "shown",
+    "text",
+]
+
+INF = math.inf
+FLOATS = "expected float32 or float64"
+# Bounds from here on are limits of a type rather than of sense.
+LARGE = 2**31
+
+
+def kind(value: Any) -> str:
+    """The name of a value's type, which is what messages about kinds show."""
+    return type(value).__name__
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, whatever it is."""
+    # Python refuses to print integers of more than some thousand digits.
+    if isinstance(value, int) and value.bit_length() > 1_000:
+        return "an integer of many digits"
+    if isinstance(value, (np.integer, np.floating)):
+        return str(value)
+    return short_repr(value)
+
+
+def _bound(value: int) -> str:
+    """A bound, large ones as people write them: 2**63 - 1."""
+    if value < LARGE:
+        return str(value)
+    power = value.bit_length()
+    return f"2**{power - 1}" if value == 2 ** (power - 1) else f"2**{power} - 1"
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value counts as an integer: Python's and NumPy's, but no truth value."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """The value as an int, from `least` to `most` where these are given.
+
+    >>> integer("n", 3, least=1)
+    3
+    >>> integer("n", 0, least=1, most=1024)
+    Traceback (most recent call last):
+    ValueError: n: 0, expected an integer from 1 to 1024
+    """
+    if not is_integer(value):
+        raise TypeError(f"{name}: {kind(value)}, expected an integer")
+    found = int(value)
+    if (least is None or found >= least) and (most is None or found <= most):
+        return found
+    if least is not None and (most is None or most >= LARGE) and found < least:
+        expected = f">= {_bound(least)}"
+    elif least is None or (most is not None and most >= LARGE):
+        expected = f"<= {_bound(most or 0)}"
+    else:
+        expected = f"from {least} to {most}"
+    raise ValueError(f"{name}: {shown(found)}, expected an integer {expected}")
+
+
+def real(name: str, value: Any, expected: str = "a number") -> float:
+    """The value as a float; infinite where it is beyond the largest one."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: {kind(value)}, expected {expected}")
+    found: Any = value
+    try:
+        return float(found)
+    except OverflowError:
+        return INF if found > 0 else -INF
+
+
+def number(
+    name: str,
+    value: Any,
+    expected: str = "a number",
+    allowed: Callable[[float], bool] = lambda x: True,
+) -> float:
+    """The value as a finite float which is `allowed`; `expected` says in words what is.
+
+    >>> number("rate", -1, "a number >= 0", lambda x: x >= 0)
+    Traceback (most recent call last):
+    ValueError: rate: -1, expected a number >= 0
+    """
+    found = real(name, value, expected)
+    if not math.isfinite(found):
+        expected = expected.replace("a number", "a finite number", 1)
+    elif allowed(found):
+        return found
+    raise ValueError(f"{name}: {shown(value)}, expected {expected}")
+
+
+def probability(name: str, value: Any) -> float:
+    """The value as a float in [0, 1]."""
+    return number(name, value, "a number in [0, 1]", lambda p: 0 <= p <= 1)
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value as a bool: True, False, or NumPy's."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: {kind(value)}, expected True or False")
+    return bool(value)
+
+
+def text(name: str, value: Any) -> str:
+    """The value, a string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: {kind(value)}, expected a string")
+    return value
+
+
+def choice(name: str, value: Any, names: Iterable[str]) -> str:
+    """The value, one of the names.
+
+    >>> choice("reduction", "max", ["mean", "sum"])
+    Traceback (most recent call last):
+    ValueError: reduction: 'max', expected 'mean' or 'sum'
+    """
+    allowed = list(names)
+    if text(name, value) in allowed:
+        return value  # type: ignore[no-any-return]
+    *first, last = map(repr, allowed)
+    expected = f"{', '.join(first)} or {last}" if first else last
+    raise ValueError(f"{name}: {shown(value)}, expected {expected}")
+
+
+def function(name: str, value: Any, of: str) -> Callable[..., Any]:
+    """The value, something to call; `of` says with what."""
+    if not callable(value):
+        raise TypeError(f"{name}: {kind(value)}, expected a function {of}")
+    return value  # type: ignore[no-any-return]
+
+
+def mapping(name: str, value: Any) -> Mapping[Any, Any]:
+    """The value, a mapping."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: {kind(value)}, expected a mapping")
+    return value
+
+
+def entry(of: Any, key: Any, name: str) -> Any:
+    """The entry of a mapping that must be there."""
+    if key not in mapping(name, of):
+        raise ValueError(f"{name}: no {key!r}")
+    return of[key]
+
+
+def several(name: str, values: Any, item: Callable[[str, Any], Any]) -> tuple[Any, ...]:
+    """The values of a sequence, each checked by `item`."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: {kind(values)}, expected a sequence")
+    return tuple(item(f"{name}[{i}]", value) for i, value in enumerate(values))
+
+
+def shape(name: str, value: Any) -> tuple[int, ...]:
+    """The sizes of an array: an integer, or a sequence of integers, all >= 0."""
+    sizes = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    try:
+        found = tuple(operator.index(size) for size in sizes if not isinstance(size, bool))
+    except TypeError:
+        found = ()
+    if len(found) < len(sizes):
+        expected = "expected an integer or a tuple of integers"
+        raise TypeError(f"{name}: {shown(value)}, {expected}")
+    if any(size < 0 for size in found):
+        raise ValueError(f"{name}: {shown(value)}, expected sizes >= 0")
+    return found
+
+
+def floating(name: str, value: Any) -> np.dtype[Any]:
+    """The value as a dtype, float32 or float64."""
+    found: np.dtype[Any] | None = None
+    with contextlib.suppress(TypeError, ValueError):
+        found = None if value is None else np.dtype(value)
+    if found is None or found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"{name}: {kind(value) if found is None else found}, {FLOATS}")
+    return found
+
+
+def generator(name: str, value: Any) -> np.random.Generator:
+    """The value as a source of random numbers: one, or a seed >= 0 or None for a new one."""
+    if isinstance(value, np.random.Generator):
+        return value
+    if value is not None and not is_integer(value):
+        raise TypeError(f"{name}: {kind(value)}, expected a numpy.random.Generator or a seed")
+    if value is not None and value < 0:
+        raise ValueError(f"{name}: {shown(value)}, expected a seed >= 0")
+    return np.random.default_rng(value)

@@ -1,0 +1,124 @@
+"""The hyperparameters in torch's groups as a formula takes them: numbers, pairs, flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from numbers import Real
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import torch
+
+from gradstep.optim.hyperparameters import check_hyperparameter
+from gradstep.optim.optimizer import OPTIONS
+from gradstep.optim.optimizer import Optimizer as Formula
+
+__all__ = ["Groups", "Option", "changes_in_place", "check_flags", "keys_of"]
+
+Group = Mapping[str, Any]
+REFUSED = {
+    "differentiable": "gradients through a step",
+    "capturable": "capture into a CUDA graph",
+}
+CONSTANTS = (float, int, bool, type(None), np.number)
+
+
+class Option:
+    """An attribute of an optimizer that is checked whenever it is assigned."""
+
+    def __init__(self, default: Any) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name, self.kept_as = name, f"_{name}"
+        setattr(owner, self.kept_as, self.default)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else getattr(instance, self.kept_as)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if callable(value):
+            raise TypeError(f"{self.name}: a function, expected a value; assign it between steps")
+        checked = check_hyperparameter(self.name, value, self.default)
+        instance.__dict__[self.kept_as] = checked
+
+
+class Groups:
+    """Reads groups for a formula, and tells whether one has changed since."""
+
+    def __init__(self, formula: type[Formula], torchs: Group, optional: Collection[str]) -> None:
+        """torchs: the defaults of torch's class. What is among them every group must have, as torch
+        would raise KeyError, but for `optional`; what only gradstep knows (`l1`, `clip_value`) may
+        be missing.
+        """
+        keys = keys_of(formula)
+        self.formula, self.keys = formula, keys
+        self.needed = [key for key in keys if key in torchs and key not in optional]
+        self.extra = [key for key in keys if key not in self.needed]
+        self.fallbacks = [formula.default(key) for key in self.extra]
+        self._get: Callable[[Group], Any] = itemgetter(*self.needed)
+
+    def values(self, groups: Sequence[Group]) -> list[tuple[Any, ...]]:
+        """What the groups hold now. Raises KeyError for a key that torch's class needs too."""
+        return [
+            (*self._get(group), *map(group.get, self.extra, self.fallbacks)) for group in groups
+        ]
+
+    def read(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
+        """The hyperparameters of each. Raises KeyError, TypeError or ValueError."""
+        keys = [*self.needed, *self.extra]
+        found = []
+        for number, (group, own) in enumerate(zip(groups, self.values(groups), strict=True)):
+            where = f"param_groups[{number}]: "
+            check_flags(group, where)
+            given = dict(zip(keys, own, strict=True))
+            found.append({key: self._plain(key, given[key], where) for key in self.keys})
+        return found
+
+    def _plain(self, key: str, value: Any, where: str) -> Any:
+        default = self.formula.default(key)
+        if isinstance(default, bool):
+            return bool(value)
+        if isinstance(default, tuple):
+            if not isinstance(value, (tuple, list)) or len(value) != len(default):
+                raise TypeError(f"{where}{key}: {value!r}, expected {len(default)} numbers")
+            return tuple(_number(v, f"{where}{key}") for v in value)
+        return None if value is None and default is None else _number(value, f"{where}{key}")
+
+
+def keys_of(formula: type[Formula]) -> list[str]:
+    """The hyperparameters that a group has."""
+    return [key for key in formula._defaults() if key not in ("params", *OPTIONS)]
+
+
+def check_flags(group: Group, where: str) -> None:
+    for key, what in REFUSED.items():
+        if group.get(key):
+            raise ValueError(f"{where}{key}: True, expected False; for {what} use torch.optim")
+
+
+def changes_in_place(values: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether one of the values can change and stay the same object, as tensors and lists do."""
+    return any(not _is_constant(value) for own in values for value in own)
+
+
+def _is_constant(value: Any) -> bool:
+    return isinstance(value, CONSTANTS) or (
+        isinstance(value, tuple) and all(map(_is_constant, value))
+    )
+
+
+def _number(value: Any, what: str) -> float:
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        if int(np.prod(value.shape)) != 1:
+            raise ValueError(f"{what}: shape {tuple(value.shape)}, expected one number")
+        return float(value.reshape(()))
+    if isinstance(value, Real):
+        return float(value)
+    if callable(value):
+        raise TypeError(
+            f"{what}: a function, expected a number; change it between steps, for instance by "
+            "torch.optim.lr_scheduler.LambdaLR"
+        )
+    raise TypeError(f"{what}: {type(value).__name__}, expected a number")

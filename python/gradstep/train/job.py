@@ -1,0 +1,88 @@
+"""What `gradstep train` was asked to do, and how each network, optimizer and training is made."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gradstep.nn import Sequential, mlp
+from gradstep.train import loop as training
+from gradstep.train.augmentation import Augmentation, random_shift
+from gradstep.train.batches import balanced_class_weights
+from gradstep.train.datasets import Dataset, Split
+from gradstep.train.loop import SCHEDULE_NAMES, Epoch, History
+from gradstep.train.lr_search import find_lr
+
+__all__ = ["Job", "OnEpoch"]
+
+OnEpoch = Callable[[Epoch], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `gradstep train` was asked to do, and the rows to do it with: one split, or K folds."""
+
+    arguments: argparse.Namespace
+    data: Dataset
+    splits: list[Split]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Sizes of the network: columns, hidden layers, classes."""
+        return [self.data.x.shape[1], *self.arguments.layers, len(self.data.classes)]
+
+    def steps(self, split: Split) -> int:
+        """Steps per epoch."""
+        return math.ceil(len(split.y) / (self.arguments.batch or len(split.y)))
+
+    @property
+    def shift(self) -> int:
+        """Pixels that training images move at random; none when a few are to be learnt by heart."""
+        asked = self.arguments.shift
+        own = 0 if self.arguments.overfit else self.data.shift
+        return int(own if asked is None else asked)
+
+    @property
+    def augment(self) -> Augmentation | None:
+        """What happens to a batch before it is used."""
+        return random_shift(self.sizes[0], self.shift) if self.shift else None
+
+    def model(self) -> Sequential:
+        """Return a fresh network."""
+        options = self.arguments
+        names = ("seed", "activation", "init", "batch_norm", "dropout", "input_dropout")
+        return mlp(self.sizes, **{name: getattr(options, name) for name in names})
+
+    def set_up(self, name: str, lr: Any, split: Split) -> tuple[Any, Any, dict[str, Any]]:
+        """Return a fresh model, its optimizer, and the keywords of `train` and `step_function`."""
+        options = self.arguments
+        model = self.model()
+        settings = {"weight_decay": options.weight_decay, "clip_norm": options.clip_norm}
+        optimizer = training.make_optimizer(name, model.params, lr, **settings)
+        balanced = options.class_weights == "balanced"
+        weights = balanced_class_weights(split.y, self.sizes[-1]) if balanced else None
+        keywords = {"batch_size": options.batch, "seed": options.seed, "class_weights": weights}
+        return model, optimizer, keywords
+
+    def find_rate(self, name: str, say: Callable[[str], None]) -> float:
+        """Return the best of several learning rates, tried for 100 steps on the first split."""
+
+        def make(lr: float) -> Callable[[], float]:
+            model, optimizer, keywords = self.set_up(name, lr, self.splits[0])
+            return training.step_function(model, self.splits[0], optimizer, **keywords)
+
+        found = find_lr(make, steps=100)
+        say(f"{name}, 100 steps at each rate\n{found}\n")
+        return found.suggestion
+
+    def fit(self, name: str, lr: float, split: Split, on_epoch: OnEpoch) -> History:
+        """Train on one split."""
+        options, steps = self.arguments, self.steps(split)
+        schedule = SCHEDULE_NAMES[options.schedule](lr, steps * options.epochs, steps)
+        model, optimizer, keywords = self.set_up(name, schedule, split)
+        keywords |= {"epochs": options.epochs, "patience": options.early_stopping}
+        keywords["augment"] = self.augment
+        return training.train(model, split, optimizer, on_epoch=on_epoch, **keywords)
