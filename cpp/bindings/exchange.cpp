@@ -7,6 +7,7 @@
 #include <array>
 #include <utility>
 
+#include "bindings/constructor.hpp"
 #include "bindings/families.hpp"
 
 namespace py = pybind11;
@@ -248,14 +249,16 @@ void TensorNumbers::count(const std::optional<std::vector<int64_t>>& places) {
 }
 
 void define_exchange(py::module_& m) {
-  py::class_<TensorNumbers>(m, "TensorNumbers")
-      .def(py::init<py::list>(), py::arg("tensors"))
+  py::class_<TensorNumbers>(m, "TensorNumbers", may_lack_memory())
+      .def("__init__", made_of<TensorNumbers, py::list>, py::detail::is_new_style_constructor(),
+           py::arg("tensors"))
       .def("unchanged", &TensorNumbers::unchanged)
       .def("write", &TensorNumbers::write, py::arg("values"))
       .def("count", &TensorNumbers::count, py::arg("places"))
       .def_property_readonly("values", &TensorNumbers::values);
-  py::class_<TensorWatch>(m, "TensorWatch")
-      .def(py::init<py::list, py::dict, py::list>(), py::arg("listed"), py::arg("state"),
+  py::class_<TensorWatch>(m, "TensorWatch", may_lack_memory())
+      .def("__init__", made_of<TensorWatch, py::list, py::dict, py::list>,
+           py::detail::is_new_style_constructor(), py::arg("listed"), py::arg("state"),
            py::arg("moving"))
       .def("holds", &TensorWatch::holds, py::arg("listed"), py::arg("state"));
   m.def("are_floats", are_floats, py::arg("x"));

@@ -14,5 +14,6 @@ void define_elementwise(pybind11::module_& m);
 void define_softmax(pybind11::module_& m);
 void define_losses(pybind11::module_& m);
 void define_channels(pybind11::module_& m);
+void define_allocation(pybind11::module_& m);  // where the linker can
 
 }  // namespace gradstep

@@ -175,6 +175,9 @@ PYBIND11_MODULE(_core, m) {
   define_softmax(m);
   define_losses(m);
   define_channels(m);
+#if defined(GRADSTEP_WRAPS_NEW)
+  define_allocation(m);
+#endif
 }
 
 }  // namespace gradstep

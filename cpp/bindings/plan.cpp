@@ -2,6 +2,9 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
+#include "bindings/constructor.hpp"
 #include "bindings/exchange.hpp"
 #include "bindings/families.hpp"
 #include "bindings/gil.hpp"
@@ -205,7 +208,9 @@ py::list Plan::gradient_block_sums(py::handle grads) {
   py::list result;
   const double* next = sums.data();
   for (const int64_t count : plan_.block_counts()) {
-    result.append(py::array_t<double>(count, next));
+    py::array blocks = new_array(kFloat64, {count});
+    std::copy_n(next, count, static_cast<double*>(blocks.mutable_data()));
+    result.append(blocks);
     next += count;
   }
   return result;
@@ -259,9 +264,10 @@ void Plan::set_steps(const std::vector<int64_t>& steps) {
 }
 
 void define_plan(py::module_& m) {
-  py::class_<Plan>(m, "Plan")
-      .def(py::init<py::sequence, py::sequence, Plan::Labels>(), py::arg("groups"),
-           py::arg("tensors"), py::arg("labels") = Plan::Labels{"params", "state", "grads"})
+  py::class_<Plan>(m, "Plan", may_lack_memory())
+      .def("__init__", made_of<Plan, py::sequence, py::sequence, Plan::Labels>,
+           py::detail::is_new_style_constructor(), py::arg("groups"), py::arg("tensors"),
+           py::arg("labels") = Plan::Labels{"params", "state", "grads"})
       .def("set_hyper", &Plan::set_hyper, py::arg("group"), py::arg("values"))
       .def("bind", &Plan::bind, py::arg("grads"))
       .def("unbind", &Plan::unbind)

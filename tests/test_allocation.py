@@ -1,0 +1,210 @@
+"""Where memory runs out, a call raises MemoryError and leaves every byte as it was.
+
+As in SQLite's tests of this kind the first allocation of a call fails, then the second, and so on
+until it succeeds: once for those of the module's own C++, once for those of the interpreter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradstep as gs
+import numpy as np
+import pytest
+from gradstep import _core
+
+needs_hook = pytest.mark.skipif(
+    not hasattr(_core, "fail_allocation"), reason="this linker cannot redirect operator new"
+)
+
+F32 = np.float32
+Call = Callable[[], Any]
+# What a call may change, and the call.
+Case = Callable[[], tuple[list[Any], Call]]
+
+
+def filled(*shape: int, dtype: Any = F32) -> Any:
+    return np.linspace(-1, 2, int(np.prod(shape)), dtype=dtype).reshape(shape)
+
+
+def function(name: str, *arguments: Any) -> Case:
+    """A native function; "out" stands for memory like that of the first array."""
+
+    def make() -> tuple[list[Any], Call]:
+        given = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
+        model = next(a for a in given if isinstance(a, np.ndarray))
+        given = [np.full_like(model, 7) if isinstance(a, str) and a == "out" else a for a in given]
+        call = getattr(_core, name)
+        return [a for a in given if isinstance(a, np.ndarray)], lambda: call(*given)
+
+    return make
+
+
+def optimizer(use: Callable[[Any, list[Any], list[Any]], Any], **options: Any) -> Case:
+    """A use of an optimizer that has taken two steps, given its parameters and gradients."""
+
+    def make() -> tuple[list[Any], Call]:
+        params, grads = [filled(9000), filled(3)], [filled(9000), filled(3)]
+        opt = gs.AdamW(params, **options)
+        for _ in range(2):
+            opt.step(grads)
+        opt.bind(grads)
+        held = [a for row in opt._states for a in row.values()]
+        changes = [*params, *grads, *held, Counters(opt)]
+        return changes, lambda: use(opt, params, grads)
+
+    return make
+
+
+class Counters:
+    """An optimizer's, compared like an array."""
+
+    def __init__(self, opt: Any) -> None:
+        self.opt = opt
+
+    def tobytes(self) -> bytes:
+        return repr((self.opt.step_count, self.opt._plan.steps)).encode()
+
+
+BIG = filled(8, 6, 500)  # more than the caller does alone
+W, ROW = filled(6), filled(500)
+STATISTICS = (filled(6, dtype=np.float64), filled(6, dtype=np.float64) + 2)
+RUNNING = (filled(6), filled(6) + 2)
+ROWS = (filled(8, 6, dtype=np.float64), filled(8, 6, dtype=np.float64) + 2)
+GROUPS = (filled(8, 3, dtype=np.float64), filled(8, 3, dtype=np.float64) + 2)
+LOGITS = filled(3000, 10)
+TARGETS = (np.arange(3000) % 10).astype(np.int64)
+LONG = filled(1, 70_000)
+FUNCTIONS: dict[str, Case] = {
+    "dropout": function("dropout", BIG, 0.5, 1, 2, "out", "x"),
+    "alpha_dropout": function("alpha_dropout", BIG, 0.5, 1, 2, "out", False),
+    "group_dropout": function("group_dropout", BIG, 0.5, 1, 1, 2, "out", "x"),
+    "dropout_mask": function("dropout_mask", np.zeros(9000, np.bool_), 9000, 0.5, 1, 2, False),
+    "batch_norm": function(
+        "batch_norm", BIG, W, W, *RUNNING, True, 0.1, None, 1e-5, 1, None, "out"
+    ),
+    "batch_norm_backward": function(
+        "batch_norm_backward", BIG, BIG, W, *STATISTICS, True, 1, None, None, "out"
+    ),
+    "batch_norm_stats": function("batch_norm_stats", BIG, 1),
+    "layer_norm": function("layer_norm", BIG, None, None, 1e-5, None, "out"),
+    "layer_norm_backward": function("layer_norm_backward", BIG, BIG, ROW, *ROWS, None, "out"),
+    "rms_norm": function("rms_norm", BIG, None, 1e-5, None, "out"),
+    "rms_norm_backward": function("rms_norm_backward", BIG, BIG, ROW, ROWS[1], None, "out"),
+    "group_norm": function("group_norm", BIG, 3, W, W, 1e-5, "out"),
+    "group_norm_backward": function("group_norm_backward", BIG, BIG, 3, W, *GROUPS, "out"),
+    "activate": function("activate", 0, BIG, "out", 0.0),
+    "activate_backward": function("activate_backward", 0, BIG, BIG, "y", "out", 0.0),
+    "softmax": function("softmax", False, LOGITS, 1, "out"),
+    "softmax of a long row": function("softmax", False, LONG, 1, "out"),
+    "softmax_backward": function("softmax_backward", False, LOGITS, LOGITS, 1, "out"),
+    "cross_entropy": function("cross_entropy", LOGITS, TARGETS, None, 0.1, -100, 0, "out"),
+    "cross_entropy of each": function("cross_entropy", LOGITS, TARGETS, None, 0.0, -100, 2, "out"),
+    "mse": function("mse", BIG, BIG, "out"),
+    "prelu": function("prelu", BIG, W, 1, "out"),
+    "prelu_backward": function("prelu_backward", BIG, BIG, W, 1, "out"),
+    "maxout": function("maxout", BIG, 2, 1, np.full((8, 3, 500), 7, F32)),
+    "maxout_backward": function("maxout_backward", filled(8, 3, 500), BIG, 2, 1, BIG + 1),
+    "global_norm": lambda: ([BIG], lambda: _core.global_norm([BIG, W], [0, 1], "grads")),
+    "summarize": lambda: ([BIG], lambda: _core.summarize([BIG, W], [0, 1], "tree")),
+}
+STATE: dict[str, Case] = {
+    "step": optimizer(lambda opt, p, g: opt._plan.step(g, 1.0, 0.5, True, False)),
+    "step that zeroes": optimizer(lambda opt, p, g: opt._plan.step(g, 1.0, 0.0, False, True)),
+    "bound step": optimizer(lambda opt, p, g: opt._plan.step(None, 1.0, 0.5, True, False)),
+    "bind": optimizer(lambda opt, p, g: opt._plan.bind([a.copy() for a in g])),
+    "check": optimizer(lambda opt, p, g: opt._plan.check(g)),
+    "set_hyper": optimizer(
+        lambda opt, p, g: opt._plan.set_hyper(0, list(opt._current[0].values()))
+    ),
+    "steps": optimizer(lambda opt, p, g: setattr(opt._plan, "steps", [7, 7])),
+    "gradient_block_sums": optimizer(lambda opt, p, g: opt._plan.gradient_block_sums(g)),
+    "a new plan": optimizer(lambda opt, p, g: gs.SGD(p)),
+}
+CASES = FUNCTIONS | STATE
+
+
+def unharmed(arrays: list[Any], before: list[bytes], where: str) -> None:
+    for i, (array, bytes_before) in enumerate(zip(arrays, before, strict=True)):
+        assert array.tobytes() == bytes_before, f"{where}: number {i} of what it may change"
+
+
+@needs_hook
+@pytest.mark.parametrize("name", CASES)
+def test_each_native_allocation_may_fail(name: str) -> None:
+    with gs.threads(3):
+        for n in range(1, 200):
+            arrays, call = CASES[name]()
+            before = [a.tobytes() for a in arrays]
+            _core.fail_allocation(n)
+            try:
+                call()
+                failed = False
+            except MemoryError:
+                failed = True
+            finally:
+                left = _core.fail_allocation(0)
+            if failed:
+                unharmed(arrays, before, f"allocation {n}")
+            elif left > 0:
+                return
+    raise AssertionError("it never ran to its end")
+
+
+# What pybind11 and CPython make of it in some places.
+OTHER = re.compile("allocate|Unable to convert call argument")
+
+INTERPRETER = """
+import sys, _testcapi
+sys.path.insert(0, {folder!r})
+from test_allocation import CASES, OTHER, unharmed
+for name, case in CASES.items():
+    since = 0  # the last failure: some are made up for
+    for n in range(2000):
+        arrays, call = case()
+        before = [a.tobytes() for a in arrays]
+        error = None
+        _testcapi.set_nomemory(n, n + 1)
+        try:
+            call()
+        except BaseException as caught:
+            error = caught
+        _testcapi.remove_mem_hooks()
+        since = since + 1 if error is None else 0
+        if since > 25:
+            break
+        if error is not None:
+            assert isinstance(error, MemoryError) or OTHER.search(str(error)), (name, n, error)
+            unharmed(arrays, before, f"{{name}}, allocation {{n}} of Python")
+    else:
+        raise AssertionError(name)
+print("passed", len(CASES))
+"""
+
+
+def test_each_allocation_of_the_interpreter_may_fail(python: Any) -> None:
+    pytest.importorskip("_testcapi")
+    folder = str(Path(__file__).parent)
+    assert f"passed {len(CASES)}" in python(INTERPRETER.format(folder=folder))
+
+
+NO_MEMORY = {
+    "fail_allocation", "set_num_threads", "get_num_threads", "tune", "use_simd", "simd_level",
+    "simd_levels", "compiled_simd_levels", "optimizer_kernels", "assignment_kernels",
+    "borrow_threads", "return_threads", "threads_borrowed", "use_team", "use_blas_threads",
+    "philox_block", "are_floats", "tensor_array",
+}  # fmt: skip
+
+
+def test_every_native_function_is_here() -> None:
+    """Those that touch no caller's memory aside."""
+    native = {
+        name for name in dir(_core) if callable(getattr(_core, name)) and not name.startswith("_")
+    }
+    classes = {name for name in native if isinstance(getattr(_core, name), type)}
+    missing = native - classes - NO_MEMORY - set(FUNCTIONS)
+    assert missing == set()
+    assert classes == {"Plan", "TensorNumbers", "TensorWatch"}
