@@ -12,9 +12,10 @@ ALWAYS_INLINE bool in_range(double squares) {
   return squares > kLeast && squares < __builtin_inf();
 }
 
-// Moments of a tile in two passes: the mean rounded to T, then deviations from it.
+// Moments of a tile in two passes: the mean rounded to T, then deviations from it. `ahead`: to the
+// same tile of the next row.
 template <class T>
-ALWAYS_INLINE Moments row_moments(const T* x, int64_t n) {
+ALWAYS_INLINE Moments row_moments(const T* x, int64_t n, int64_t ahead) {
   double sums[2];
   paired_sums<1>(
       n, T{}, sums,
@@ -24,7 +25,8 @@ ALWAYS_INLINE Moments row_moments(const T* x, int64_t n) {
   const T shift = static_cast<T>(sums[0] / static_cast<double>(n));
   paired_sums<2>(
       n, shift, sums,
-      [&](int64_t, int64_t, auto v) __attribute__((always_inline)) {
+      [&](int64_t i, int64_t, auto v) __attribute__((always_inline)) {
+        prefetch(x, i + ahead);
         const auto d = v - shift;
         return Terms<decltype(v), 2>{{d, d * d}};
       },
@@ -62,7 +64,7 @@ ALWAYS_INLINE void row_statistics(const T* x, const NormRows& rows, double* mean
   if (kCentred) {
     Moments all;
     row_tiles(rows.size, [&](int64_t at, int64_t n) __attribute__((always_inline)) {
-      all = merged(all, row_moments(x + at, n));
+      all = merged(all, row_moments(x + at, n, rows.size));
     });
     *mean = all.mean;
     variance = all.variance();
@@ -132,6 +134,7 @@ static void row_gradient(const void* dys, const void* xs, void* dxs, const NormR
           count, T{}, sums,
           [&](int64_t i, int64_t some, auto g, auto value, auto w) __attribute__((always_inline)) {
             typedef decltype(g) V;
+            prefetch(dy, at + i + n), prefetch(x, at + i + n);
             const V xhat = xhat_at(value), wg = w * g;
             add_first(dweight + at + i, some, g * xhat);
             add_first(dbias + at + i, some, g);
