@@ -4,7 +4,10 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
+
+#include "bindings/families.hpp"
 
 namespace py = pybind11;
 
@@ -22,13 +25,13 @@ struct ExchangeInterface {
 
 // What a type tells of its objects, asked once.
 struct Exporter {
-  PyObject* type = nullptr;  // held: one that dies could leave its address to another
+  py::object type;  // held: one that dies could leave its address to another
   const ExchangeInterface* api = nullptr;
-  PyObject* is_neg = nullptr;  // the method of torch that tells lazily negated views, or null
+  py::object is_neg;  // the method of torch that tells lazily negated views, or null
 };
 
-PyObject* attribute(PyObject* object, const char* name) {
-  PyObject* found = PyObject_GetAttrString(object, name);
+py::object attribute(PyObject* object, const char* name) {
+  auto found = py::reinterpret_steal<py::object>(PyObject_GetAttrString(object, name));
   PyErr_Clear();
   return found;
 }
@@ -36,42 +39,38 @@ PyObject* attribute(PyObject* object, const char* name) {
 // Whether operators see the memory of the type's objects as it is. A subclass of torch's tensor
 // that overrides __torch_dispatch__ may hold anything.
 bool is_memory(PyObject* type) {
-  const auto own = py::reinterpret_steal<py::object>(attribute(type, "__torch_dispatch__"));
+  const auto own = attribute(type, "__torch_dispatch__");
   if (!own) return true;
   for (const py::handle base : py::handle(type).attr("__mro__")) {
     if (!base.attr("__dict__").contains("__dlpack_c_exchange_api__")) continue;
-    const auto first =
-        py::reinterpret_steal<py::object>(attribute(base.ptr(), "__torch_dispatch__"));
+    const auto first = attribute(base.ptr(), "__torch_dispatch__");
     return first.is(own);
   }
   return false;
 }
 
-const Exporter& exporter_of(PyObject* type) {
-  // Tensors and parameters of one library take turns: a few answers serve nearly all calls.
-  static Exporter known[4];
+// Tensors and parameters of one library take turns: a few answers serve nearly all calls. By value:
+// what is asked of an object may run Python code, which asks about other types meanwhile.
+Exporter exporter_of(PyObject* type) {
+  static auto& known = *new std::array<Exporter, 4>;  // outlives the interpreter
   static size_t oldest = 0;
   for (const Exporter& exporter : known)
-    if (exporter.type == type) return exporter;
-  Exporter found{type};
-  PyObject* capsule = attribute(type, "__dlpack_c_exchange_api__");
-  if (capsule && PyCapsule_IsValid(capsule, "dlpack_exchange_api"))
-    found.api =
-        static_cast<const ExchangeInterface*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
-  Py_XDECREF(capsule);
+    if (exporter.type.ptr() == type) return exporter;
+  Exporter found;
+  found.type = py::reinterpret_borrow<py::object>(type);
+  const py::object capsule = attribute(type, "__dlpack_c_exchange_api__");
+  if (capsule && PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api"))
+    found.api = static_cast<const ExchangeInterface*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (found.api && (found.api->major != 1 || !is_memory(type))) found.api = nullptr;
   found.is_neg = attribute(type, "is_neg");
-  Py_INCREF(type);
-  Exporter& place = known[oldest++ % std::size(known)];
-  const Exporter before = std::exchange(place, found);
-  Py_XDECREF(before.is_neg);
-  Py_XDECREF(before.type);
-  return place;
+  const Exporter before = std::exchange(known[oldest++ % known.size()], found);
+  return found;
 }
 
 bool is_negated(const Exporter& exporter, PyObject* object) {
   if (!exporter.is_neg) return false;
-  PyObject* answer = PyObject_CallOneArg(exporter.is_neg, object);
+  PyObject* answer = PyObject_CallOneArg(exporter.is_neg.ptr(), object);
   PyErr_Clear();
   const bool negated = answer != Py_False;
   Py_XDECREF(answer);
@@ -91,14 +90,14 @@ bool read_raw(const Exporter& exporter, PyObject* object, DLTensor* tensor) {
 
 void* address_of(py::handle object) {
   DLTensor tensor;
-  const Exporter& exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
+  const Exporter exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
   return read_raw(exporter, object.ptr(), &tensor) ? tensor.address() : nullptr;
 }
 
 }  // namespace
 
 bool read_tensor(PyObject* object, DLTensor* tensor) {
-  const Exporter& exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object)));
+  const Exporter exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object)));
   return read_raw(exporter, object, tensor) && has_memory(*tensor) && !is_negated(exporter, object);
 }
 
