@@ -26,7 +26,8 @@ PLACES: dict[str, set[str]] = {
     "nn": {*LOW, "spec", "ops", "optim"},
     "train": {*LOW, "spec", "ops", "optim", "nn", "runtime"},
     "torch": {*LOW, "spec", "ops", "optim", "nn", "runtime", "_core", "gradstep"},
-    "gradstep": {"spec", "ops", "optim", "nn", "train", "runtime", "_core"},
+    "gradstep": {"spec", "ops", "optim", "nn", "train", "runtime", "_load"},
+    "_load": {"_core"},
     "__main__": {"train"},
     "_core": LOW,  # its types
 }
