@@ -1,260 +1,234 @@
-"""One call between other work, which is where every real step stands: two threads against one.
+"""The work of the suite `between`: another work, one call at a time, each after something else.
 
-    python -m bench.between [--quick] [--processes 3] [--output bench/results/between]
-
-Each call follows 1 ms of Python, of sleep, of NumPy's products or of torch's, and for comparison
-nothing (a tight loop). One process measures all contenders of a row in turn; there are several,
-fresh ones, because a process keeps the places of its threads; the tables show the range of their
-medians.
+A real step stands between other work, where workers have gone to sleep and other libraries' threads
+hold the CPUs. A process keeps the places of its threads, so every contender runs in several fresh
+ones: round r of a measurement is made in process r modulo their number, by all contenders.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib import import_module
 from importlib.util import find_spec
+from itertools import repeat
 from pathlib import Path
-from typing import Any, TypeAlias
+from statistics import median
+from typing import Any
 
 import gradstep as gs
 import numpy as np
 
-from .machine import describe
-from .peers import load
-from .report import duration, table
+from .layers import Layer
+from .measure import Timing, ratio
+from .remote import there
+from .scaling import ONE
+from .steps import Step
+from .work import Contender, Inputs, Ready
 
-__all__ = ["main", "measure"]
+__all__ = [
+    "AFTER",
+    "LENT",
+    "PROCESSES",
+    "TIGHT",
+    "Between",
+    "apart",
+    "by_process",
+    "ours",
+    "seconds_of",
+    "span",
+    "typical",
+]
 
-Call: TypeAlias = Callable[[], object]
+Call = Callable[[], object]
+Make = Callable[[Any, Inputs], Ready]
 
-SIZES = (16_384, 65_536, 235_146, 1 << 20, 1 << 22)
-QUICK_SIZES = (65_536, 235_146, 1 << 20)
-PRODUCT = 180  # rows and columns of the matrices: some 60 us a product
-COLUMNS = 2_048  # of what layer norm normalises, at most; sizes are cut to whole rows
-ROUNDS, CALLS, TIGHT = 9, 10, 20
-OTHER_WORK = 1e-3  # seconds
-SETTLED = 0.1  # seconds after which OpenBLAS's threads no longer spin
+PROCESSES = 3
+OTHER_WORK = 1e-3  # seconds of it before every call
+PRODUCT = 180  # rows and columns of the matrices: some 60 µs a product
+CALLS, TIGHT_CALLS = 20, 200  # of which the median is taken, a tenth before them as a warm-up
+SETTLED = 0.03  # seconds after which threads of BLAS and OpenMP no longer spin
+LENT = "gradstep, BLAS threads"
+TIGHT = "tight loop"
+AFTER = (TIGHT, "Python", "sleep", "NumPy products", "torch products")
 
-OURS, ONE, LENT, TORCH = "gradstep", "gradstep, 1 thread", "gradstep, BLAS threads", "torch"
+
+@dataclass(frozen=True)
+class Between:
+    """work: one that leaves its inputs alone. after: what a call follows, one of AFTER."""
+
+    work: Step | Layer
+    after: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.work.name}, {'' if self.after == TIGHT else 'after '}{self.after}"
+
+    @property
+    def elements(self) -> int:
+        return self.work.elements
+
+    @property
+    def ideal_bytes(self) -> int:
+        return self.work.ideal_bytes
+
+    @property
+    def consumes_inputs(self) -> bool:
+        return False
+
+    @property
+    def own(self) -> bool:
+        """Whether torch, which shares threads with nobody well, has no part in it."""
+        return self.after != "torch products"
+
+    def small(self) -> Between:
+        return replace(self, work=self.work.small())
+
+    def inputs(self, seed: int) -> Inputs:
+        return self.work.inputs(seed)
+
+    def reference(self, inputs: Inputs) -> Ready:
+        return self.work.reference(inputs)
 
 
-def others() -> dict[str, Call]:
-    """What a call follows, by name: about 1 ms each, but for the tight loop."""
-    a = np.random.default_rng(0).standard_normal((PRODUCT, PRODUCT), np.float32)
-    b = np.empty_like(a)
-    found: dict[str, Call] = {
-        "tight loop": lambda: None,
-        "Python": lambda: repeat(lambda: sum(range(50))),
-        "sleep": lambda: time.sleep(OTHER_WORK),
-        "NumPy products": lambda: repeat(lambda: np.matmul(a, a, out=b)),
-    }
-    if find_spec("torch"):
-        import torch
-
-        c = torch.from_numpy(a)
-        found["torch products"] = lambda: repeat(lambda: torch.mm(c, c))
+def ours(work: Between, make: Make) -> list[Contender]:
+    """gradstep with all threads, with one, and after NumPy's products on those of its BLAS."""
+    if work.after == "torch products" and find_spec("torch") is None:
+        return []
+    found = [apart("gradstep", Contender("gradstep", make))]
+    if gs.get_num_threads() > 1:
+        found.append(apart("gradstep", Contender(f"gradstep, {ONE}", make), threads=1))
+    if work.after == "NumPy products":
+        found.append(apart("gradstep", Contender(LENT, make), lent=True))
     return found
 
 
-def repeat(call: Call) -> None:
+def apart(
+    library: str,
+    contender: Contender,
+    environment: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Contender:
+    """The contender, whose `make` works in this process, in fresh ones of the library."""
+    make = partial(_here, contender.make, settings)
+    return replace(contender, make=partial(_several, library, environment or {}, make))
+
+
+def _several(
+    library: str, environment: Mapping[str, str], make: Make, work: Between, inputs: Inputs
+) -> Ready:
+    readies = [
+        there(f"{library} {number} between", environment, make, work, inputs)
+        for number in range(PROCESSES)
+    ]
+    current = readies[0]
+
+    def begin(turn: int) -> None:
+        nonlocal current
+        current = readies[turn % PROCESSES]
+
+    def timed(calls: int) -> float:
+        assert current.timed is not None
+        return current.timed(calls)
+
+    first = readies[0]
+    return Ready(first.run, first.feed, first.outputs, timed, begin)
+
+
+def _here(make: Make, settings: Mapping[str, Any], work: Between, inputs: Inputs) -> Ready:
+    ready = make(work.work, inputs)
+    return replace(ready, timed=partial(_seconds, ready, work.after, **settings))
+
+
+def _seconds(
+    ready: Ready, after: str, calls: int, threads: int | None = None, lent: bool = False
+) -> float:
+    """One call; of more, so many times the median of some, because the rest takes far longer."""
+    gs.use_blas_threads(lent)
+    try:
+        with gs.threads(threads or gs.get_num_threads()):
+            return calls * typical(partial(_once, ready), after, 1 if calls == 1 else None)
+    finally:
+        gs.use_blas_threads(False)
+        if "products" in after and calls > 1:
+            time.sleep(SETTLED)
+
+
+def _once(ready: Ready) -> float:
+    # A call may return before its result is there; then it times itself.
+    return ready.timed(1) if ready.timed is not None else seconds_of(ready.run)
+
+
+def seconds_of(call: Call) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def typical(timed: Callable[[], float], after: str, often: int | None = None) -> float:
+    """The median of some calls that time themselves, each after other work."""
+    other = others()[after]
+    often = often or (TIGHT_CALLS if after == TIGHT else CALLS)
+    seconds: list[float] = []
+    for _ in repeat(None, often + often // 10):  # a tenth to warm up
+        other()
+        seconds.append(timed())
+    return median(seconds[-often:])
+
+
+@cache
+def others() -> dict[str, Call]:
+    """What a call follows, by name."""
+    a = np.random.default_rng(0).standard_normal((PRODUCT, PRODUCT), np.float32)
+    b = np.empty_like(a)
+    return {
+        TIGHT: lambda: None,
+        "Python": partial(_repeated, lambda: sum(range(50))),
+        "sleep": partial(time.sleep, OTHER_WORK),
+        "NumPy products": partial(_repeated, lambda: np.matmul(a, a, out=b)),
+        "torch products": lambda: _repeated(torch_product()),
+    }
+
+
+@cache
+def torch_product() -> Call:
+    """On torch's own team, of as many threads."""
+    torch: Any = import_module("torch")
+    torch.set_num_threads(gs.get_num_threads())
+    matrix = torch.ones(PRODUCT, PRODUCT)
+    return partial(torch.mm, matrix, matrix)
+
+
+def _repeated(call: Call) -> None:
     """Calls until the time of the other work is over."""
     end = time.perf_counter() + OTHER_WORK
     while time.perf_counter() < end:
         call()
 
 
-def adamw(n: int) -> Iterator[tuple[str, Call]]:
-    params, grads = np.random.default_rng(n).standard_normal((2, n), np.float32)
-    optimizer = gs.AdamW(params)
-    optimizer.bind(grads)
-    yield OURS, optimizer.step
-    if find_spec("torch"):
-        import torch
-
-        parameter = torch.from_numpy(params.copy()).requires_grad_()
-        parameter.grad = torch.from_numpy(grads.copy())
-        yield f"{TORCH} fused", torch.optim.AdamW([parameter], fused=True).step
-
-
-def dropout(n: int) -> Iterator[tuple[str, Call]]:
-    x = np.random.default_rng(n).standard_normal(n, np.float32)
-    y = np.empty_like(x)
-    yield OURS, lambda: gs.dropout(x, 0.5, seed=1, out=y)
-    if find_spec("torch"):
-        import torch
-
-        t = torch.from_numpy(x)
-        yield TORCH, lambda: torch.nn.functional.dropout(t, 0.5)
-
-
-def layer_norm(n: int) -> Iterator[tuple[str, Call]]:
-    columns = min(COLUMNS, n // 32)
-    x = np.random.default_rng(n).standard_normal((n // columns, columns), np.float32)
-    weight, bias = np.ones(columns, np.float32), np.zeros(columns, np.float32)
-    y = np.empty_like(x)
-    yield OURS, lambda: gs.layer_norm(x, weight, bias, out=y)
-    if find_spec("torch"):
-        import torch
-
-        t, w, b = map(torch.from_numpy, (x, weight, bias))
-        yield TORCH, lambda: torch.nn.functional.layer_norm(t, (columns,), w, b)
-
-
-def gelu(n: int) -> Iterator[tuple[str, Call]]:
-    x = np.random.default_rng(n).standard_normal(n, np.float32)
-    y = np.empty_like(x)
-    yield OURS, lambda: gs.gelu(x, out=y)
-    if find_spec("torch"):
-        import torch
-
-        t = torch.from_numpy(x)
-        yield TORCH, lambda: torch.nn.functional.gelu(t)
-
-
-WORKS = {"AdamW": adamw, "dropout": dropout, "layer norm": layer_norm, "gelu": gelu}
-
-
-def measure(
-    works: Sequence[str], sizes: Sequence[int], rounds: int = ROUNDS
-) -> list[dict[str, Any]]:
-    """Medians of one process: a row for each work, size, other work and contender."""
-    threads = gs.get_num_threads()
-    if find_spec("torch"):
-        import torch
-
-        torch.set_num_threads(threads)
-    rows = []
-    for work in works:
-        for size in sizes:
-            calls = dict(WORKS[work](size))
-            calls[ONE] = calls[OURS]
-            for condition, other in others().items():
-                # Threads that are lent go on to spin, beside the next contender too.
-                lent = {LENT: calls[OURS]} if condition == "NumPy products" else {}
-                often = CALLS * (TIGHT if condition == "tight loop" else 1)
-                seconds = interleaved({**calls, **lent}, other, threads, rounds, often)
-                rows += [
-                    {"work": work, "size": size, "after": condition, "who": who, "seconds": median}
-                    for who, median in seconds.items()
-                ]
-    return rows
-
-
-def interleaved(
-    contenders: dict[str, Call], other: Call, threads: int, rounds: int, often: int = CALLS
-) -> dict[str, float]:
-    """The median seconds of a call of each, in turns of so many calls."""
-    time.sleep(SETTLED)
-    seconds: dict[str, list[float]] = defaultdict(list)
-    for turn in range(rounds + 1):
-        for who, call in contenders.items():
-            gs.use_blas_threads(who == LENT)
-            with gs.threads(1 if who == ONE else threads):
-                for _ in range(often):
-                    other()
-                    start = time.perf_counter()
-                    call()
-                    if turn > 0:
-                        seconds[who].append(time.perf_counter() - start)
-    gs.use_blas_threads(False)
-    return {who: statistics.median(taken) for who, taken in seconds.items()}
+def by_process(a: Timing, b: Timing) -> list[float]:
+    """How many times as long a takes as b, in each of the processes."""
+    return [
+        ratio(Timing(a.seconds[first::PROCESSES], 1), Timing(b.seconds[first::PROCESSES], 1))
+        for first in range(min(PROCESSES, len(a.seconds)))
+    ]
 
 
 def span(values: Sequence[float]) -> str:
-    """The range of some ratios."""
+    """The range of some ratios.
+
+    >>> span([1.512, 1.4]), span([1.0])
+    ('1.40–1.51×', '1.00×')
+    """
     low, high = f"{min(values):.2f}", f"{max(values):.2f}"
-    return low if low == high else f"{low}–{high}"
+    return f"{low}×" if low == high else f"{low}–{high}×"
 
 
-def report(processes: Sequence[Sequence[dict[str, Any]]]) -> str:
-    """Tables of one thread's time over that of the contenders, and of torch's over ours."""
-    seconds: dict[tuple[str, int, str, str], list[float]] = defaultdict(list)
-    for process in processes:
-        for row in process:
-            seconds[row["work"], row["size"], row["after"], row["who"]].append(row["seconds"])
-    works, sizes, afters, _ = (list(dict.fromkeys(column)) for column in zip(*seconds, strict=True))
-    header = describe(load(["torch_optim"]), ROUNDS, False, "python -m bench.between")
-    header["threads"] = f"{gs.get_num_threads()} for gradstep, torch and NumPy"
-    header["processes"] = (
-        f"{len(processes)}; of each the medians, of which the tables show the range"
-    )
-    lines = [
-        "# Between other work",
-        "",
-        *(f"- {key}: {value}" for key, value in header.items()),
-        "",
-    ]
-
-    def ratios(key: tuple[str, int, str], over: str, under: str) -> str:
-        if (*key, over) not in seconds:
-            return "–"
-        pairs = zip(seconds[*key, over], seconds[*key, under], strict=True)
-        return span([a / b for a, b in pairs])
-
-    for work in works:
-        lines += [
-            f"## {work}",
-            "",
-            "One thread's time over that of all threads, by what a call follows:",
-            "",
-        ]
-        rows = []
-        for size in sizes:
-            alone = [statistics.median(seconds[work, size, after, ONE]) for after in afters]
-            lent = ratios((work, size, "NumPy products"), ONE, LENT)
-            cells = [ratios((work, size, after), ONE, OURS) for after in afters]
-            rows.append([f"{size:,}".replace(",", " "), duration(min(alone)), *cells, lent])
-        blas = "NumPy products, use_blas_threads()"
-        lines += [*table(["elements", "one thread", *afters, blas], rows), ""]
-        peers = [
-            who for who in (f"{TORCH} fused", TORCH) if (work, sizes[0], afters[0], who) in seconds
-        ]
-        for peer in peers:
-            lines += [f"Time of {peer} over ours, equal threads:", ""]
-            rows = [
-                [
-                    f"{size:,}".replace(",", " "),
-                    *(ratios((work, size, a), peer, OURS) for a in afters),
-                ]
-                for size in sizes
-            ]
-            lines += [*table(["elements", *afters], rows), ""]
-    return "\n".join(lines)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measures in fresh processes; prints the tables, writes them to a folder if one is given."""
-    parser = argparse.ArgumentParser(prog="python -m bench.between", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and works")
-    parser.add_argument("--processes", type=int, default=3, metavar="N", help="[3]")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where report.md and .json go")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    works = ["AdamW"] if arguments.quick else list(WORKS)
-    sizes = QUICK_SIZES if arguments.quick else SIZES
-    if arguments.child:
-        json.dump(measure(works, sizes), sys.stdout)
-        return 0
-    command = [sys.executable, "-m", "bench.between", "--child", *["--quick"] * arguments.quick]
-    processes = []
-    for number in range(max(arguments.processes, 1)):
-        print(f"process {number + 1} of {arguments.processes}", file=sys.stderr)
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        processes.append(json.loads(done.stdout))
-    text = report(processes)
-    print(text)
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "report.md").write_text(text + "\n", encoding="utf-8")
-        (arguments.output / "report.json").write_text(json.dumps(processes), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # python -m bench.between: this suite, with the options of all
+    command: Any = import_module("bench.__main__")
+    results = Path(__file__).parent / "results" / "between"
+    sys.exit(command.main(["--suite", "between", "--output", str(results), *sys.argv[1:]]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .layers import Layer
 
-__all__ = ["activations", "dropout", "norms", "threads"]
+__all__ = ["activations", "between", "dropout", "norms", "threads"]
 
 SMALL, LARGE = 65_536, 1 << 24
 IMAGES = (64, 64, 56, 56)  # early in ResNet-50, batch 64
@@ -92,3 +92,13 @@ def threads(sizes: tuple[int, ...], quick: bool) -> list[Layer]:
     works += [Layer(name, (n,)) for name in ("relu", "silu") for n in sizes]
     works += [Layer("batch_norm_backward", LATE_IMAGES), *both("batch_norm", IMAGES)]
     return works + [Layer(name, shape) for name in ("layer_norm", "softmax") for shape in TABLES]
+
+
+def between(sizes: tuple[int, ...]) -> list[Layer]:
+    """Dropout, layer norm on whole rows of at most 512, gelu."""
+    rows = [(max(1, n // 512), min(n, 512)) for n in sizes]
+    return [
+        *(Layer("dropout", (n,)) for n in sizes),
+        *(Layer("layer_norm", shape) for shape in rows),
+        *(Layer("gelu", (n,)) for n in sizes),
+    ]

@@ -28,12 +28,13 @@ class Task:
     """A call to time.
 
     before: runs ahead of every call and is not timed. timed: makes that many calls elsewhere and
-    returns their seconds, in place of both.
+    returns their seconds, in place of both. begin: is told the number of each round before it.
     """
 
     run: Callable[[], object]
     before: Callable[[], object] | None = None
     timed: Callable[[int], float] | None = None
+    begin: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,10 @@ def interleave(
         patience = max(rules.patience, MUCH * fastest)
         calls = {name: n for name, (n, once) in tried.items() if once <= patience}
         seconds: dict[str, list[float]] = {name: [] for name in calls}
-        for _ in range(rules.rounds):
+        for turn in range(rules.rounds):
             for name in calls:
+                if (begin := tasks[name].begin) is not None:
+                    begin(turn)
                 sleep(rules.pause)
                 if calls[name] > 1:
                     # Brings the data of this task back to the caches. One call does not: of data

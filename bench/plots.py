@@ -69,7 +69,7 @@ def draw(results: Sequence[Result], folder: Path) -> list[Picture]:
         if not own:
             continue
         file = f"{suite}.png"
-        if suite == "threads":
+        if suite in ("threads", "between"):
             _draw_scaling(own, folder / file)
             pictures.append(Picture("Time of one thread over that of all", file, suite))
         else:
@@ -84,7 +84,7 @@ def draw(results: Sequence[Result], folder: Path) -> list[Picture]:
 
 def _matters(result: Result) -> bool:
     wanted = result.suite in ("models", "pipeline", "training") or result.work.name in TARGETS
-    return wanted and result.suite != "threads" and _base(result) is not None
+    return wanted and result.suite not in ("threads", "between") and _base(result) is not None
 
 
 def _base(result: Result) -> Any:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+from .between import AFTER, LENT, PROCESSES, Between, by_process, span
 from .compare import COUNT, TIME, Move
 from .instructions import Counts
 from .runner import BASE, LAYER, Result, Row
+from .scaling import ONE
 from .targets import CALLS, Reached, Verdict
 
 __all__ = ["Picture", "Report", "as_json", "brief", "comparison", "duration", "markdown", "summary"]
@@ -76,11 +78,45 @@ def markdown(report: Report) -> str:
     lines += ["## Summary", "", *summary(report.results), "", *_pictures(report, "")]
     for suite, group in groupby(report.results, key=lambda result: result.suite):
         lines += [f"## {suite}", "", *_command(report, suite)]
-        lines += [*table(COLUMNS, _rows(list(group))), "", *_pictures(report, suite)]
+        own = list(group)
+        lines += _between(own)
+        lines += [*table(COLUMNS, _rows(own)), "", *_pictures(report, suite)]
     if report.counts is not None:
         lines += ["## calls", "", *_command(report, "calls"), *_counts(report.counts), ""]
     lines += ["## Targets", "", *_targets(report.verdicts)]
     return "\n".join(lines) + "\n"
+
+
+def _between(results: Sequence[Result]) -> list[str]:
+    """What a second thread and gradstep bring by what a call follows; nothing of other works."""
+    by_work: dict[str, dict[str, Result]] = {}
+    for result in results:
+        if isinstance(result.work, Between):
+            by_work.setdefault(result.work.work.name, {})[result.work.after] = result
+    if not by_work:
+        return []
+    peers = dict.fromkeys(r.name for result in results for r in result.rows if r.timing)
+    lines = [
+        f"Each call stands after 1 ms of other work, but for those in a tight loop. Of {PROCESSES} "
+        "fresh processes, the range of their medians.",
+        "",
+    ]
+    alone = f"{LAYER}, {ONE}"
+    for who in peers:
+        over, under = (alone, who) if who in (LAYER, LENT) else (who, LAYER)
+        if who == alone:
+            continue
+        cells = [
+            [work, *(_ratio(found.get(after), over, under) for after in AFTER)]
+            for work, found in by_work.items()
+        ]
+        lines += [f"Time of {over} over that of {under}:", "", *table(("work", *AFTER), cells), ""]
+    return lines
+
+
+def _ratio(result: Result | None, over: str, under: str) -> str:
+    a, b = (result.timing(name) if result else None for name in (over, under))
+    return span(by_process(a, b)) if a and b else "–"
 
 
 def brief(report: Report) -> str:
@@ -91,7 +127,7 @@ def brief(report: Report) -> str:
         for row in result.rows
         if row.broken
     ]
-    lines = [*_header(report), "", *broken]
+    lines = [*_header(report), "", *broken, *_between(report.results)]
     if report.counts is not None:
         lines += [*_counts(report.counts), ""]
     return "\n".join([*lines, *summary(report.results)]) + "\n"

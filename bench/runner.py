@@ -142,7 +142,7 @@ def _timed(
 
 def _task(ready: Ready, work: Work, source: Inputs) -> Task:
     before = partial(ready.feed, source.arrays) if work.consumes_inputs else None
-    return Task(ready.run, before, ready.timed)
+    return Task(ready.run, before, ready.timed, ready.begin)
 
 
 @contextmanager

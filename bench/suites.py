@@ -10,6 +10,8 @@ import gradstep as gs
 
 from . import fits, layer_suites, shapes
 from . import training as torch_training
+from .between import AFTER, Between
+from .layers import Layer
 from .scaling import Threaded
 from .steps import Step, single
 from .work import Work
@@ -30,6 +32,8 @@ QUICK_CURVE = (4_096, 65_536, 1 << 24)
 CACHED = 1 << 18
 SMALL_SIZES = (1, 64, 1_024, 16_384)
 QUICK_SMALL_SIZES = (64,)
+BETWEEN = (16_384, 65_536, 235_146, 1 << 20, 1 << 22)
+QUICK_BETWEEN = (235_146, 1 << 20)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,17 @@ def threads(choice: Choice) -> list[Work]:
     return [*map(Threaded, steps), *map(Threaded, layers)]
 
 
+def between(choice: Choice) -> list[Work]:
+    """A call after other work, where real ones stand, and for comparison in a tight loop."""
+    sizes = choice.sizes or (QUICK_BETWEEN if choice.quick else BETWEEN)
+    works: list[Step | Layer] = []
+    for name in choice.optimizers or ("AdamW",):
+        works += [single(name, size) for size in sizes]
+    if not choice.quick:
+        works += layer_suites.between(sizes)
+    return [Between(work, after) for work in works for after in AFTER]
+
+
 def training(choice: Choice) -> list[Work]:
     """Training steps, optimizers and modules of PyTorch's users; whole fits of scikit-learn's."""
     return [*torch_training.rows(choice.optimizers, choice.quick), *fits.sklearn_fits(choice.quick)]
@@ -133,5 +148,6 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "norms": norms,
     "activations": activations,
     "threads": threads,
+    "between": between,
     "training": training,
 }

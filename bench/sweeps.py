@@ -18,6 +18,7 @@ import numpy as np
 from gradstep import _core
 
 from . import shapes
+from .between import seconds_of, typical
 from .measure import Rules, Task, Timing, interleave, ratio
 from .report import duration, table
 
@@ -33,7 +34,7 @@ class Sweep:
     values: tuple[int, ...]
     usual: int
     unit: str
-    calls: Mapping[str, Callable[[], Call]]
+    calls: Mapping[str, Callable[[], Call | After]]
 
 
 def step(sizes: Sequence[tuple[int, ...]]) -> Call:
@@ -75,6 +76,32 @@ def after_product(call: Call) -> Call:
     return run
 
 
+@dataclass(frozen=True)
+class After:
+    """A call of which each stands after other work; the size holds during both."""
+
+    call: Call
+    after: str
+
+    def timed(self, name: str, value: int, calls: int) -> float:
+        """So many times a typical call."""
+        found: list[float] = []
+        each = partial(seconds_of, self.call)
+        tuned(name, value, lambda: found.append(typical(each, self.after)))
+        return calls * found[0]
+
+
+def between(sizes: Sequence[int], after: Sequence[str]) -> dict[str, Callable[[], Call | After]]:
+    """AdamW after what the suite `between` has."""
+    return {
+        f"AdamW, {n:,}, after {other}": partial(
+            lambda n, other: After(step([(n,)]), other), n, other
+        )
+        for n in sizes
+        for other in after
+    }
+
+
 NEVER = 1 << 40
 half = partial(gs.dropout, p=0.5, seed=1)
 STEPS = {f"AdamW, {n:,}": partial(step, [(n,)]) for n in (65_536, 1 << 20, 1 << 24)} | {
@@ -108,7 +135,14 @@ SWEEPS: dict[str, Sweep] = {
             )
             for pause in (0, 20, 80, 300)
         }
-        | {"AdamW, 262,144, and a product of 400×400": lambda: after_product(step([(1 << 18,)]))},
+        | {"AdamW, 262,144, and a product of 400×400": lambda: after_product(step([(1 << 18,)]))}
+        | between((235_146,), ("Python", "sleep", "NumPy products")),
+    ),
+    "wake": Sweep(
+        (0, 5, 20, 50, 100, 300, NEVER),
+        0,
+        "µs",
+        between((65_536, 235_146, 1 << 20), ("Python", "sleep", "NumPy products")),
     ),
     "cache": Sweep(
         (0, 1 << 22, 1 << 24, 1 << 25, NEVER),
@@ -153,9 +187,15 @@ def running(name: str, sweep: Sweep, rules: Rules) -> list[str]:
         calls = {  # a plan keeps the tasks that it was cut into
             value: make() if name == "task" else call for value in _with_usual(sweep)
         }
-        tasks = {str(v): Task(partial(tuned, name, v, call)) for v, call in calls.items()}
+        tasks = {str(value): _task(name, value, call) for value, call in calls.items()}
         timings[title] = interleave(tasks, rules)
     return rows(sweep, timings)
+
+
+def _task(name: str, value: int, call: Call | After) -> Task:
+    if isinstance(call, After):
+        return Task(call.call, timed=partial(call.timed, name, value))
+    return Task(partial(tuned, name, value, call))
 
 
 def tuned(name: str, value: int, call: Call) -> None:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
+from .between import AFTER, LENT, TIGHT, Between, by_process, span
 from .measure import Timing, ratio
 from .runner import BASE, LAYER, LIMIT, Result
 from .scaling import ONE
+from .steps import single
 
 __all__ = ["CALLS", "TARGETS", "Verdict", "verdicts"]
 
@@ -162,6 +164,49 @@ class Scales:
         return Reached(f"{times:.2f}×", self.factor / times - 1)
 
 
+@dataclass(frozen=True)
+class ScalesBetween:
+    """A ratio to the time of one thread, in the worst of the processes. who: of whose time."""
+
+    factor: float
+    who: str = LAYER
+
+    @property
+    def text(self) -> str:
+        words = "" if self.who == LAYER else f", {self.who.removeprefix('gradstep, ')}"
+        return f"≥ {self.factor:g}× one thread{words}"
+
+    def basis(self, result: Result) -> str:
+        one, _ = self._pair(result)
+        return f"{LAYER}, {ONE}" if one else "no second thread"
+
+    def _pair(self, result: Result) -> tuple[Timing | None, Timing | None]:
+        return result.timing(f"{LAYER}, {ONE}"), result.timing(self.who)
+
+    def reached(self, result: Result, timing: Timing) -> Reached | None:
+        one, all_threads = self._pair(result)
+        if one is None or all_threads is None:
+            return None
+        times = by_process(one, all_threads)
+        return Reached(span(times), self.factor / min(times) - 1)
+
+
+def _between() -> dict[str, tuple[Goal, ...]]:
+    """A second thread helps from some size on, wherever a call stands, and does no harm below."""
+    least = {16_384: 0.95, 65_536: 0.95, 235_146: 1.2, 1 << 20: 1.6, 1 << 22: 1.6}
+    found: dict[str, tuple[Goal, ...]] = {}
+    for size, factor in least.items():
+        for after in AFTER:
+            goals: tuple[Goal, ...] = (ScalesBetween(factor),)
+            if after == TIGHT:
+                goals = (ScalesBetween(1.8 if factor > 1 else 0.95),)
+            elif after == "NumPy products":
+                advised = 1.3 if factor == 1.6 else 0.95
+                goals = (ScalesBetween(0.95), ScalesBetween(advised, LENT))
+            found[Between(single("AdamW", size), after).name] = goals
+    return found
+
+
 def _onednn(blocked: float, torch: float) -> tuple[str, float, float]:
     return "oneDNN blocked", blocked, torch
 
@@ -199,6 +244,7 @@ TARGETS: dict[str, tuple[Goal, ...]] = {
     ),
     "AdamW, ResNet-50 through torch": (TimesFaster(1.15),),
     "AdamW, GPT-2 small through torch": (TimesFaster(1.10, ("prime-rl", 74, 76)),),
+    **_between(),
     "dropout, 1 048 576 through torch": (TimesFaster(20),),
     "batch_norm, 64×64×56×56 through torch": (TimesFaster(4),),
     "batch_norm_backward, 64×64×56×56 through torch": (TimesFaster(3),),

@@ -47,12 +47,14 @@ class Ready:
     run: one call, which is what is timed. feed: copies values to where `run` reads its inputs.
     outputs: what `run` has written, as NumPy arrays in the order of the work's reference. timed:
     runs that many calls and returns the seconds of all; given where this process cannot time them.
+    begin: is told the number of each round before it.
     """
 
     run: Callable[[], object]
     feed: Callable[[Arrays], None]
     outputs: Callable[[], Arrays]
     timed: Callable[[int], float] | None = None
+    begin: Callable[[int], None] | None = None
 
 
 class Work(Protocol):

@@ -318,20 +318,18 @@ def tiny_main(folder: Path, *arguments: str) -> int:
     return main([*arguments, "--sizes", "17", "--output", str(folder)], ONCE)
 
 
-@pytest.mark.parametrize("suite", SUITES)
-def test_a_suite_ends_with_its_tables(
-    suite: str, tiny: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def assert_it_ends_with_its_tables(
+    suite: str, command: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
-    assert tiny("--suite", suite, "--json", str(tmp_path / "rounds.json")) == 0
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert command("--suite", suite, "--json", str(folder / "rounds.json")) == 0
+    text = (folder / "report.md").read_text(encoding="utf-8")
     assert text == capsys.readouterr().out
     assert f"## {suite}" in text and "## Targets" in text
     assert f"command: `python -m bench --suite {suite} --sizes 17 --threads " in text
     for line in ("CPU:", "SIMD", "threads:", "versions: Python", "date: 2"):
         assert line in text
     works = SUITES[suite](Choice(sizes=(17,)))
-    results = json.loads((tmp_path / "rounds.json").read_text(encoding="utf-8"))["results"]
+    results = json.loads((folder / "rounds.json").read_text(encoding="utf-8"))["results"]
     assert [result["work"] for result in results] == [work.name for work in works]
     for work, result in zip(works, results, strict=True):
         assert f"| {work.name} " in text
@@ -342,9 +340,33 @@ def test_a_suite_ends_with_its_tables(
         measured = {row["peer"] for row in result["peers"] if row.get("seconds")}
         optimizer = {BASE, "gradstep bound step()", LIMIT}
         assert (optimizer if isinstance(work, Step) else {LAYER}) <= measured
-    for picture in tmp_path.glob("*.png"):
+    for picture in folder.glob("*.png"):
         assert f"({picture.name})" in text
-    assert list(tmp_path.glob("*.png")) or not any(result["peers"] for result in results)
+    assert list(folder.glob("*.png")) or not any(result["peers"] for result in results)
+
+
+def two_rows(choice: Choice) -> list[Work]:
+    return [single("AdamW", n) for n in (64, *(choice.sizes or ()))]
+
+
+def test_a_suite_ends_with_its_tables(
+    tiny: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setitem(SUITES, "small", two_rows)
+    assert_it_ends_with_its_tables("small", tiny, tmp_path, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_ends_with_its_tables(
+    suite: str, tiny: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert_it_ends_with_its_tables(suite, tiny, tmp_path, capsys)
 
 
 def test_absent_peers_are_named_and_the_rest_is_measured(

@@ -400,6 +400,7 @@ def test_a_valgrind_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert count_instructions().how == "not counted: valgrind ended with 3: no licence"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind")
 def test_every_call_has_a_count_of_a_plausible_size() -> None:
     found = count_instructions()

@@ -23,7 +23,7 @@ from bench import peers, remote
 from bench.fits import Fit
 from bench.measure import Rules
 from bench.peers import Peer
-from bench.runner import run
+from bench.runner import run, threads_of_blas
 from bench.steps import Step, single
 from bench.suites import SUITES, Choice
 from bench.work import Contender, Inputs, Ready, Work, largest_error
@@ -50,8 +50,9 @@ WORKS = distinct(Choice())
 @pytest.fixture(autouse=True)
 def processes_end() -> Iterator[None]:
     yield
-    remote._processes.clear()
-    gc.collect()
+    if remote._processes:
+        remote._processes.clear()
+        gc.collect()
 
 
 @pytest.mark.parametrize("name", peers.all_names())
@@ -116,7 +117,8 @@ def test_every_contender_gives_the_values_of_the_reference(name: str) -> None:
     assert found
     if name == "deepspeed_optim":
         found = [(w, c) for w, c in found if isinstance(w, Step) and built(w.kernel)]
-    wrong = {f"{c.name}: {w.name}": largest_error(c, w) for w, c in found}
+    with threads_of_blas(1):  # for matrices this small
+        wrong = {f"{c.name}: {w.name}": largest_error(c, w) for w, c in found}
     assert {name: error for name, error in wrong.items() if not error <= 1e-4} == {}
 
 

@@ -678,6 +678,15 @@ def test_standard_streams_may_be_closed_full_or_gone(folder, command, code, line
         assert json.loads((folder / "result.json").read_text())["runs"]
 
 
+def test_no_file_gets_the_number_of_a_closed_stream(folder):
+    program = (
+        "from gradstep.train.cli import main; main(['info']); "
+        "file = open('file', 'w'); open('number', 'w').write(str(file.fileno()))"
+    )
+    process(f'"$PYTHON" -c "{program}" <&- >&- 2>&-', folder)
+    assert int((folder / "number").read_text()) > 2
+
+
 @pytest.mark.parametrize("command", ['"$PYTHON" -m gradstep', '"$(dirname "$PYTHON")"/gradstep'])
 @pytest.mark.parametrize(
     ("name", "message"),

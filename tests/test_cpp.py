@@ -14,29 +14,42 @@ import pytest
 SOURCE = Path(__file__).resolve().parent.parent
 
 
-def run(*command: str) -> str:
-    # cmake and ninja may be those that pip installed beside this Python.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    program = shutil.which(command[0], path=path) or command[0]
-    environment = {**os.environ, "PATH": path}
+# cmake and ninja may be those that pip installed beside this Python.
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def found(program: str) -> str:
+    return shutil.which(program, path=PATH) or program
+
+
+def run(program: str, *arguments: str) -> str:
     done = subprocess.run(
-        [program, *command[1:]], capture_output=True, text=True, check=False, env=environment
+        [found(program), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": PATH},
     )
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{program} {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not shutil.which(os.environ.get("CXX", "c++")):
+def built() -> Path:
+    """A folder that stays, so that the next run builds what has changed."""
+    compiler = os.environ.get("CXX", "c++")
+    if not shutil.which(compiler):
         pytest.skip("no C++ compiler here")
-    folder = tmp_path_factory.mktemp("cpp")
+    folder = SOURCE / "build" / f"tests-{Path(compiler).name}"
     options = ["-DGRADSTEP_PYTHON=OFF", "-DGRADSTEP_TESTS=ON", "-DGRADSTEP_WERROR=ON"]
+    # The program that a run of another environment has left in the cache may be gone.
+    options.append(f"-DCMAKE_MAKE_PROGRAM={found('ninja')}")
     run("cmake", "-S", str(SOURCE), "-B", str(folder), "-G", "Ninja", *options)
     run("cmake", "--build", str(folder))
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "test",
     [

@@ -190,6 +190,7 @@ def test_csv_integer_labels_are_ordered_as_numbers(csv):
         ("class,u,v\n0,1,2\n1,3,4\n", None, "header: column 'class' seems to hold the classes, "),
         ("a,1,2\nb,3,4\n", None, r"line 2, column .: 'b', expected .* classes\? --label first\)"),
         ("k,u,v\na,1,2\nb,3,4\n", None, r"line 2, column k: 'a', .* classes\? --label first\)"),
+        ("1,0,a\n2,1,b\n", "first", "line 2, column 2: 'b', expected a finite number$"),
         ("u,k,v\n1,a,2\n3,b,4\n", None, r"line 2, column k: 'a', .* classes\? --label k\)"),
         ("1,5;2,5;a\n3,5;4,5;b\n", None, "line ., column 0: '.,5', .* written with a point"),
         ('"1,5",2,a\n"3,5",4,b\n', None, "line ., column 0: '.,5', .* written with a point"),

@@ -5,9 +5,13 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
 
 import gradstep
+import gradstep.nn
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,9 +49,44 @@ def test_pages(page: Path) -> None:
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("name", gradstep.__all__)
-def test_public_names_are_documented(name: str) -> None:
-    thing = getattr(gradstep, name)
-    if not callable(thing) or name == "Schedule":
-        return
-    assert thing.__doc__, name
+VALUES = {"DROPOUTS", "OPTIMIZERS", "SCHEDULES", "Schedule", "__version__"}
+PUBLIC = [(m, name) for m in (gradstep, gradstep.nn) for name in sorted({*m.__all__} - VALUES)]
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda it: getattr(it, "__name__", it))
+def test_public_names_are_documented(module: ModuleType, name: str) -> None:
+    assert undocumented(getattr(module, name)) == []
+
+
+def undocumented(thing: Any) -> list[str]:
+    """Of a module, function or class, its name and those of its new methods that say nothing."""
+    own = {}
+    if isinstance(thing, type):
+        own = {key: part for key, part in vars(thing).items() if not hasattr(thing.__base__, key)}
+    parts = {
+        f"{thing.__name__}.{key}": part
+        for key, part in own.items()
+        if not key.startswith("_") and isinstance(part, (property, FunctionType, classmethod))
+    }
+    silent = [name for name, part in parts.items() if not part.__doc__]
+    return silent if says_something(thing) else [thing.__name__, *silent]
+
+
+def says_something(thing: Any) -> bool:
+    """Whether it has a docstring of its own: not of a base, not what `dataclass` writes."""
+    if not isinstance(thing, type):
+        return bool(thing.__doc__)
+    doc = vars(thing).get("__doc__")
+    return bool(doc) and not doc.startswith(f"{thing.__name__}(")
+
+
+def test_an_inherited_and_a_generated_docstring_say_nothing() -> None:
+    class Silent(gradstep.SGD):
+        def method(self) -> None: ...
+
+    @dataclass
+    class Generated:
+        lr: float = 0.1
+
+    assert undocumented(Silent) == ["Silent", "Silent.method"]
+    assert undocumented(Generated) == ["Generated"]

@@ -134,9 +134,7 @@ def test_results_that_do_not_fit(name: str, case: str) -> None:
 def test_partial_overlap(name: str) -> None:
     memory = np.ones(200, F4)
     x, out = memory[:60].reshape(SHAPE), memory[30:90].reshape(SHAPE)
-    message = "out: partly overlaps an input, expected memory of its own or exactly " + argument(
-        name
-    )
+    message = "out: overlaps {0}, expected memory of its own or exactly {0}".format(argument(name))
     refused(ValueError, message, lambda: FUNCTIONS[name](x, 0.5, seed=1, out=out))
     assert (memory == 1).all()
 

@@ -8,6 +8,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from gradstep.spec import norm
 from norm_cases import Norm
 
 
@@ -73,6 +74,55 @@ def test_one_outlier_first_in_its_tile_costs_no_accuracy() -> None:
     mean, variance, _ = gs.batch_norm_stats(x)
     np.testing.assert_allclose(mean, x.mean(), rtol=1e-12)
     np.testing.assert_allclose(variance, x.var(), rtol=1e-10)
+
+
+# A size per path of the sums: part of a block, whole blocks, tiles.
+ROW_SIZES = [7, 300, 768, 9000]
+
+
+@pytest.mark.parametrize("size", ROW_SIZES)
+def test_rows_with_a_mean_of_a_million_keep_their_deviation(size: int) -> None:
+    x = (rng().standard_normal((5, size)) + 1e6).astype(np.float32)
+    exact = x.astype(np.float64)
+    y, mean, invstd = gs.layer_norm(x, None, None, axes=1, eps=0)
+    np.testing.assert_allclose(mean, exact.mean(1), rtol=2e-13)
+    np.testing.assert_allclose(invstd, 1 / exact.std(1), rtol=5e-7)
+    expected = (exact - exact.mean(1, keepdims=True)) / exact.std(1, keepdims=True)
+    np.testing.assert_allclose(y, expected, atol=3e-6)
+
+
+@pytest.mark.parametrize("size", ROW_SIZES)
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_rows_whose_squares_leave_float32(size: int, scale: float) -> None:
+    small = rng().standard_normal((5, size)).astype(np.float32)
+    x = small * np.float32(scale)
+    expected = gs.layer_norm(small, None, None, axes=1, eps=0)[0]
+    found = gs.layer_norm(x, None, None, axes=1, eps=0)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-6)
+    assert np.array_equal(found[0], norm.layer_norm(x, None, None, axes=1, eps=0)[0])
+    found = gs.rms_norm(x, None, axes=1, eps=0)
+    assert np.array_equal(found[0], norm.rms_norm(x, None, axes=1, eps=0)[0])
+    expected = gs.rms_norm(small, None, axes=1, eps=0)[0]
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", ROW_SIZES)
+def test_one_outlier_costs_a_row_no_accuracy(size: int) -> None:
+    x = rng().standard_normal((3, size)).astype(np.float32)
+    x[:, 0] = 1e4
+    exact = x.astype(np.float64)
+    _, mean, invstd = gs.layer_norm(x, None, None, axes=1, eps=0)
+    np.testing.assert_allclose(mean, exact.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(invstd, 1 / exact.std(1), rtol=5e-7)
+
+
+@pytest.mark.parametrize("value", [0.1, -1e30, 16_777_217.0, 3e38, 1e-30])
+@pytest.mark.parametrize("size", ROW_SIZES)
+def test_a_constant_row_gives_exactly_the_bias(size: int, value: float) -> None:
+    x = np.full((2, size), value, np.float32)
+    weight, bias = rng().standard_normal((2, size)).astype(np.float32)
+    y, mean, _ = gs.layer_norm(x, weight, bias, eps=0)
+    assert (y == bias).all() and (mean == np.float64(x[0, 0])).all()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -118,17 +118,22 @@ def test_overlapping_memory() -> None:
     of, memory = arrays(), np.zeros(100, F32)
     of["x"] = memory[:60].reshape(4, 3, 5)
     of["out"] = memory[7:67].reshape(4, 3, 5)
-    check(forward, of, ValueError, "x: overlaps out, which this call writes")
-    check(backward, of, ValueError, "x: overlaps out, which this call writes")
+    check(forward, of, ValueError, "out: overlaps x, expected memory of its own or exactly x")
+    check(backward, of, ValueError, "out: overlaps x, expected memory of its own or exactly x")
     of = arrays()
     of["running_var"] = of["running_mean"]
     check(forward, of, ValueError, "running_var: the same memory as running_mean")
     of = arrays()
     of["weight"] = of["running_mean"]
-    check(forward, of, ValueError, "weight: overlaps running_mean, which this call writes")
+    check(
+        forward,
+        of,
+        ValueError,
+        "running_mean: the same memory as weight, expected memory of its own",
+    )
     of = arrays()
     of["bias"] = of["out"].reshape(-1)[3:6]
-    check(forward, of, ValueError, "bias: overlaps out, which this call writes")
+    check(forward, of, ValueError, "out: overlaps bias, expected memory of its own")
 
 
 def test_read_only_running_statistics_serve_inference() -> None:

@@ -145,15 +145,27 @@ def test_the_process_ends_with_workers_awake(python: Any) -> None:
     python(f"{WORK}\noptimizer.step(g)")
 
 
-def test_the_process_ends_while_a_daemon_thread_steps(python: Any) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        "optimizer.step(g)",
+        "gs.relu(g)",
+        "gs.dropout(g, 0.5, seed=1)",
+        "gs.layer_norm(g.reshape(-1, 8))",
+        "gs.cross_entropy(g.reshape(-1, 8), np.zeros(g.size // 8, np.int64))",
+    ],
+)
+def test_the_process_ends_while_a_daemon_thread_computes(python: Any, call: str) -> None:
+    """Such a thread stops for good when it wants the GIL again."""
     python(
         f"""{WORK}
+started = threading.Event()
 def forever():
     while True:
-        optimizer.step(g)
+        {call}
+        started.set()
 threading.Thread(target=forever, daemon=True).start()
-while not optimizer.step_count:
-    pass
+started.wait()
 """
     )
 

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -218,27 +219,45 @@ def test_a_change_of_kernel_waits_for_the_step_under_way(eager_switches: None) -
     assert_whole(optimizer, w, len(taken))
 
 
-def test_a_checkpoint_is_of_one_moment(eager_switches: None) -> None:
-    optimizer, _, g = counting(4 * LARGE, momentum=1.0)
-    done, found = threading.Event(), []
+def assert_of_one_moment(saved: dict[str, Any]) -> None:
+    """Of an optimizer whose buffer counts its steps."""
+    state = saved["state"][0]
+    buffer = state["momentum_buffer"]
+    assert buffer.min() == buffer.max() == float(state["step"])
+    assert saved["step"] == state["step"]
 
-    def step() -> None:
-        for _ in range(60):
-            optimizer.step(g)
-        done.set()
 
-    def save() -> None:
-        while not done.is_set():
-            try:
-                found.append(optimizer.state_dict())
-            except RuntimeError as error:
-                assert str(error) == BUSY
+def test_a_checkpoint_during_a_step_waits_for_its_end() -> None:
+    optimizer, w, g = counting(16 * LARGE, momentum=1.0)
+    with gs.threads(1):
+        stepping = threading.Thread(target=lambda: optimizer.step(g))
+        stepping.start()
+        while w[0] == 0:
+            time.sleep(0)
+        assert w[-1] == 0, "the step ended before the checkpoint began"
+        saved = optimizer.state_dict()
+        stepping.join()
+    assert_of_one_moment(saved)
 
-    together(step, save)
-    for saved in found:
-        state = saved["state"][0]
-        assert np.unique(state["momentum_buffer"]).tolist() == [float(state["step"])]
-        assert saved["step"] == state["step"]
+
+def test_a_step_waits_until_a_checkpoint_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer, _, g = counting(10, momentum=1.0)
+    optimizer.step(g)
+    other = threading.Thread(target=lambda: optimizer.step(g))
+    key = gs.SGD._key
+
+    def meanwhile(self: gs.Optimizer, i: int) -> Any:
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+        return key(self, i)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gs.SGD, "_key", meanwhile)
+        saved = optimizer.state_dict()
+    other.join()
+    assert_of_one_moment(saved)
+    assert (saved["step"], optimizer.step_count) == (1, 2)
 
 
 @pytest.mark.parametrize("what", ["load_state_dict", "reference_step"])
@@ -417,44 +436,83 @@ def forked():
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 """
 FORK_IDLE = f"{FORK}\nassert [forked() for _ in range(5)] == [0] * 5"
-FORK_BUSY = f"""{FORK}
-stop = False
-def work():
-    while not stop:
-        train()
-workers = [threading.Thread(target=work) for _ in range(2)]
-for worker in workers: worker.start()
-codes = [forked() for _ in range(10)]
-stop = True
-for worker in workers: worker.join()
-assert codes == [0] * 10, codes
-assert train() == expected
-"""
-# What the thread that does not exist in the child was doing when it was forked is not known there:
-# an error is right, waiting for that thread is not.
-FORK_SHARED = f"""{FORK}
+# A child knows from its copy of the memory that a step was under way: some of w is new, not all.
+FORK_MIDDLE = f"""{FORK}
 import signal
-shared = gs.SGD(np.zeros(300_000, np.float32))
+w, one = np.zeros(1 << 22, np.float32), np.ones(1 << 22, np.float32)
+shared = gs.SGD(w, lr=1.0)
+NOT_YET = 99
+
+def middle():
+    return w.min() != w.max()
+
+def in_the_middle(check, times=5):
+    late, codes = time.monotonic() + 40, []
+    while len(codes) < times and time.monotonic() < late:
+        before = w[0]
+        while w[0] == before:
+            time.sleep(0)
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            code = NOT_YET
+            try:
+                code = check() if middle() else NOT_YET
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        codes += [code] if code != NOT_YET else []
+    return codes
+
 stop = False
 def work():
     while not stop:
-        shared.step(g[0])
-        shared.reference_step(g[1])
-        shared.state_dict()
+        shared.step(one)
 worker = threading.Thread(target=work)
 worker.start()
-def check(check=check):
-    signal.alarm(20)
-    try:
-        shared.step(g[0])
-        shared.state_dict()
-    except RuntimeError as error:
-        assert "in the middle of a step" in str(error)
-    return check()
-codes = [forked() for _ in range(20)]
+"""
+FORK_BUSY = f"""{FORK_MIDDLE}
+codes = in_the_middle(check)
 stop = True
 worker.join()
-assert codes == [0] * 20, codes
+assert codes == [0] * 5, codes
+assert train() == expected
+"""
+# What the thread that does not exist in the child was doing is not known there: an error is right,
+# waiting for that thread is not.
+FORK_SHARED = f"""{FORK_MIDDLE}
+def refused():
+    try:
+        shared.state_dict()
+        shared.step(one)
+    except RuntimeError as error:
+        assert "in the middle of a step" in str(error)
+        return check()
+    return 5
+codes = in_the_middle(refused)
+stop = True
+worker.join()
+assert codes == [0] * 5, codes
+
+# The specification keeps others waiting without a step of the plan's.
+formula, entered, leave = gs.SGD.formula, threading.Event(), threading.Event()
+def held(*arguments):
+    entered.set()
+    leave.wait()
+    return formula(*arguments)
+gs.SGD.formula = staticmethod(held)
+worker = threading.Thread(target=lambda: shared.reference_step(one))
+worker.start()
+entered.wait()
+def goes_on(check=check):
+    signal.alarm(20)
+    shared.step(one)
+    shared.state_dict()
+    return check()
+check = goes_on
+assert forked() == 0
+leave.set()
+worker.join()
 """
 FORK_POOL = f"""{FORK}
 import multiprocessing

@@ -7,6 +7,7 @@ from functools import partial
 
 import gradstep as gs
 
+from ..between import Between, ours
 from ..layers import Layer, called, own
 from ..scaling import Threaded, by_threads
 from ..steps import Step, zeroed
@@ -14,13 +15,17 @@ from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ()
 
+_layer = partial(called, find=own, out=True)
+
 
 def contenders(work: Work) -> list[Contender]:
     """`step(grads)` and, after `bind(grads)`, `step()`; the function of a layer."""
+    if isinstance(work, Between):
+        return ours(work, bound if isinstance(work.work, Step) else _layer)
     if isinstance(work, Threaded):
         return by_threads("gradstep", contenders(work.work)[0])
     if isinstance(work, Layer):
-        return [Contender("gradstep", partial(called, find=own, out=True))]
+        return [Contender("gradstep", _layer)]
     if not isinstance(work, Step):
         return []
     return [

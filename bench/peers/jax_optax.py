@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from itertools import repeat
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..between import Between, apart
 from ..layers import EPS, Layer, drawn_by_itself
 from ..remote import there
 from ..steps import Step
@@ -33,6 +35,9 @@ GENERATORS = ("threefry2x32", "rbg")  # the default is the first, the fastest th
 
 def contenders(work: Work) -> list[Contender]:
     """Optimizers donated and not, dropout with two generators, batch norm."""
+    if isinstance(work, Between):
+        best = [c for c in contenders(work.work) if c.name in BEST]
+        return [apart("jax", replace(c, make=BEST[c.name]), ENVIRONMENT) for c in best if work.own]
     if isinstance(work, Step):
         return [*map(partial(_contender, work), (True, False))] if _known(work) else []
     if not isinstance(work, Layer) or work.in_place:
@@ -247,3 +252,10 @@ def batch_norm(work: Layer, inputs: Inputs) -> Ready:
 
     fill(inputs.arrays)
     return ready(call, fill, outputs)
+
+
+# At their best, by the names of contenders: what stands in other processes, between other work.
+BEST: dict[str, Callable[[Any, Inputs], Ready]] = {
+    "optax donated": partial(step, True),
+    "JAX rbg": partial(dropout, "rbg"),
+}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 
+from ..between import Between, apart
 from ..remote import there
 from ..steps import Step, zeroed
 from ..work import Arrays, Contender, Inputs, Ready, Work
@@ -37,6 +39,9 @@ SERIAL_TO = 4_096
 
 def contenders(work: Work) -> list[Contender]:
     """Both, for all optimizers; none where weight decay adds to the gradient."""
+    if isinstance(work, Between):
+        best = [c for c in contenders(work.work) if c.name == "numba parallel"]
+        return [apart("numba", replace(c, make=partial(make, True))) for c in best if work.own]
     if not isinstance(work, Step) or work.kernel not in NUMBERS:
         return []
     if work.hyper["weight_decay"] != 0 and work.optimizer not in ("AdamW", "Lion"):

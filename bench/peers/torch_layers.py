@@ -15,6 +15,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 
+from ..between import Between, apart
 from ..layers import EPS, Layer, drawn_by_itself
 from ..work import Arrays, Contender, Inputs, Ready, Work
 from .torch_optim import tensors_of
@@ -28,6 +29,8 @@ ABSENT = ("batch_norm_stats",)
 
 def contenders(work: Work) -> list[Contender]:
     """Both ways, where torch has them."""
+    if isinstance(work, Between):
+        return [apart("torch", c) for c in contenders(work.work) if c.name == "torch"]
     if not isinstance(work, Layer) or work.function in ABSENT:
         return []
     compared = drawn_by_itself(work) if work.draws else None

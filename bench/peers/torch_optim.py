@@ -14,6 +14,7 @@ from typing import Any
 
 import gradstep as gs
 
+from ..between import Between, apart
 from ..steps import Step
 from ..work import Arrays, Contender, Inputs, Ready, Work
 
@@ -29,6 +30,8 @@ VARIANTS: dict[str, dict[str, bool]] = {
 
 def contenders(work: Work) -> list[Contender]:
     """The variants that torch has of the optimizer; none if it lacks the optimizer."""
+    if isinstance(work, Between):
+        return [apart("torch", c) for c in contenders(work.work) if c.name == "torch fused"]
     torch: Any = import_module("torch")
     cls = getattr(torch.optim, work.optimizer, None) if isinstance(work, Step) else None
     if cls is None:

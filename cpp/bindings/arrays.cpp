@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "bindings/arguments.hpp"
+
 namespace py = pybind11;
 
 namespace gradstep {
@@ -10,51 +12,54 @@ namespace {
 
 using py::detail::npy_api;
 
-std::string text(py::handle object) { return py::cast<std::string>(py::str(object)); }
+PyObject *ndarray = nullptr, *empty_like = nullptr;
 
-int flags(py::handle array) { return py::detail::array_proxy(array.ptr())->flags; }
+const py::detail::PyArray_Proxy* proxy(py::handle array) {
+  return py::detail::array_proxy(array.ptr());
+}
 
-bool c_order(py::handle array) { return flags(array) & npy_api::NPY_ARRAY_C_CONTIGUOUS_; }
+int flags(py::handle array) { return proxy(array)->flags; }
+
 bool f_order(py::handle array) { return flags(array) & npy_api::NPY_ARRAY_F_CONTIGUOUS_; }
 
-std::string kind_of(py::handle object) {
-  return text(py::type::handle_of(object).attr("__name__"));
-}
+py::array borrowed(py::handle array) { return py::reinterpret_borrow<py::array>(array); }
 
 // -1: not a floating type of ours in native byte order.
 int dtype_of(py::handle array) {
-  static const PyObject* f32 = py::dtype::of<float>().release().ptr();
-  static const PyObject* f64 = py::dtype::of<double>().release().ptr();
-  const PyObject* descr = py::detail::array_proxy(array.ptr())->descr;
-  if (descr == f32) return kFloat32;
-  if (descr == f64) return kFloat64;
-  const auto dtype = py::reinterpret_borrow<py::dtype>(const_cast<PyObject*>(descr));
+  PyObject* descr = proxy(array)->descr;
+  for (int type = 0; type < kDTypes; ++type)
+    if (descr == dtypes[type]) return type;
+  const auto dtype = py::reinterpret_borrow<py::dtype>(descr);
   if (dtype.byteorder() != '=') return -1;
-  if (dtype.num() == npy_api::NPY_FLOAT_) return kFloat32;
-  if (dtype.num() == npy_api::NPY_DOUBLE_) return kFloat64;
+  for (int type = 0; type < kDTypes; ++type)
+    if (dtype.num() == py::reinterpret_borrow<py::dtype>(dtypes[type]).num()) return type;
   return -1;
 }
 
-bool same_shape(const py::array& a, const py::array& b) {
-  return a.ndim() == b.ndim() && std::equal(a.shape(), a.shape() + a.ndim(), b.shape());
+bool same_shape(py::handle a, py::handle b) {
+  const auto *x = proxy(a), *y = proxy(b);
+  return x->nd == y->nd && std::equal(x->dimensions, x->dimensions + x->nd, y->dimensions);
 }
 
 }  // namespace
+
+ByType<PyObject*> dtypes = {};
 
 std::string label(const std::string& argument, py::handle name) {
   if (name.is_none()) return argument;
   return argument + "[" + py::cast<std::string>(py::repr(name)) + "]";
 }
 
+bool c_order(py::handle array) { return flags(array) & npy_api::NPY_ARRAY_C_CONTIGUOUS_; }
+bool aligned(py::handle array) { return flags(array) & npy_api::NPY_ARRAY_ALIGNED_; }
+
 ArrayView check_array(py::handle object, Access access, const std::string& argument,
                       py::handle name) {
   const auto where = [&] { return label(argument, name) + ": "; };
   if (!py::isinstance<py::array>(object))
     throw py::type_error(where() + kind_of(object) + ", expected a numpy.ndarray");
-  const auto array = py::reinterpret_borrow<py::array>(object);
-  static const PyObject* plain =
-      py::object(py::module_::import("numpy").attr("ndarray")).release().ptr();
-  if (py::type::handle_of(object).ptr() != plain && py::hasattr(object, "mask"))
+  const py::array array = borrowed(object);
+  if (py::type::handle_of(object).ptr() != ndarray && py::hasattr(object, "mask"))
     throw py::type_error(where() + "a masked array, expected a plain numpy.ndarray");
   const int type = dtype_of(object);
   if (type < 0)
@@ -64,10 +69,12 @@ ArrayView check_array(py::handle object, Access access, const std::string& argum
     throw py::value_error(where() + "shape " + text(array.attr("shape")) + " with strides " +
                           text(array.attr("strides")) +
                           ", expected a contiguous array (C or F order)");
-  if (!(flags(object) & npy_api::NPY_ARRAY_ALIGNED_))
+  if (!aligned(object))
     throw py::value_error(where() + "unaligned memory, expected an array aligned to its elements");
   if (access == Access::kWrite && !(flags(object) & npy_api::NPY_ARRAY_WRITEABLE_))
     throw py::value_error(where() + "read-only, expected a writable array");
+  if (!array.data() && array.size() > 0)
+    throw py::value_error(where() + "no memory under its elements, expected an array that has");
   return {const_cast<void*>(array.data()), static_cast<DType>(type), array.size()};
 }
 
@@ -75,8 +82,7 @@ ArrayView check_like(py::handle object, py::handle model, Access access,
                      const std::string& argument, const std::string& model_argument,
                      py::handle name) {
   const ArrayView view = check_array(object, access, argument, name);
-  const auto array = py::reinterpret_borrow<py::array>(object);
-  const auto like = py::reinterpret_borrow<py::array>(model);
+  const py::array array = borrowed(object), like = borrowed(model);
   const auto where = [&] { return label(argument, name) + ": "; };
   if (view.type != dtype_of(model))
     throw py::type_error(where() + "dtype " + text(array.dtype()) + ", expected " +
@@ -92,53 +98,82 @@ ArrayView check_like(py::handle object, py::handle model, Access access,
   return view;
 }
 
-py::array check_out(py::handle out, py::handle model, const std::string& model_argument,
-                    const std::vector<py::handle>& inputs) {
-  if (out.is_none()) return py::module_::import("numpy").attr("empty_like")(model);
-  const ArrayView view = check_like(out, model, Access::kWrite, "out", model_argument, py::none());
-  for (const py::handle input : inputs) {
-    const auto array = py::reinterpret_borrow<py::array>(input);
-    const bool same = array.data() == view.data && array.nbytes() == view.n * array.itemsize();
-    const char* begin = static_cast<const char*>(array.data());
-    const char* out_begin = static_cast<const char*>(view.data);
-    const auto out_bytes = view.n * (view.type == kFloat32 ? 4 : 8);
-    if (!same && begin < out_begin + out_bytes && out_begin < begin + array.nbytes())
-      throw py::value_error(
-          "out: partly overlaps an input, expected memory of its own or exactly " + model_argument);
-  }
-  return py::reinterpret_borrow<py::array>(out);
+Shape shape_of(py::handle array) {
+  const auto* now = proxy(array);
+  return {now->dimensions, now->dimensions + now->nd};
 }
 
-void WrittenMemory::add(const ArrayView& array, const std::string& argument, py::handle name) {
-  if (array.n == 0) return;
-  const char* begin = static_cast<const char*>(array.data);
-  ranges_.push_back({begin, begin + array.n * (array.type == kFloat32 ? 4 : 8), argument,
-                     py::reinterpret_borrow<py::object>(name)});
+std::string shape_text(const Shape& shape) {
+  std::string all;
+  for (const py::ssize_t size : shape) all += (all.empty() ? "" : ", ") + std::to_string(size);
+  return "(" + all + (shape.size() == 1 ? ",)" : ")");
 }
 
-void WrittenMemory::finish() {
-  std::stable_sort(ranges_.begin(), ranges_.end(),
-                   [](const Range& a, const Range& b) { return a.begin < b.begin; });
-  for (size_t i = 1; i < ranges_.size(); ++i) {
-    const Range &a = ranges_[i - 1], &b = ranges_[i];
-    if (b.begin >= a.end) continue;
-    const bool same = a.begin == b.begin && a.end == b.end;
-    throw py::value_error(label(b.argument, b.name) +
-                          (same ? ": the same memory as " : ": overlaps ") +
-                          label(a.argument, a.name) + ", expected memory of its own");
-  }
+int64_t product(const Shape& shape, size_t first, size_t last) {
+  int64_t n = 1;
+  for (size_t i = first; i < last; ++i) n *= shape[i];
+  return n;
 }
 
-void WrittenMemory::check_read(const ArrayView& array, const void* same,
-                               const std::string& argument, py::handle name) const {
-  if (array.n == 0 || array.data == same) return;
-  const char* begin = static_cast<const char*>(array.data);
-  const char* end = begin + array.n * (array.type == kFloat32 ? 4 : 8);
-  const auto next = std::upper_bound(ranges_.begin(), ranges_.end(), begin,
-                                     [](const char* at, const Range& r) { return at < r.end; });
-  if (next == ranges_.end() || next->begin >= end) return;
-  throw py::value_error(label(argument, name) + ": overlaps " + label(next->argument, next->name) +
-                        ", which this call writes");
+Input check_dense(py::handle object, const std::string& argument) {
+  const ArrayView view = check_array(object, Access::kRead, argument);
+  return {py::reinterpret_borrow<py::object>(object), view, {}};
+}
+
+Input check_c_order(py::handle object, const std::string& argument) {
+  const ArrayView view = check_array(object, Access::kRead, argument);
+  if (!c_order(object)) throw py::value_error(argument + ": F order, expected C order");
+  return {py::reinterpret_borrow<py::object>(object), view, shape_of(object)};
+}
+
+Input check_input_like(py::handle object, const Input& model, const std::string& argument,
+                       const std::string& model_argument) {
+  const ArrayView view = check_like(object, model.array, Access::kRead, argument, model_argument);
+  return {py::reinterpret_borrow<py::object>(object), view, model.shape};
+}
+
+Input check_shaped(py::handle object, Access access, const std::string& argument,
+                   const Shape& shape, DType type, const std::string& model_argument) {
+  const ArrayView view = check_array(object, access, argument);
+  const Shape found = shape_of(object);
+  if (found != shape)
+    throw py::value_error(argument + ": shape " + shape_text(found) + ", expected " +
+                          shape_text(shape));
+  if (!c_order(object)) throw py::value_error(argument + ": F order, expected C order");
+  if (view.type != type)
+    throw py::type_error(argument + ": dtype " + name_of(view.type) + ", expected " +
+                         name_of(type) + " as in " + model_argument);
+  return {py::reinterpret_borrow<py::object>(object), view, found};
+}
+
+Axis check_axis(const Input& input, int64_t axis, const std::string& argument) {
+  const auto count = static_cast<int64_t>(input.shape.size());
+  if (axis < -count || axis >= count)
+    throw py::value_error("axis: " + std::to_string(axis) + ", expected an axis of " + argument +
+                          ", shape " + shape_text(input.shape));
+  Axis found;
+  found.index = static_cast<size_t>(axis < 0 ? axis + count : axis);
+  found.outer = product(input.shape, 0, found.index);
+  found.n = input.shape[found.index];
+  found.inner = product(input.shape, found.index + 1, input.shape.size());
+  return found;
+}
+
+py::array new_array(DType type, const Shape& shape) {
+  return py::array(py::reinterpret_borrow<py::dtype>(dtypes[type]), shape);
+}
+
+py::array new_like(py::handle model, DType type) {
+  if (c_order(model)) return new_array(type, shape_of(model));
+  return py::handle(empty_like)(model);
+}
+
+void load_array_types() {
+  const py::module_ numpy = py::module_::import("numpy");
+  ndarray = py::object(numpy.attr("ndarray")).release().ptr();
+  empty_like = py::object(numpy.attr("empty_like")).release().ptr();
+  for (int type = 0; type < kDTypes; ++type)
+    dtypes[type] = py::dtype(std::string(name_of(static_cast<DType>(type)))).release().ptr();
 }
 
 }  // namespace gradstep

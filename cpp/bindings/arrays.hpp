@@ -18,44 +18,91 @@ struct ArrayView {
   void* data;
   DType type;
   int64_t n;
+  int64_t bytes() const { return n * bytes_of(type); }
+  bool operator==(const ArrayView&) const = default;
 };
 
 enum class Access { kRead, kWrite };
 
 // Raises TypeError or ValueError whose message starts with label(argument, name).
 ArrayView check_array(pybind11::handle object, Access access, const std::string& argument,
-                      pybind11::handle name);
+                      pybind11::handle name = pybind11::none());
 
 // The same for an array that belongs to `model`, itself checked and called `model_argument`: same
 // dtype, shape and order.
 ArrayView check_like(pybind11::handle object, pybind11::handle model, Access access,
                      const std::string& argument, const std::string& model_argument,
-                     pybind11::handle name);
+                     pybind11::handle name = pybind11::none());
 
-// Where a result goes: a new array like `model` for None, else `out` itself, checked to be like it.
-// It may be exactly one of `inputs` (then the call works in place) but not overlap one otherwise.
-pybind11::array check_out(pybind11::handle out, pybind11::handle model,
-                          const std::string& model_argument,
-                          const std::vector<pybind11::handle>& inputs);
+// Whether an array that was found to be `view` is so still, and may still be accessed so: NumPy
+// lets others freeze, move, shrink and retype arrays that somebody else holds.
+inline bool is_still(pybind11::handle array, const ArrayView& view, Access access);
 
-// The memory that a call writes, so that nothing else of the call may overlap it.
-class WrittenMemory {
+typedef std::vector<pybind11::ssize_t> Shape;
+
+Shape shape_of(pybind11::handle array);
+std::string shape_text(const Shape& shape);
+int64_t product(const Shape& shape, size_t first, size_t last);
+
+bool c_order(pybind11::handle array);
+bool aligned(pybind11::handle array);
+
+// An array in C order, and its shape.
+struct Input {
+  pybind11::object array;
+  ArrayView view;
+  Shape shape;
+};
+Input check_c_order(pybind11::handle object, const std::string& argument);
+// An array in any dense order, for calls that take elements as they lie: its shape is left out.
+Input check_dense(pybind11::handle object, const std::string& argument);
+// The same, and like `model`, with whose shape it comes.
+Input check_input_like(pybind11::handle object, const Input& model, const std::string& argument,
+                       const std::string& model_argument);
+// The same, of a shape of its own and the type of `model`, which messages call so.
+Input check_shaped(pybind11::handle object, Access access, const std::string& argument,
+                   const Shape& shape, DType type, const std::string& model_argument);
+
+// A shape seen from one of its axes; a negative one counts from the end.
+struct Axis {
+  int64_t outer = 1, n = 1, inner = 1;
+  size_t index = 0;
+};
+Axis check_axis(const Input& input, int64_t axis, const std::string& argument);
+
+// New memory, in C order or, for an F-contiguous model, in that order.
+pybind11::array new_array(DType type, const Shape& shape);
+pybind11::array new_like(pybind11::handle model, DType type);
+
+// A Python float whose value comes after work that has written: from then on nothing may fail.
+class LateFloat {
  public:
-  // Raises ValueError when an array meets one added before.
-  void add(const ArrayView& array, const std::string& argument, pybind11::handle name);
-  void finish();
-  // Raises ValueError when `array`, which is only read, meets written memory other than `same`, of
-  // which it may be an exact alias.
-  void check_read(const ArrayView& array, const void* same, const std::string& argument,
-                  pybind11::handle name) const;
+  LateFloat() : object_(0.0) {}
+  pybind11::handle object() const { return object_; }
+  void set(double value) { reinterpret_cast<PyFloatObject*>(object_.ptr())->ob_fval = value; }
 
  private:
-  struct Range {
-    const char *begin, *end;
-    std::string argument;
-    pybind11::object name;
-  };
-  std::vector<Range> ranges_;  // sorted once finished
+  pybind11::float_ object_;
 };
+
+// NumPy's own descriptors of our types.
+extern ByType<PyObject*> dtypes;
+
+inline bool is_still(pybind11::handle array, const ArrayView& view, Access access) {
+  typedef pybind11::detail::npy_api Api;
+  const auto* now = pybind11::detail::array_proxy(array.ptr());
+  constexpr int kDense = Api::NPY_ARRAY_C_CONTIGUOUS_ | Api::NPY_ARRAY_F_CONTIGUOUS_;
+  const int kept =
+      Api::NPY_ARRAY_ALIGNED_ | (access == Access::kWrite ? Api::NPY_ARRAY_WRITEABLE_ : 0);
+  int64_t n = 1;
+  for (int i = 0; i < now->nd; ++i) n *= now->dimensions[i];
+  // Another descriptor of the same type is left to the long way.
+  return now->data == view.data && n == view.n && (now->flags & kept) == kept &&
+         (now->flags & kDense) && now->descr == dtypes[view.type];
+}
+
+// Finds what this file needs of NumPy, once, when the module is made: to import during a call may
+// give the GIL away while other threads wait for what the call holds.
+void load_array_types();
 
 }  // namespace gradstep

@@ -1,9 +1,11 @@
-#include "bindings/dropout.hpp"
-
-#include "bindings/arrays.hpp"
-#include "bindings/gil.hpp"
-#include "engine/dispatch.hpp"
+// Dropout: on elements, on groups, and its mask.
 #include "engine/dropout/dropout.hpp"
+
+#include "bindings/arguments.hpp"
+#include "bindings/families.hpp"
+#include "bindings/gil.hpp"
+#include "bindings/memory.hpp"
+#include "engine/dispatch.hpp"
 
 namespace py = pybind11;
 
@@ -11,63 +13,38 @@ namespace gradstep {
 
 namespace {
 
-std::string kind_of(py::handle object) {
-  return py::cast<std::string>(py::type::handle_of(object).attr("__name__"));
-}
-
-std::string text(py::handle object) { return py::cast<std::string>(py::str(object)); }
-
 double check_probability(py::handle p) {
-  static const PyObject* real =
-      py::object(py::module_::import("numbers").attr("Real")).release().ptr();
-  const bool number = PyFloat_CheckExact(p.ptr()) ||
-                      (!PyBool_Check(p.ptr()) && py::isinstance(p, const_cast<PyObject*>(real)));
-  if (!number) throw py::type_error("p: " + kind_of(p) + ", expected a number");
-  const double value = PyFloat_AsDouble(p.ptr());
-  const bool failed = value == -1 && PyErr_Occurred();
-  if (failed) PyErr_Clear();  // an integer beyond the largest double
-  if (failed || !(value >= 0 && value <= 1))
-    throw py::value_error("p: " + text(p) + ", expected a number in [0, 1]");
+  constexpr const char* kRange = "a number in [0, 1]";
+  const double value = check_number(p, "p", kRange);
+  if (!(value >= 0 && value <= 1)) throw py::value_error("p: " + text(p) + ", expected " + kRange);
   return value;
 }
 
-uint64_t check_word(py::handle object, const char* argument) {
-  const std::string where = std::string(argument) + ": ";
-  if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr()))
-    throw py::type_error(where + kind_of(object) + ", expected an integer");
-  const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
-  if (!number) {  // an array that is not a single integer
-    PyErr_Clear();
-    throw py::type_error(where + kind_of(object) + ", expected an integer");
-  }
-  const uint64_t value = PyLong_AsUnsignedLongLong(number.ptr());
-  if (value == ~uint64_t{0} && PyErr_Occurred()) {
-    PyErr_Clear();
-    throw py::value_error(where + text(object) + ", expected an integer from 0 to 2**64 - 1");
-  }
-  return value;
+DropoutRule check_rule(py::handle p, py::handle seed, py::handle offset) {
+  return dropout_rule(check_probability(p), check_word(seed, "seed"), check_word(offset, "offset"));
 }
 
-// The arrays of a call and what keeps the result alive.
+// The arrays of a call, and what keeps them alive.
 struct Checked {
   DropoutArrays arrays;
+  Memory memory;
   py::array out;
 };
 
-// C order, because the mask counts elements in that order.
 Checked check_arrays(py::handle x, py::handle out, const std::string& argument) {
-  const ArrayView view = check_array(x, Access::kRead, argument, py::none());
-  const auto array = py::reinterpret_borrow<py::array>(x);
-  if (!(array.flags() & py::array::c_style))
+  const Input input = check_dense(x, argument);
+  if (!c_order(x))
     throw py::value_error(argument + ": F order, expected C order, in which the mask counts");
-  py::array result = check_out(out, x, argument, {x});
-  return {{view.type, view.n, view.data, result.mutable_data()}, result};
+  Checked checked;
+  checked.memory.reads(input, argument.c_str(), true);
+  checked.out = checked.memory.result(out, input, argument.c_str());
+  checked.arrays = {input.view.type, input.view.n, input.view.data, checked.out.mutable_data()};
+  return checked;
 }
 
 py::array apply(py::handle x, py::handle p, py::handle seed, py::handle offset, py::handle out,
                 const std::string& argument, uint64_t first) {
-  const DropoutRule rule =
-      dropout_rule(check_probability(p), check_word(seed, "seed"), check_word(offset, "offset"));
+  const DropoutRule rule = check_rule(p, seed, offset);
   const Checked checked = check_arrays(x, out, argument);
   without_gil(checked.arrays.n, [&] { dropout(rule, checked.arrays, first); });
   return checked.out;
@@ -95,14 +72,12 @@ DropoutGroups check_groups(const py::array& x, py::handle axis, const std::strin
     throw py::value_error(argument + ": shape " + text(x.attr("shape")) + ", expected at least " +
                           (whole ? "1 dimension (samples)" : "2 dimensions (samples, channels)"));
   if (whole) return {x.shape(0), 1, 1, x.shape(0) ? x.size() / x.shape(0) : 0};
-  if (PyBool_Check(axis.ptr()) || !PyIndex_Check(axis.ptr()))
-    throw py::type_error("axis: " + kind_of(axis) + ", expected an integer");
-  const Py_ssize_t given = PyNumber_AsSsize_t(axis.ptr(), nullptr);  // clipped when out of range
-  if (given == -1 && PyErr_Occurred()) throw py::error_already_set();
+  const std::string expected = "the axis of the channels, 1 to " + std::to_string(ndim - 1) +
+                               " or negative, not that of the samples";
+  const int64_t given = check_integer(axis, "axis", expected.c_str());
   const int64_t channels = given < 0 ? given + ndim : given;
   if (channels < 1 || channels >= ndim)
-    throw py::value_error("axis: " + text(axis) + ", expected the axis of the channels, 1 to " +
-                          std::to_string(ndim - 1) + " or negative, not that of the samples");
+    throw py::value_error("axis: " + text(axis) + ", expected " + expected);
   DropoutGroups groups{x.shape(0), 1, x.shape(channels), 1};
   for (int64_t i = 1; i < ndim; ++i)
     if (i != channels) (i < channels ? groups.repeats : groups.run) *= x.shape(i);
@@ -111,22 +86,27 @@ DropoutGroups check_groups(const py::array& x, py::handle axis, const std::strin
 
 py::array apply_groups(py::handle x, py::handle p, py::handle axis, py::handle seed,
                        py::handle offset, py::handle out, const std::string& argument) {
-  const DropoutRule rule =
-      dropout_rule(check_probability(p), check_word(seed, "seed"), check_word(offset, "offset"));
-  check_array(x, Access::kRead, argument, py::none());
+  const DropoutRule rule = check_rule(p, seed, offset);
+  check_array(x, Access::kRead, argument);
   const DropoutGroups groups = check_groups(py::reinterpret_borrow<py::array>(x), axis, argument);
   const Checked checked = check_arrays(x, out, argument);
   without_gil(checked.arrays.n, [&] { group_dropout(rule, checked.arrays, groups); });
   return checked.out;
 }
 
-// Fills `keep`, a new C-order array: n bytes, or as many as hold n bits.
-void fill_mask(const py::array& keep, int64_t n, py::handle p, py::handle seed, py::handle offset,
+// Fills `keep`, a C-order array of bytes: one for each of n elements, or for eight.
+void fill_mask(py::handle keep, int64_t n, py::handle p, py::handle seed, py::handle offset,
                bool packed, uint64_t first) {
-  const DropoutRule rule =
-      dropout_rule(check_probability(p), check_word(seed, "seed"), check_word(offset, "offset"));
-  auto* bytes = static_cast<uint8_t*>(const_cast<void*>(keep.data()));
-  without_gil(n, [&] { dropout_mask(rule, first, n, packed, bytes); });
+  const DropoutRule rule = check_rule(p, seed, offset);
+  if (!py::isinstance<py::array>(keep))
+    throw py::type_error("keep: " + kind_of(keep) + ", expected a numpy.ndarray");
+  auto array = py::reinterpret_borrow<py::array>(keep);
+  const int64_t bytes = packed ? (n + 7) / 8 : n;
+  if (n < 0 || !array.writeable() || !c_order(array) || array.nbytes() != bytes)
+    throw py::value_error("keep: " + std::to_string(array.nbytes()) + " bytes, expected " +
+                          std::to_string(bytes) + " that may be written, in C order");
+  auto* kept = static_cast<uint8_t*>(array.mutable_data());
+  without_gil(n, [&] { dropout_mask(rule, first, n, packed, kept); });
 }
 
 py::tuple philox_block(uint64_t seed, uint64_t offset, uint64_t block) {

@@ -4,6 +4,10 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
+#include <utility>
+
+#include "bindings/families.hpp"
 
 namespace py = pybind11;
 
@@ -21,13 +25,13 @@ struct ExchangeInterface {
 
 // What a type tells of its objects, asked once.
 struct Exporter {
-  PyObject* type = nullptr;  // held: one that dies could leave its address to another
+  py::object type;  // held: one that dies could leave its address to another
   const ExchangeInterface* api = nullptr;
-  PyObject* is_neg = nullptr;  // the method of torch that tells lazily negated views, or null
+  py::object is_neg;  // the method of torch that tells lazily negated views, or null
 };
 
-PyObject* attribute(PyObject* object, const char* name) {
-  PyObject* found = PyObject_GetAttrString(object, name);
+py::object attribute(PyObject* object, const char* name) {
+  auto found = py::reinterpret_steal<py::object>(PyObject_GetAttrString(object, name));
   PyErr_Clear();
   return found;
 }
@@ -35,40 +39,38 @@ PyObject* attribute(PyObject* object, const char* name) {
 // Whether operators see the memory of the type's objects as it is. A subclass of torch's tensor
 // that overrides __torch_dispatch__ may hold anything.
 bool is_memory(PyObject* type) {
-  const auto own = py::reinterpret_steal<py::object>(attribute(type, "__torch_dispatch__"));
+  const auto own = attribute(type, "__torch_dispatch__");
   if (!own) return true;
   for (const py::handle base : py::handle(type).attr("__mro__")) {
     if (!base.attr("__dict__").contains("__dlpack_c_exchange_api__")) continue;
-    const auto first =
-        py::reinterpret_steal<py::object>(attribute(base.ptr(), "__torch_dispatch__"));
+    const auto first = attribute(base.ptr(), "__torch_dispatch__");
     return first.is(own);
   }
   return false;
 }
 
-const Exporter& exporter_of(PyObject* type) {
-  // One library at a time gives gradients: the last answer is nearly always the next.
-  static Exporter last;
-  if (type == last.type) return last;
-  Exporter found{type};
-  PyObject* capsule = attribute(type, "__dlpack_c_exchange_api__");
-  if (capsule && PyCapsule_IsValid(capsule, "dlpack_exchange_api"))
-    found.api =
-        static_cast<const ExchangeInterface*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
-  Py_XDECREF(capsule);
+// Tensors and parameters of one library take turns: a few answers serve nearly all calls. By value:
+// what is asked of an object may run Python code, which asks about other types meanwhile.
+Exporter exporter_of(PyObject* type) {
+  static auto& known = *new std::array<Exporter, 4>;  // outlives the interpreter
+  static size_t oldest = 0;
+  for (const Exporter& exporter : known)
+    if (exporter.type.ptr() == type) return exporter;
+  Exporter found;
+  found.type = py::reinterpret_borrow<py::object>(type);
+  const py::object capsule = attribute(type, "__dlpack_c_exchange_api__");
+  if (capsule && PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api"))
+    found.api = static_cast<const ExchangeInterface*>(
+        PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (found.api && (found.api->major != 1 || !is_memory(type))) found.api = nullptr;
   found.is_neg = attribute(type, "is_neg");
-  Py_INCREF(type);
-  const Exporter before = last;
-  last = found;
-  Py_XDECREF(before.is_neg);
-  Py_XDECREF(before.type);
-  return last;
+  const Exporter before = std::exchange(known[oldest++ % known.size()], found);
+  return found;
 }
 
 bool is_negated(const Exporter& exporter, PyObject* object) {
   if (!exporter.is_neg) return false;
-  PyObject* answer = PyObject_CallOneArg(exporter.is_neg, object);
+  PyObject* answer = PyObject_CallOneArg(exporter.is_neg.ptr(), object);
   PyErr_Clear();
   const bool negated = answer != Py_False;
   Py_XDECREF(answer);
@@ -76,8 +78,7 @@ bool is_negated(const Exporter& exporter, PyObject* object) {
 }
 
 bool has_memory(const DLTensor& tensor) {
-  if (tensor.data) return true;
-  return std::find(tensor.shape, tensor.shape + tensor.ndim, 0) != tensor.shape + tensor.ndim;
+  return tensor.data || std::count(tensor.shape, tensor.shape + tensor.ndim, 0);
 }
 
 bool read_raw(const Exporter& exporter, PyObject* object, DLTensor* tensor) {
@@ -89,22 +90,52 @@ bool read_raw(const Exporter& exporter, PyObject* object, DLTensor* tensor) {
 
 void* address_of(py::handle object) {
   DLTensor tensor;
-  const Exporter& exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
+  const Exporter exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
   return read_raw(exporter, object.ptr(), &tensor) ? tensor.address() : nullptr;
 }
 
 }  // namespace
 
 bool read_tensor(PyObject* object, DLTensor* tensor) {
-  const Exporter& exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object)));
+  const Exporter exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object)));
   return read_raw(exporter, object, tensor) && has_memory(*tensor) && !is_negated(exporter, object);
 }
 
+namespace {
+
+bool read_floats(PyObject* object, DLTensor* tensor) {
+  return read_tensor(object, tensor) && tensor->device_type == 1 && tensor->code == 2 &&
+         tensor->lanes == 1 && (tensor->bits == 32 || tensor->bits == 64);
+}
+
+bool is_contiguous(const DLTensor& tensor) {
+  int64_t filled = 1;
+  for (int d = tensor.ndim - 1; d >= 0; --d) {
+    if (tensor.strides && tensor.shape[d] > 1 && tensor.strides[d] != filled) return false;
+    filled *= tensor.shape[d];
+  }
+  return true;
+}
+
+// Whether x is a float32 or float64 tensor of one element or more in memory of the CPU, and the
+// others, where they are not None, contiguous ones of its type.
+bool are_floats(py::handle x, const py::args& others) {
+  DLTensor tensor;
+  if (!read_floats(x.ptr(), &tensor) || !tensor.data) return false;
+  if (std::count(tensor.shape, tensor.shape + tensor.ndim, 0)) return false;
+  const int bits = tensor.bits;
+  for (const py::handle other : others)
+    if (!other.is_none() &&
+        (!read_floats(other.ptr(), &tensor) || tensor.bits != bits || !is_contiguous(tensor)))
+      return false;
+  return true;
+}
+
+}  // namespace
+
 py::object tensor_array(py::handle object) {
   DLTensor tensor;
-  if (!read_tensor(object.ptr(), &tensor) || tensor.device_type != 1 || tensor.code != 2 ||
-      tensor.lanes != 1 || (tensor.bits != 32 && tensor.bits != 64))
-    return py::none();
+  if (!read_floats(object.ptr(), &tensor)) return py::none();
   const int64_t size = tensor.bits / 8;
   const std::vector<py::ssize_t> shape(tensor.shape, tensor.shape + tensor.ndim);
   std::vector<py::ssize_t> strides;
@@ -202,15 +233,18 @@ void TensorNumbers::write(const std::vector<double>& values) {
 }
 
 void TensorNumbers::count(const std::optional<std::vector<int64_t>>& places) {
-  const auto add = [&](size_t i) {
+  const auto size = static_cast<int64_t>(numbers_.size());
+  if (places)
+    for (const int64_t i : *places)
+      if (i < 0 || i >= size)
+        throw py::index_error("places: " + std::to_string(i) + ", expected 0 to " +
+                              std::to_string(size - 1));
+  const int64_t many = places ? static_cast<int64_t>(places->size()) : size;
+  for (int64_t k = 0; k < many; ++k) {
+    const int64_t i = places ? (*places)[k] : k;
     numbers_[i].write(values_[i] + 1);
     values_[i] = numbers_[i].read();
-  };
-  if (!places)
-    for (size_t i = 0; i < numbers_.size(); ++i) add(i);
-  else
-    for (const int64_t i : *places)
-      if (0 <= i && i < static_cast<int64_t>(numbers_.size())) add(i);
+  }
 }
 
 void define_exchange(py::module_& m) {
@@ -224,6 +258,7 @@ void define_exchange(py::module_& m) {
       .def(py::init<py::list, py::dict, py::list>(), py::arg("listed"), py::arg("state"),
            py::arg("moving"))
       .def("holds", &TensorWatch::holds, py::arg("listed"), py::arg("state"));
+  m.def("are_floats", are_floats, py::arg("x"));
   m.def("tensor_array", tensor_array, py::arg("tensor"));
 }
 

@@ -76,6 +76,4 @@ class TensorNumbers {
   std::vector<double> values_;
 };
 
-void define_exchange(pybind11::module_& m);
-
 }  // namespace gradstep

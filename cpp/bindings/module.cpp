@@ -3,14 +3,13 @@
 
 #include <cstdlib>
 
-#include "bindings/activation.hpp"
-#include "bindings/dropout.hpp"
-#include "bindings/exchange.hpp"
+#include "bindings/arguments.hpp"
+#include "bindings/arrays.hpp"
+#include "bindings/families.hpp"
 #include "bindings/gil.hpp"
-#include "bindings/norm.hpp"
-#include "bindings/plan.hpp"
 #include "engine/blas_threads.hpp"
 #include "engine/dispatch.hpp"
+#include "engine/step/step_plan.hpp"
 #include "engine/thread_pool.hpp"
 
 namespace py = pybind11;
@@ -53,7 +52,7 @@ py::dict kernels(bool optimizers) {
 }
 
 // A plan that only reads: its parameters are never written.
-StepPlan read_plan(const py::sequence& arrays, const py::sequence& names,
+StepPlan read_plan(const py::tuple& arrays, const py::sequence& names,
                    const std::string& argument) {
   StepPlan plan;
   std::string missing;
@@ -66,8 +65,10 @@ StepPlan read_plan(const py::sequence& arrays, const py::sequence& names,
   return plan;
 }
 
-double global_norm(const py::sequence& arrays, const py::sequence& names,
+// A tuple: others may change a list during the call.
+double global_norm(const py::sequence& list, const py::sequence& names,
                    const std::string& argument) {
+  const py::tuple arrays(list);
   StepPlan plan = read_plan(arrays, names, argument);
   double norm = 0;
   without_gil(plan.elements(), [&] { norm = plan.gradient_norm(); });
@@ -75,8 +76,9 @@ double global_norm(const py::sequence& arrays, const py::sequence& names,
 }
 
 // (min, max, sum, sum of squares, count of non-finite elements) of each array.
-py::list summarize(const py::sequence& arrays, const py::sequence& names,
+py::list summarize(const py::sequence& list, const py::sequence& names,
                    const std::string& argument) {
+  const py::tuple arrays(list);
   StepPlan plan = read_plan(arrays, names, argument);
   std::vector<BlockSummary> summaries;
   without_gil(plan.elements(), [&] { summaries = plan.summarize_gradients(); });
@@ -144,6 +146,8 @@ PYBIND11_MODULE(_core, m) {
   m.attr("compiler") = GRADSTEP_COMPILER;
   m.attr("SUM_BLOCK") = kSumBlock;
   read_environment();
+  load_number_types();
+  load_array_types();
   m.def("simd_levels", simd_levels);
   m.def("compiled_simd_levels", compiled_isas);
   m.def("simd_level", [] { return active_table().isa; });
@@ -164,8 +168,13 @@ PYBIND11_MODULE(_core, m) {
   define_plan(m);
   define_exchange(m);
   define_dropout(m);
-  define_norm(m);
-  define_activation(m);
+  define_batch_norm(m);
+  define_row_norm(m);
+  define_group_norm(m);
+  define_elementwise(m);
+  define_softmax(m);
+  define_losses(m);
+  define_channels(m);
 }
 
 }  // namespace gradstep

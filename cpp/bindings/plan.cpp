@@ -2,9 +2,8 @@
 
 #include <pybind11/stl.h>
 
-#include <cmath>
-
 #include "bindings/exchange.hpp"
+#include "bindings/families.hpp"
 #include "bindings/gil.hpp"
 #include "engine/dispatch.hpp"
 
@@ -28,9 +27,9 @@ Plan::Plan(const py::sequence& groups, const py::sequence& tensors, Labels label
   for (const py::handle item : tensors) {
     const auto tensor = py::reinterpret_borrow<py::sequence>(item);
     const int group = py::cast<int>(tensor[1]);
-    Entry entry{tensor[0], tensor[2], {}, {}, nullptr};
-    const ArrayView p = check_array(entry.parameter, Access::kWrite, labels_[0], entry.name);
-    entry.type = p.type;
+    Entry entry{tensor[0], {}, nullptr};
+    const py::object parameter = tensor[2];
+    const ArrayView p = check_array(parameter, Access::kWrite, labels_[0], entry.name);
     written_.add(p, labels_[0], entry.name);
     if (static_cast<int>(tensor.size()) != 3 + state_counts.at(group))
       throw py::value_error(label(labels_[1], entry.name) + ": " +
@@ -39,13 +38,14 @@ Plan::Plan(const py::sequence& groups, const py::sequence& tensors, Labels label
     std::vector<void*> states;
     for (size_t i = 3; i < tensor.size(); ++i) {
       entry.states.push_back(tensor[i]);
-      const ArrayView state = check_like(entry.states.back(), entry.parameter, Access::kWrite,
-                                         labels_[1], labels_[0], entry.name);
+      const ArrayView state = check_like(entry.states.back(), parameter, Access::kWrite, labels_[1],
+                                         labels_[0], entry.name);
       written_.add(state, labels_[1], entry.name);
       states.push_back(state.data);
     }
     plan_.add_tensor(group, p.type, p.n, p.data, states.data());
     entries_.push_back(std::move(entry));
+    parameters_.push_back({parameter, p});
   }
   written_.finish();
 }
@@ -64,66 +64,142 @@ void Plan::set_hyper(int group, const py::sequence& values) {
   plan_.set_hyper(group, numbers.data());
 }
 
+// Parameters belong to others, who may have frozen, moved or resized them since.
+void Plan::check_parameters() const {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Parameter& parameter = parameters_[i];
+    if (is_still(parameter.array, parameter.view, Access::kWrite)) continue;
+    const py::handle name = entries_[i].name;
+    const ArrayView now = check_array(parameter.array, Access::kWrite, labels_[0], name);
+    if (now == parameter.view) continue;
+    throw py::value_error(
+        label(labels_[0], name) +
+        ": other memory, size or dtype than when it was given, expected the same");
+  }
+}
+
 // Another library's array comes in through DLPack, without a copy.
-py::handle Plan::imported(py::handle object, py::handle name) {
+py::handle Plan::imported(py::handle object, py::handle name, Gradients* owner) {
   if (py::isinstance<py::array>(object) || !py::hasattr(object, "__dlpack__")) return object;
   const auto as_array = py::module_::import("gradstep.arrays").attr("as_array");
-  imported_.push_back(as_array(object, labels_[2], name));
-  return imported_.back();
+  owner->imported.push_back(as_array(object, labels_[2], name));
+  return owner->imported.back();
 }
 
-Plan::Gradient Plan::check_gradient(int64_t tensor, py::handle object) {
-  if (object.is_none()) return {nullptr, false};
+Plan::Gradient Plan::check_gradient(int64_t tensor, py::handle object, Gradients* owner) {
+  if (object.is_none()) return {nullptr, false, {}};
   Entry& entry = entries_[tensor];
-  ArrayView view{nullptr, entry.type, 0};
+  const py::object& parameter = parameters_[tensor].array;
+  ArrayView view = parameters_[tensor].view;
+  py::handle array;
   DLTensor read;
   if (!py::isinstance<py::array>(object) && read_tensor(object.ptr(), &read) &&
-      is_like(read, entry.parameter, entry.type)) {
-    view = {read.address(), entry.type, py::reinterpret_borrow<py::array>(entry.parameter).size()};
+      is_like(read, parameter, view.type)) {
+    view.data = read.address();
   } else {
-    object = imported(object, entry.name);
-    view = check_like(object, entry.parameter, Access::kRead, labels_[2], labels_[0], entry.name);
+    array = imported(object, entry.name, owner);
+    view = check_like(array, parameter, Access::kRead, labels_[2], labels_[0], entry.name);
   }
   if (view.data != entry.verified) {
-    const auto parameter = py::reinterpret_borrow<py::array>(entry.parameter);
-    written_.check_read(view, parameter.data(), labels_[2], entry.name);
+    written_.check_read(view, parameters_[tensor].view.data, labels_[2], entry.name);
     entry.verified = view.data;
   }
-  return {view.data, true};
+  return {view.data, true, array};
 }
 
-std::vector<Plan::Gradient>& Plan::checked(py::handle grads) {
-  const auto fast = py::reinterpret_steal<py::object>(
+// A list may be changed by others during the call, and by its own elements: they are taken first.
+void Plan::check_gradients(py::handle grads, Gradients* owner) {
+  const auto sequence = py::reinterpret_steal<py::object>(
       PySequence_Fast(grads.ptr(), (labels_[2] + ": expected a sequence of arrays").c_str()));
-  if (!fast) throw py::error_already_set();
-  const int64_t count = PySequence_Fast_GET_SIZE(fast.ptr());
+  if (!sequence) throw py::error_already_set();
+  owner->objects = py::tuple(sequence);
+  const auto count = static_cast<int64_t>(owner->objects.size());
   if (count != plan_.size())
     throw py::value_error(labels_[2] + ": " + std::to_string(count) + " arrays, expected " +
                           std::to_string(plan_.size()) + ", one for each of " + labels_[0]);
-  imported_.clear();
-  given_.resize(count);
+  owner->found.resize(count);
   for (int64_t i = 0; i < count; ++i)
-    given_[i] = check_gradient(i, PySequence_Fast_GET_ITEM(fast.ptr(), i));
-  return given_;
+    owner->found[i] = check_gradient(i, PyTuple_GET_ITEM(owner->objects.ptr(), i), owner);
 }
 
-void Plan::use(const std::vector<Gradient>& gradients) {
+// Arrays that were bound may have been moved or resized since; other libraries' are looked at
+// again.
+void Plan::check_bound() {
+  for (int64_t i = 0; i < plan_.size(); ++i) {
+    Gradient& gradient = bound_.found[i];
+    if (!gradient.present) continue;
+    const ArrayView& like = parameters_[i].view;
+    const ArrayView view{const_cast<void*>(gradient.data), like.type, like.n};
+    if (gradient.array && is_still(gradient.array, view, Access::kRead)) continue;
+    const Gradient now = check_gradient(i, PyTuple_GET_ITEM(bound_.objects.ptr(), i), &bound_);
+    uses_bound_ = uses_bound_ && now.data == gradient.data;
+    gradient = now;
+  }
+}
+
+// The bound gradients for None.
+Plan::Gradients& Plan::checked(py::handle grads, Gradients* given) {
+  if (!grads.is_none()) return check_gradients(grads, given), *given;
+  if (!is_bound_)
+    throw py::value_error(labels_[2] +
+                          ": None, expected arrays, or buffers given to bind() before");
+  check_bound();
+  return bound_;
+}
+
+void Plan::use(const Gradients& gradients) {
+  const bool bound = &gradients == &bound_;
+  if (bound && uses_bound_) return;
   for (int64_t i = 0; i < plan_.size(); ++i)
-    plan_.set_gradient(i, gradients[i].data, gradients[i].present);
+    plan_.set_gradient(i, gradients.found[i].data, gradients.found[i].present);
+  uses_bound_ = bound;
 }
 
-// The gradients that were checked last become those of the plan.
-void Plan::take(py::handle grads) {
-  if (!grads.is_none())
-    use(given_), uses_bound_ = false;
-  else if (!uses_bound_)
-    use(bound_), uses_bound_ = true;
+void Plan::bind(const py::sequence& grads) {
+  const Busy busy(*this);
+  Gradients found;
+  check_gradients(grads, &found);
+  bound_ = std::move(found);
+  is_bound_ = true;
+  uses_bound_ = false;
+}
+
+void Plan::unbind() {
+  const Busy busy(*this);
+  bound_ = Gradients();
+  is_bound_ = uses_bound_ = false;
+}
+
+// Gradients that the step fills with zeros: writable, and each with memory of its own.
+void Plan::check_zeroable(Gradients* gradients) {
+  std::vector<const void*> addresses;
+  std::vector<std::pair<ArrayView, size_t>> views;
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const Gradient& gradient = gradients->found[i];
+    addresses.push_back(gradient.data);
+    if (!gradient.present) continue;
+    py::handle array = gradient.array;
+    if (!array) array = imported(gradients->objects[i], entries_[i].name, gradients);
+    views.emplace_back(check_array(array, Access::kWrite, labels_[2], entries_[i].name), i);
+  }
+  if (addresses == zeroable_) return;
+  WrittenMemory memory = written_;
+  for (const auto& [view, i] : views) memory.add(view, labels_[2], entries_[i].name);
+  memory.finish();
+  zeroable_ = std::move(addresses);
+}
+
+void Plan::check(py::handle grads) {
+  const Busy busy(*this);
+  Gradients given;
+  check_parameters();
+  checked(grads, &given);
 }
 
 py::list Plan::gradient_block_sums(py::handle grads) {
   const Busy busy(*this);
-  check_bound_or(grads);
-  take(grads);
+  Gradients given;
+  use(checked(grads, &given));
   std::vector<double> sums;
   without_gil(plan_.elements(), [&] { sums = plan_.gradient_block_sums(); });
   py::list result;
@@ -135,75 +211,32 @@ py::list Plan::gradient_block_sums(py::handle grads) {
   return result;
 }
 
-void Plan::bind(const py::sequence& grads) {
-  const Busy busy(*this);
-  bound_ = checked(grads);
-  bound_arrays_.clear();
-  for (const py::handle array : grads)
-    bound_arrays_.push_back(py::reinterpret_borrow<py::object>(array));
-  is_bound_ = true;
-  uses_bound_ = bound_zeroable_ = false;
-}
-
-void Plan::unbind() {
-  const Busy busy(*this);
-  bound_arrays_.clear();
-  is_bound_ = uses_bound_ = false;
-}
-
-// Gradients that the step fills with zeros: writable, and each with memory of its own.
-void Plan::check_zeroable(const py::sequence& grads) {
-  std::vector<const void*> addresses;
-  std::vector<std::pair<ArrayView, size_t>> views;
-  for (size_t i = 0; i < entries_.size(); ++i) {
-    const py::object object = grads[i];
-    if (object.is_none()) {
-      addresses.push_back(nullptr);
-      continue;
-    }
-    views.emplace_back(check_array(imported(object, entries_[i].name), Access::kWrite, labels_[2],
-                                   entries_[i].name),
-                       i);
-    addresses.push_back(views.back().first.data);
-  }
-  if (addresses == zeroable_) return;
-  WrittenMemory memory = written_;
-  for (const auto& [view, i] : views) memory.add(view, labels_[2], entries_[i].name);
-  memory.finish();
-  zeroable_ = addresses;
-}
-
-void Plan::check_bound_or(py::handle grads) {
-  if (!grads.is_none())
-    checked(grads);
-  else if (!is_bound_)
-    throw py::value_error(labels_[2] +
-                          ": None, expected arrays, or buffers given to bind() before");
-}
-
-void Plan::check(py::handle grads) {
-  const Busy busy(*this);
-  check_bound_or(grads);
-}
-
 py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool check_finite,
                      bool zero_grads) {
   const Busy busy(*this);
-  check_bound_or(grads);
-  if (zero_grads && !grads.is_none()) {
-    check_zeroable(py::reinterpret_borrow<py::sequence>(grads));
-  } else if (zero_grads && !bound_zeroable_) {
-    check_zeroable(py::cast(bound_arrays_));
-    bound_zeroable_ = true;
-  }
-  take(grads);
+  Gradients given;
+  given.found.swap(spare_);  // keeps its memory from step to step
+  const struct GiveBack {
+    std::vector<Gradient>&spare, &found;
+    ~GiveBack() { spare.swap(found); }
+  } give_back{spare_, given.found};
+  check_parameters();
+  Gradients& gradients = checked(grads, &given);
+  if (zero_grads) check_zeroable(&gradients);
+  // All that the result needs is there before anything is written.
+  const py::int_ before(plan_.step_count()), after(plan_.step_count() + 1);
+  LateFloat norm;
+  py::tuple result(3);
+  use(gradients);
   const StepPlan::Options options{grad_scale, clip_norm, check_finite, zero_grads};
   StepPlan::Outcome outcome;
-  without_gil(plan_.elements(), [&] { outcome = plan_.step(options); });
-  const bool has_norm = clip_norm > 0 || check_finite;
-  return py::make_tuple(plan_.step_count(),
-                        has_norm ? py::object(py::float_(outcome.grad_norm)) : py::none(),
-                        outcome.applied);
+  without_gil(plan_.elements(), [&] { outcome = plan_.apply(options); });
+  plan_.count(outcome);
+  norm.set(outcome.grad_norm);
+  result[0] = outcome.applied ? after : before;
+  result[1] = clip_norm > 0 || check_finite ? norm.object() : py::handle(Py_None);
+  result[2] = py::bool_(outcome.applied);
+  return result;
 }
 
 void Plan::set_step_count(int64_t count) {

@@ -2,7 +2,7 @@
 #pragma once
 #include <array>
 
-#include "bindings/arrays.hpp"
+#include "bindings/memory.hpp"
 #include "engine/step/step_plan.hpp"
 
 namespace gradstep {
@@ -36,14 +36,25 @@ class Plan {
 
  private:
   struct Entry {
-    pybind11::object name, parameter;
+    pybind11::object name;
     std::vector<pybind11::object> states;
-    DType type;
     const void* verified;  // a gradient address known not to overlap what is written
+  };
+  // A parameter as it was when it was checked.
+  struct Parameter {
+    pybind11::object array;
+    ArrayView view;
   };
   struct Gradient {
     const void* data;
     bool present;
+    pybind11::handle array;  // of NumPy, whose memory it is; null for one that was only read
+  };
+  // The gradients of a call, and what keeps their memory.
+  struct Gradients {
+    pybind11::tuple objects;
+    std::vector<pybind11::object> imported;
+    std::vector<Gradient> found;
   };
 
   // Python code may run inside the checks of a call, and call again.
@@ -56,25 +67,25 @@ class Plan {
     bool& flag_;
   };
 
-  std::vector<Gradient>& checked(pybind11::handle grads);
-  void check_bound_or(pybind11::handle grads);
-  pybind11::handle imported(pybind11::handle object, pybind11::handle name);
-  Gradient check_gradient(int64_t tensor, pybind11::handle object);
-  void use(const std::vector<Gradient>& gradients);
-  void take(pybind11::handle grads);
-  void check_zeroable(const pybind11::sequence& grads);
+  void check_parameters() const;
+  pybind11::handle imported(pybind11::handle object, pybind11::handle name, Gradients* owner);
+  Gradient check_gradient(int64_t tensor, pybind11::handle object, Gradients* owner);
+  void check_gradients(pybind11::handle grads, Gradients* owner);
+  void check_bound();
+  Gradients& checked(pybind11::handle grads, Gradients* given);
+  void check_zeroable(Gradients* gradients);
+  void use(const Gradients& gradients);
 
   Labels labels_;
   StepPlan plan_;
   WrittenMemory written_;
   std::vector<Entry> entries_;
-  std::vector<Gradient> given_, bound_;
+  std::vector<Parameter> parameters_;
+  Gradients bound_;
+  std::vector<Gradient> spare_;
   std::vector<const void*> zeroable_;  // gradient addresses known to overlap nothing
-  std::vector<pybind11::object> bound_arrays_, imported_;
-  bool is_bound_ = false, uses_bound_ = false, bound_zeroable_ = false;
+  bool is_bound_ = false, uses_bound_ = false;
   bool busy_ = false;
 };
-
-void define_plan(pybind11::module_& m);
 
 }  // namespace gradstep

@@ -54,6 +54,15 @@ ALWAYS_INLINE void store_first(T* y, int64_t n, V v) {
 #endif
 }
 
+// The first n lanes of v, up to all of them, added to y.
+template <class V, class T>
+ALWAYS_INLINE void add_first(T* y, int64_t n, V v) {
+  if (n == kLanes<V, T>)
+    store(y, load<V>(y) + v);
+  else
+    store_first(y, n, load_first<V>(y, n, T{}) + v);
+}
+
 // Elements before the first address of a whole vector.
 template <class T>
 ALWAYS_INLINE int64_t unaligned(const T* y, int64_t n) {

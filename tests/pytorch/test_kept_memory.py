@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -44,6 +47,78 @@ def test_what_autograd_saved_is_not_overwritten() -> None:
         gt.LayerNorm(64)(torch.randn(N // 64, 64))
     found = torch.autograd.grad(y.sum(), x)[0]
     assert found.data_ptr() != expected.data_ptr() and found.equal(expected)
+
+
+HOLDS: dict[str, Any] = {
+    "tensor": lambda y: y,
+    "view": lambda y: y.view(2, -1)[1:],
+    "detached": lambda y: y.detach(),
+    "numpy": lambda y: y.numpy(),
+    "storage": lambda y: y.untyped_storage(),
+    "capsule": lambda y: y.__dlpack__(),
+    "lazy copy": torch._lazy_clone,
+    "saved": lambda y: y.requires_grad_().exp().sin(),
+}
+
+
+@pytest.mark.parametrize("held", HOLDS)
+def test_memory_is_not_given_out_while_anything_holds_it(held: str) -> None:
+    y = gt.Dropout()(torch.ones(N))
+    address = y.data_ptr()
+    holder = HOLDS[held](y)
+    del y
+    again = gt.Dropout()(torch.ones(N))
+    assert again.data_ptr() != address
+    del holder, again
+
+
+def test_nothing_is_kept_where_references_are_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a version of Python or torch counts otherwise: tried at import."""
+    assert memory._IDLE is not None and memory._idle_uses() == memory._IDLE
+    with monkeypatch.context() as blind:
+        blind.setattr(sys, "getrefcount", lambda storage: 2)
+        assert memory._idle_uses() is None
+    monkeypatch.setattr(memory, "_IDLE", None)
+    with pytest.raises(RuntimeError, match="limit: 1, expected 0: with torch"):
+        gt.keep_memory(1)
+    gt.keep_memory(0)
+
+
+@pytest.mark.parametrize("change", ("resize", "share"))
+def test_memory_that_was_resized_or_shared_is_not_used_again(change: str) -> None:
+    y = gt.Dropout()(torch.ones(N))
+    if change == "resize":
+        y.untyped_storage().resize_(0)
+    else:
+        y.share_memory_()
+    del y
+    again = gt.Dropout()(torch.ones(N))
+    assert not again.is_shared() and again.untyped_storage().nbytes() == 4 * N
+    assert memory._blocks.total == 4 * N
+
+
+def in_child(call: Any) -> int:
+    """The exit code of a forked process, killed after 30 s."""
+    child = multiprocessing.get_context("fork").Process(target=call)
+    child.start()
+    child.join(timeout=30)
+    if child.exitcode is None:
+        child.kill()
+        child.join()
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def test_a_child_forked_while_the_lock_is_held_goes_on() -> None:
+    y = gt.Dropout()(torch.ones(N))
+
+    def child() -> None:
+        gt.keep_memory(1 << 30)
+        assert memory._blocks.limit == 1 << 30 and memory._blocks.total == 0
+        assert gt.keep_memory(0) is None and y[0] in (0, 2)
+
+    with memory._lock:
+        assert in_child(child) == 0
 
 
 def test_the_limit_holds() -> None:

@@ -263,3 +263,23 @@ def test_nothing_is_written_where_a_later_tensor_is_refused() -> None:
     with pytest.raises(TypeError, match="its storage holds nothing"):
         opt.step()
     assert_unchanged(before, mine[:-1], opt)
+
+
+def test_numbers_that_count_are_checked() -> None:
+    from gradstep import _core
+
+    one, two = torch.tensor(1.0), torch.tensor(2.0, dtype=torch.float64)
+    numbers = _core.TensorNumbers([one, two])
+    numbers.count(None)
+    numbers.count([1])
+    assert (one.item(), two.item()) == (2.0, 4.0) and numbers.unchanged()
+    one.fill_(7)
+    assert not numbers.unchanged()
+    with pytest.raises(IndexError, match=r"^places: 2, expected 0 to 1$"):
+        numbers.count([0, 2])
+    with pytest.raises(ValueError, match=r"^values: 1, expected 2$"):
+        numbers.write([0.0])
+    assert (one.item(), two.item()) == (7.0, 4.0)
+    for bad in (torch.ones(2), torch.tensor(1), 1.0, torch.tensor(1.0).half(), None):
+        with pytest.raises(TypeError, match=r"^tensors: expected one float32 or float64"):
+            _core.TensorNumbers([one, bad])

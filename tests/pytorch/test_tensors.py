@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from gradstep import _core
 
 torch = pytest.importorskip("torch")
 
+import gradstep.torch as gt  # noqa: E402
+from gradstep.torch import kept_memory as memory  # noqa: E402
 from gradstep.torch.tensors import array, is_native, refusal  # noqa: E402
 
 
@@ -64,8 +67,6 @@ def unlike(request: pytest.FixtureRequest) -> tuple[Any, str]:
 
 
 def test_one_answer_says_why(unlike: tuple[Any, str]) -> None:
-    import re
-
     tensor, message = unlike
     found = refusal(tensor)
     assert found is not None and re.search(message, found)
@@ -124,3 +125,32 @@ def test_no_array_of_another_type() -> None:
     for other in (torch.ones(2, dtype=torch.int32), torch.ones(2, dtype=torch.complex64), 3, None):
         assert _core.tensor_array(other) is None
         assert refusal(other) is not None
+
+
+def touched() -> list[Any]:
+    """Everything that kernels of a training step read or wrote."""
+    model = torch.nn.Sequential(
+        gt.LayerNorm(8), gt.Dropout(), gt.BatchNorm1d(8), gt.RMSNorm(8), gt.AlphaDropout()
+    )
+    seen: list[Any] = []
+    for module in model:
+        module.register_forward_hook(lambda _, inputs, y: seen.extend((*inputs, y)))
+    x = torch.randn(6, 8, requires_grad=True)
+    y = model(x)
+    y.retain_grad()
+    y.sum().backward()
+    own = [*model.parameters(), *model.buffers()]
+    return [*seen, x.grad, y.grad, *own, *(each.grad for each in model.parameters())]
+
+
+def test_modules_leave_every_storage_resizable() -> None:
+    for tensor in touched():
+        assert tensor.untyped_storage().resizable(), tensor
+        tensor.untyped_storage().resize_(0)
+
+
+def test_large_results_are_resizable() -> None:
+    y = gt.Dropout()(torch.ones(memory.LARGE // 4))
+    y.untyped_storage().resize_(0)
+    y.untyped_storage().resize_(memory.LARGE)
+    assert y.zero_().sum() == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -132,3 +134,71 @@ def test_a_forked_child_computes_on_threads_of_its_own() -> None:
     assert queue.get(timeout=60) == (False, expected)
     child.join(timeout=60)
     assert child.exitcode == 0
+
+
+FORKED = """
+import os, sys
+{before}
+child = os.fork()
+if child == 0:
+    import gradstep.torch as gt
+    import torch
+    from gradstep import _core
+    gt.threads.borrow_threads()  # as often as one likes
+    torch.set_num_threads(1)  # else torch itself waits for the threads of its parent
+    x = torch.ones(1 << 12, 256)
+    torch.set_num_threads(2)
+    gt.functional.layer_norm(x, (256,))
+    print(_core.threads_borrowed(), flush=True)
+    os._exit(0)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+TEAM = "import torch; torch.set_num_threads(2); torch.ones(1 << 22).mul(2).sum()"
+
+
+@pytest.mark.parametrize(
+    "before, borrowed",
+    (
+        (TEAM, False),
+        (TEAM + "; import gradstep", False),
+        (TEAM + "; import gradstep.torch", False),
+        ("", True),
+        ("import gradstep", True),
+    ),
+)
+def test_a_forked_child_that_imports_the_adapter_first(before: str, borrowed: bool) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", FORKED.format(before=before)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert run.stdout.split() == [str(borrowed)]
+
+
+WORKERS = """
+import torch
+torch.set_num_threads(2)
+torch.ones(1 << 22).mul(2).sum()
+
+class Data(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        import gradstep.torch as gt
+        gt.keep_memory(1 << 28)
+        return gt.LayerNorm(256)(gt.Dropout()(torch.ones(1 << 12, 256))).detach()
+
+loader = torch.utils.data.DataLoader(
+    Data(), num_workers=2, multiprocessing_context="fork", timeout=60
+)
+print(len(list(loader)))
+"""
+
+
+def test_workers_of_a_data_loader_import_the_adapter_first() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", WORKERS], capture_output=True, text=True, timeout=90, check=True
+    )
+    assert run.stdout.split() == ["4"]

@@ -17,11 +17,22 @@ constexpr int64_t kLongRow = int64_t{1} << 16;
 
 const SoftmaxKernels& kernels() { return *active_table().softmax; }
 
+// What each block of a row gives.
+struct Blocks {
+  std::vector<double> most, sums, smooth;
+  explicit Blocks(int64_t count) : most(count), sums(count), smooth(count) {}
+};
+
+// The logit of a row's target where inner is 1; 0 if there is none.
+double target_logit(const SoftmaxJob& job, DType type, int64_t row) {
+  if (job.kind != kCrossEntropy || job.targets[row] == job.ignored) return 0;
+  return value_at(job.x, type, row * job.n + job.targets[row]);
+}
+
 // One row, cut into blocks of sums: most, then sums, then results.
-void softmax_long_row(const SoftmaxJob& job, DType type, int64_t row) {
+void softmax_long_row(const SoftmaxJob& job, DType type, int64_t row, Blocks* of) {
   const SoftmaxKernels& k = kernels();
-  const int64_t blocks = (job.n + kSumBlock - 1) / kSumBlock;
-  std::vector<double> sums(blocks), smooth(blocks), most(blocks);
+  auto& [most, sums, smooth] = *of;
   const bool forward = job.kind <= kCrossEntropy;
   RowStats stats{-std::numeric_limits<double>::infinity(), 0, 0, target_logit(job, type, row)};
   if (forward) {
@@ -36,7 +47,7 @@ void softmax_long_row(const SoftmaxJob& job, DType type, int64_t row) {
     const int64_t block = begin / kSumBlock;
     k.sums[type](job, row, begin, end, stats.max, &sums[block], &smooth[block]);
   });
-  for (int64_t b = 0; b < blocks; ++b) {
+  for (size_t b = 0; b < sums.size(); ++b) {
     stats.sum += sums[b];
     stats.smooth += smooth[b];
   }
@@ -46,31 +57,16 @@ void softmax_long_row(const SoftmaxJob& job, DType type, int64_t row) {
 
 }  // namespace
 
-int64_t target_of(const SoftmaxJob& job, int64_t row) {
-  return job.wide_targets ? static_cast<const int64_t*>(job.targets)[row]
-                          : static_cast<const int32_t*>(job.targets)[row];
-}
-
-double target_logit(const SoftmaxJob& job, DType type, int64_t row) {
-  if (job.kind != kCrossEntropy || target_of(job, row) == job.ignored) return 0;
-  const int64_t i = row * job.n + target_of(job, row);
-  return value_at(job.x, type, i);
-}
-
 void run_softmax(const SoftmaxJob& job, DType type) {
   if (job.n == 0) return;
   const int threads = ThreadPool::instance().threads();
   if (job.inner == 1 && job.n >= kLongRow && threads > 1 && job.rows < 4 * threads) {
-    for (int64_t row = 0; row < job.rows; ++row) softmax_long_row(job, type, row);
+    Blocks blocks((job.n + kSumBlock - 1) / kSumBlock);
+    for (int64_t row = 0; row < job.rows; ++row) softmax_long_row(job, type, row, &blocks);
     return;
   }
   share_out(job.rows, job.n, 16,
             [&](int64_t begin, int64_t end) { kernels().rows[type](job, begin, end); });
-}
-
-double run_cross_entropy(const SoftmaxJob& job, DType type) {
-  run_softmax(job, type);
-  return active_table().loss->total(job.losses, job.rows);
 }
 
 }  // namespace gradstep

@@ -1,6 +1,5 @@
 // Batch norm over whole arrays: the tiles, the threads, and the few numbers per channel.
 #pragma once
-#include "engine/norm/moments.hpp"
 #include "engine/norm/numbers.hpp"
 #include "isa/norm/table.hpp"
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 
 #include "engine/dtype.hpp"
-#include "engine/norm/moments.hpp"
 #include "engine/share_out.hpp"
+#include "isa/norm/table.hpp"
 
 namespace gradstep {
 

@@ -167,7 +167,7 @@ std::vector<BlockSummary> StepPlan::summarize_gradients() {
   return tensors;
 }
 
-StepPlan::Outcome StepPlan::step(const Options& options) {
+StepPlan::Outcome StepPlan::apply(const Options& options) {
   if (stale_) lay_out();
   Outcome outcome{std::numeric_limits<double>::quiet_NaN(), true};
   double scale = options.grad_scale;
@@ -182,9 +182,13 @@ StepPlan::Outcome StepPlan::step(const Options& options) {
   const OptimKernels& table = *active_table().optim;
   make_formulas(table, scale, options.zero_grads);
   run([&](int64_t first, int64_t last) { update(table, first, last); });
+  return outcome;
+}
+
+void StepPlan::count(const Outcome& outcome) {
+  if (!outcome.applied) return;
   for (Info& info : info_) info.steps += info.present;
   ++step_count_;
-  return outcome;
 }
 
 }  // namespace gradstep

@@ -32,7 +32,15 @@ class StepPlan {
   void set_hyper(int group, const double* values);
   // A tensor without a gradient is left alone by `step`, its step counter too.
   void set_gradient(int64_t tensor, const void* g, bool present);
-  Outcome step(const Options& options);
+  // `apply` may fail, for want of memory, before it writes; `count` then takes the step into the
+  // counters, for those who apply while others may read them.
+  Outcome step(const Options& options) {
+    const Outcome outcome = apply(options);
+    count(outcome);
+    return outcome;
+  }
+  Outcome apply(const Options& options);
+  void count(const Outcome& outcome);
 
   // L2 norm of all gradients together, unscaled: blocks in any order, their sums in index order.
   double gradient_norm();

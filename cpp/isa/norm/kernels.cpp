@@ -7,11 +7,9 @@
 namespace gradstep::GRADSTEP_ISA::norm {
 
 #define LAYOUT(enumerator, type, name, Lanes) Layout<Lanes, type>::table,
-#define SQUARES(enumerator, type, name) Spatial::moments_as<type, false>,
 extern const NormKernels kTable;
 const NormKernels kTable = {{{STORAGE_TYPES(LAYOUT, Spatial)}, {STORAGE_TYPES(LAYOUT, Columns)}},
-                            {STORAGE_TYPES(SQUARES)},
-                            BY_TYPE(scale_rows),
+                            BY_TYPE(normalise_rows),
                             BY_TYPE(row_gradient)};
 
 }  // namespace gradstep::GRADSTEP_ISA::norm

@@ -4,6 +4,8 @@
 
 #include "isa/table.hpp"
 
+#define NORM_INLINE inline __attribute__((always_inline))  // one text for engine and kernels
+
 namespace gradstep {
 
 // Where the elements of a tile are. Spatial lanes: element i < size of channel c < channels in
@@ -20,10 +22,34 @@ inline constexpr int64_t kNormRows = 1024;  // channel lanes: rows
 inline constexpr int64_t kNormNarrow = 64;  // channel lanes: rows of fewer channels are folded
 inline constexpr int64_t kNormFold = 16;
 
-// Sums of d = x - shift, where shift is the first x of the channel in the tile.
+// m2: the sum of squared deviations from the mean.
+struct Moments {
+  double count = 0, mean = 0, m2 = 0;
+  __attribute__((always_inline)) double variance() const { return count > 0 ? m2 / count : 0; }
+};
+
+// Of both parts together: Chan, Golub & LeVeque 1979.
+NORM_INLINE Moments merged(const Moments& a, const Moments& b) {
+  if (a.count == 0) return b;
+  if (b.count == 0) return a;
+  const double count = a.count + b.count, delta = b.mean - a.mean, share = b.count / count;
+  return {count, a.mean + delta * share, (a.m2 + b.m2) + (delta * delta) * (a.count * share)};
+}
+
+// 1 / sqrt(variance + eps), and 0 where both are 0, so that a constant channel gives its bias.
+NORM_INLINE double inverse_deviation(double variance, double eps) {
+  return variance == 0 && eps == 0 ? 0 : 1 / __builtin_sqrt(variance + eps);
+}
+
+// Sums of d = x - shift.
 struct ShiftedSums {
   double shift, sum, squares;
 };
+
+NORM_INLINE Moments moments_of(const ShiftedSums& sums, int64_t elements) {
+  const double count = static_cast<double>(elements), offset = sums.sum / count;
+  return {count, sums.shift + offset, sums.squares - sums.sum * offset};
+}
 
 struct GradientSums {
   double dy, dy_x;  // sums of dy and dy (x - mean)
@@ -40,13 +66,12 @@ struct NormSlopes {
   const void *of_dy, *of_x, *constant, *shift, *invstd;
 };
 
-// What normalises row r of `size` elements: xhat = (x - shift[r]) invstd[r] + rest[r], in T, and
-// mean[r] and exact_invstd[r] that these are rounded from.
+// Rows of `size` elements. The statistics are those of every row: written forward, read backward.
 struct NormRows {
   int64_t rows, size;
-  const void *shift, *invstd, *rest;
-  const double *mean, *exact_invstd;
-  bool centred;  // the mean is of the row, so dx has no component along 1
+  bool centred;  // layer norm, not RMS norm: then `mean` may be null
+  double eps;    // forward only
+  double *mean, *invstd;
 };
 
 struct NormLayout {
@@ -63,15 +88,13 @@ enum NormLanes : int32_t { kSpatialLanes, kChannelLanes };
 
 struct NormKernels {
   ByType<NormLayout> layout[2];  // by NormLanes
-  // moments of spatial lanes with shift 0: the sums of x and of its squares.
-  ByType<void (*)(const void* x, const NormTile&, ShiftedSums* channels)> squares;
   // y = xhat weight + bias, over rows that share weight and bias (T arrays).
   ByType<void (*)(const void* x, void* y, const NormRows&, const void* weight, const void* bias,
                   bool past_cache)>
-      scale_rows;
-  // dx of rows, and their parts of the gradients of weight and bias added to `size` doubles each.
+      normalise_rows;
+  // dx of rows, and what they give of the gradients of weight and bias, `size` values of T each.
   ByType<void (*)(const void* dy, const void* x, void* dx, const NormRows&, const void* weight,
-                  double* dweight, double* dbias, bool past_cache)>
+                  void* dweight, void* dbias, bool past_cache)>
       row_gradient;
 };
 

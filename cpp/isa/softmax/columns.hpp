@@ -96,7 +96,7 @@ ALWAYS_INLINE void loss_columns(const SoftmaxJob& job, const Columns<V>& c, int6
   T most[kCount], target_part[kCount] = {};
   store(most, max);
   for (int64_t i = 0; i < kCount && i < row_count; ++i) {
-    const int64_t target = target_of(job, row + i);
+    const int64_t target = job.targets[row + i];
     const RowStats stats{static_cast<double>(most[i]), sum.v[i], smooth.v[i], logits[i]};
     const LossRow loss(job, target, class_weight<T>(job, target), stats, log_sum.v[i]);
     job.losses[row + i] = loss.loss;
@@ -111,7 +111,7 @@ ALWAYS_INLINE void loss_columns(const SoftmaxJob& job, const Columns<V>& c, int6
     store(c.y + j * c.stride, y);
   }
   for (int64_t i = 0; i < kCount && i < row_count; ++i) {
-    const int64_t target = target_of(job, row + i);
+    const int64_t target = job.targets[row + i];
     if (target != job.ignored)
       c.y[target * c.stride + i] -= target_part[i];
     else
@@ -136,7 +136,7 @@ ALWAYS_INLINE void softmax_columns(const SoftmaxJob& job, const Columns<V>& c, i
   PerRow<V> smooth = {};
   if (job.kind == kCrossEntropy)
     for (int64_t i = 0; i < kCount && i < row_count; ++i) {
-      const int64_t target = target_of(job, row + i);
+      const int64_t target = job.targets[row + i];
       if (target != job.ignored) logits[i] = static_cast<double>(c.x[target * c.stride + i]);
     }
   if (job.smoothing != 0) {

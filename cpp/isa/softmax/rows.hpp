@@ -11,11 +11,6 @@ namespace gradstep::GRADSTEP_ISA::softmax {
 // Rows up to this length are turned, a group at a time.
 inline constexpr int64_t kShortRow = 64, kGroup = 16;
 
-ALWAYS_INLINE int64_t target_of(const SoftmaxJob& job, int64_t row) {
-  return job.wide_targets ? static_cast<const int64_t*>(job.targets)[row]
-                          : static_cast<const int32_t*>(job.targets)[row];
-}
-
 template <class V>
 ALWAYS_INLINE V larger(V a, V b) {
   return a > b ? a : b;
@@ -181,7 +176,7 @@ static void softmax_finish(const SoftmaxJob& job, int64_t row, int64_t begin, in
     return map([&](auto type, int64_t i) __attribute__((always_inline)) {
       return load<VALUE>(dy + i) - exp(load<VALUE>(x + i)) * sum;
     });
-  const int64_t target = target_of(job, row);
+  const int64_t target = job.targets[row];
   const LossRow loss(job, target, class_weight<T>(job, target), stats, log(stats.sum));
   const T factor = loss.factor;
   if (begin == 0) job.losses[row] = loss.loss;
@@ -202,7 +197,7 @@ static void softmax_finish(const SoftmaxJob& job, int64_t row, int64_t begin, in
 template <class T>
 ALWAYS_INLINE double logit_of_target(const SoftmaxJob& job, int64_t row) {
   if (job.kind != kCrossEntropy) return 0;
-  const int64_t target = target_of(job, row);
+  const int64_t target = job.targets[row];
   if (target == job.ignored) return 0;
   return static_cast<double>(static_cast<const T*>(
       job.x)[(row / job.inner * job.n + target) * job.inner + row % job.inner]);

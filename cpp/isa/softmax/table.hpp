@@ -22,15 +22,14 @@ struct SoftmaxJob {
   const void *x, *dy;
   void* y;
   // Cross-entropy: y gets d loss / d x.
-  const void* targets;  // one integer a row
-  bool wide_targets;    // int64, else int32
-  int64_t ignored;      // the target of rows that take no part
-  const void* weights;  // of the classes; null: 1
-  double weight_sum;    // of all classes
-  double smoothing;     // moved from the target to all classes, evenly
-  const void* smooth;   // scale * smoothing / n * weight of each class; null where smoothing is 0
-  double scale;         // of the gradient
-  double* losses;       // one a row
+  const int64_t* targets;  // one a row, each a class or `ignored`
+  int64_t ignored;         // the target of rows that take no part
+  const void* weights;     // of the classes; null: 1
+  double weight_sum;       // of all classes
+  double smoothing;        // moved from the target to all classes, evenly
+  const void* smooth;  // scale * smoothing / n * weight of each class; null where smoothing is 0
+  double scale;        // of the gradient
+  double* losses;      // one a row
 };
 
 // What is known of a row before its results are written.

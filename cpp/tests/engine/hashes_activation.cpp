@@ -58,8 +58,8 @@ uint64_t rows(SoftmaxKind kind) {
     const std::vector<T> x = numbers<T>(count, 3), dy = numbers<T>(count, 4);
     std::vector<T> y(count), weights(shape.n, T(1.5)), smooth(shape.n, T(0.125));
     std::vector<double> losses(row_count);
-    std::vector<int32_t> targets(row_count);
-    for (int64_t i = 0; i < row_count; ++i) targets[i] = static_cast<int32_t>(i % shape.n);
+    std::vector<int64_t> targets(row_count);
+    for (int64_t i = 0; i < row_count; ++i) targets[i] = i % shape.n;
     SoftmaxJob job{};
     job.kind = kind;
     job.rows = row_count;

@@ -4,17 +4,19 @@ Sums are in double, in an order that depends on the shape and the layout alone. 
 4096 elements of a channel (spatial lanes) or 1024 rows (channel lanes). With spatial lanes element
 i of a piece goes to lane i % 16; with channel lanes each channel is a lane, or 16 of them, row by
 row, where there are fewer than 64 channels. Lanes are folded in halves, tiles meet in index order.
+The rows of layer norm and RMS norm are summed by `paired_sums`, in tiles of 4096 elements.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.arrays import Array
+from gradstep.spec.sums import paired_sums
 
 __all__ = [
     "batch_norm",
@@ -267,6 +269,51 @@ def _rows(x: Array, axes: int) -> tuple[Array, tuple[int, ...], tuple[int, ...]]
     return x.reshape(1, int(np.prod(outer)), int(np.prod(inner))), outer, inner
 
 
+def _tiles(x: Array) -> Iterator[Array]:
+    """Tiles of (1, rows, size), as (rows, at most 4096)."""
+    return (x[0, :, begin : begin + TILE] for begin in range(0, x.shape[2], TILE))
+
+
+def _in_range(squares: Doubles, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+    """Whether squares in this type neither overflowed nor lost digits."""
+    return (squares > (2.0**-100 if dtype == np.float32 else 2.0**-900)) & (squares < np.inf)
+
+
+def _row_moments(x: Array) -> Moments:
+    """Moments of the rows of (1, rows, size): the mean first, then deviations from it.
+
+    Where squares in the type of x overflow or vanish, those of `moments`.
+    """
+    found: Moments | None = None
+    for tile in _tiles(x):
+        count = float(tile.shape[1])
+        with np.errstate(over="ignore", invalid="ignore"):
+            shift = (paired_sums(tile) / count).astype(x.dtype)
+            d = tile - shift[:, None]
+            total, squares = paired_sums(d), paired_sums(d * d)
+        offset = total / count
+        exact = moments(Layout(tile[None], spatial_sums))
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, m2 = shift.astype(np.float64) + offset, squares - total * offset
+        good = _in_range(squares, x.dtype)
+        part = Moments(count, np.where(good, mean, exact.mean), np.where(good, m2, exact.m2))
+        found = merge(found, part)
+    zeros = np.zeros(x.shape[1])
+    return found or Moments(0.0, zeros, zeros)
+
+
+def _row_squares(x: Array) -> Doubles:
+    """Sums of squares of the rows of (1, rows, size)."""
+    total = np.zeros(x.shape[1])
+    for tile in _tiles(x):
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = paired_sums(tile * tile)
+            wide = tile[None].astype(np.float64)
+            exact = spatial_sums(wide * wide)
+        total = total + np.where(_in_range(squares, x.dtype), squares, exact)
+    return total
+
+
 def _scale_rows(x: Array, mean: Doubles, invstd: Doubles, weight: Doubles, bias: Doubles) -> Array:
     xhat = affine(x, mean, invstd, np.zeros_like(mean))
     y: Array = xhat * weight.astype(x.dtype) + bias.astype(x.dtype)
@@ -278,7 +325,7 @@ def layer_norm(
 ) -> tuple[Array, Doubles, Doubles]:
     """y, mean and invstd."""
     rows, outer, _ = _rows(x, axes)
-    found = moments(Layout(rows, spatial_sums))
+    found = _row_moments(rows)
     invstd = inverse_deviation(found.m2 / found.number if found.number else found.m2, eps)
     size = rows.shape[2]
     y = _scale_rows(rows, found.mean, invstd, doubles(weight, size, 1), doubles(bias, size, 0))
@@ -288,13 +335,8 @@ def layer_norm(
 def rms_norm(x: Array, weight: Array | None, *, axes: int = 1, eps: float) -> tuple[Array, Doubles]:
     """y and invstd."""
     rows, outer, _ = _rows(x, axes)
-    of = Layout(rows, spatial_sums)
-    squares = np.zeros(rows.shape[1])
-    for pieces, elements in of.tiles():
-        tile = rows[pieces, :, elements].astype(np.float64)
-        squares = squares + of.sums(tile * tile)
     size = rows.shape[2]
-    invstd = inverse_deviation(squares / size, eps)
+    invstd = inverse_deviation(_row_squares(rows) / size, eps)
     y = _scale_rows(rows, np.zeros_like(invstd), invstd, doubles(weight, size, 1), np.zeros(size))
     return y.reshape(x.shape), invstd.reshape(outer)
 
@@ -315,17 +357,20 @@ def layer_norm_backward(
     w = doubles(weight, size, 1)
     r = invstd.ravel()
     m = np.zeros_like(r) if mean is None else mean.ravel()
-    total, total_x = _gradient_sums(Layout(rows, spatial_sums), w * g.astype(np.float64), m)
-    of_x = -(r * (total_x * r)) / size
-    rest = np.zeros_like(r) if mean is None else r * (total / size)
-    dx = _slope(w.astype(x.dtype) * g, rows, r, of_x, rest, m, r)
+    xhat = affine(rows, m, r, np.zeros_like(m))
+    wg = w.astype(x.dtype) * g
+    total, total_x = np.zeros((2, len(r)))
+    for tile, tile_x in zip(_tiles(wg), _tiles(wg * xhat), strict=True):
+        total, total_x = total + paired_sums(tile), total_x + paired_sums(tile_x)
+    by_one = np.zeros_like(r) if mean is None else -(r * (total / size))
+    by_row = (r, -(r * (total_x / size)), by_one)
+    a, b, c = (v.astype(x.dtype)[:, None] for v in by_row)
+    dx = (a * wg + b * xhat) + c
     dweight, dbias = np.zeros((2, size))
     for first in range(0, len(r), GRADIENT_ROWS):
-        part, part_bias = np.zeros((2, size))
+        part, part_bias = np.zeros((2, size), x.dtype)
         for row in range(first, min(first + GRADIENT_ROWS, len(r))):
-            dy_row = g[0, row].astype(np.float64)
-            part = part + dy_row * ((rows[0, row].astype(np.float64) - m[row]) * r[row])
-            part_bias = part_bias + dy_row
+            part, part_bias = part + g[0, row] * xhat[0, row], part_bias + g[0, row]
         dweight, dbias = dweight + part, dbias + part_bias
     shaped = [v.astype(x.dtype).reshape(inner) for v in (dweight, dbias)]
     return dx.reshape(x.shape), shaped[0], shaped[1]

@@ -10,6 +10,7 @@ gradstep does. What is in it computes on the threads of torch's OpenMP.
 >>> opt.step()
 """
 
+from gradstep.torch import threads
 from gradstep.torch.kept_memory import keep_memory
 from gradstep.torch.nn import functional
 from gradstep.torch.nn.accelerate import Swapped, accelerate, restore
@@ -42,9 +43,8 @@ from gradstep.torch.optim.optimizers import (
     RMSprop,
     SparseAdam,
 )
-from gradstep.torch.threads import borrow_threads
 
-borrow_threads()
+threads.borrow_threads()
 
 OPTIMIZERS = {
     cls.__name__: cls

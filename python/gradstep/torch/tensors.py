@@ -80,18 +80,16 @@ def _what_else(tensor: torch.Tensor) -> str:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether native code may stand in for torch's operators on this tensor.
+    """Whether native code may stand in for torch's operators on this tensor, which is not empty.
 
-    Not for subclasses, which may want to see them. `array` notices storage that was freed.
+    Not for subclasses, which may want to see them.
     """
-    return (
-        type(tensor) in _PLAIN_TYPES
-        and tensor.dtype in _DTYPES
-        and not _keys_of(tensor).raw_repr() & _OTHER_KEYS
-    )
+    return type(tensor) in _PLAIN_TYPES and _core.are_floats(tensor)
 
 
-def is_native(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
+def is_native(
+    x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
+) -> bool:
     """Whether our kernels take these; otherwise torch's own implementation has to.
 
     The others must be plain and contiguous, and of x's type.
@@ -99,14 +97,12 @@ def is_native(x: torch.Tensor, *others: torch.Tensor | None) -> bool:
     # First, because torch.compile follows this branch and must not come to the rest.
     if torch.compiler.is_compiling() or _watched():
         return False
-    if not is_plain(x) or x.numel() == 0:
-        return False
-    for other in others:
-        if other is None:
-            continue
-        if not is_plain(other) or other.dtype is not x.dtype or not other.is_contiguous():
-            return False
-    return True
+    return (
+        type(x) in _PLAIN_TYPES
+        and (weight is None or type(weight) in _PLAIN_TYPES)
+        and (bias is None or type(bias) in _PLAIN_TYPES)
+        and _core.are_floats(x, weight, bias)
+    )
 
 
 def wants_grad(*tensors: torch.Tensor | None) -> bool:
@@ -159,24 +155,20 @@ def optional_array(tensor: torch.Tensor | None) -> Array | None:
     return None if tensor is None else array(tensor)
 
 
-def tensor(found: Array, order: Order = None) -> torch.Tensor:
-    """A tensor on the array's memory; undoes the `order` that `array` applied."""
-    return torch.from_numpy(found if order is None else found.transpose(inverse(order)))
+def copied(found: Array) -> torch.Tensor:
+    """A small result in memory of torch's own."""
+    # Of a tensor on NumPy's memory, the storage could not be resized (FSDP does).
+    return torch.from_numpy(found).clone()
 
 
-def laid_out(dy: torch.Tensor, order: Order, module: str) -> torch.Tensor:
-    """A gradient that came from above in the memory layout of the input; raises RuntimeError.
+def laid_out(x: torch.Tensor, order: Order) -> torch.Tensor:
+    """x with its memory contiguous in this order; copied if it is not.
 
-    Autograd may bring any strides, which are copied when they differ.
+    Autograd may bring gradients of any strides, and hooks may bring back saved tensors so.
     """
-    if not is_plain(dy):
-        raise RuntimeError(
-            f"gradstep.torch.{module}: the gradient is a {type(dy).__name__} of {dy.dtype} on "
-            f"{dy.device}, expected a plain CPU tensor; use torch.nn.{module} for batched gradients"
-        )
     if order is None:
-        return dy.contiguous()
-    return dy.permute(order).contiguous().permute(inverse(order))
+        return x.contiguous()
+    return x.permute(order).contiguous().permute(inverse(order))
 
 
 def written(tensors: Iterable[torch.Tensor]) -> None:
@@ -189,34 +181,3 @@ def draw_seed() -> int:
     """A seed from torch's default CPU generator: torch.manual_seed governs it."""
     word = torch.empty((), dtype=torch.int64, device="cpu")
     return int(word.random_().item())
-
-
-class _Twice(torch.autograd.Function):
-    """Passes gradients on and refuses to be differentiated itself."""
-
-    @staticmethod
-    def forward(ctx: Any, module: str, anchor: torch.Tensor, *grads: object) -> tuple[object, ...]:
-        ctx.module = module
-        return tuple(grads)
-
-    @staticmethod
-    def backward(ctx: Any, *_: object) -> None:
-        module = ctx.module
-        raise RuntimeError(
-            f"gradstep.torch.{module}: differentiated twice, but only its first derivative is "
-            f"implemented; use torch.nn.{module}, or restore(model)"
-        )
-
-
-# Any: torch's own annotations leave it untyped.
-_twice: Any = _Twice.apply
-
-
-def only_once(module: str, grads: tuple[torch.Tensor | None, ...]) -> tuple[object, ...]:
-    """The gradients, which raise a RuntimeError as soon as someone differentiates them."""
-    if not torch.is_grad_enabled():
-        return grads
-    # Requires a gradient whatever the gradients do, so that no second derivative is silently 0.
-    anchor = torch.empty(0, requires_grad=True)
-    found = iter(_twice(module, anchor, *(grad for grad in grads if grad is not None)))
-    return tuple(None if grad is None else next(found) for grad in grads)

@@ -7,14 +7,20 @@ cores, until most of a call is done by one thread alone.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-import torch
+# The process that loaded torch by importing this package, if it did: this is its first module.
+_LOADED_IN = None if "torch" in sys.modules else os.getpid()
 
-from gradstep import _core
+import torch  # noqa: E402
+
+from gradstep import _core  # noqa: E402
 
 __all__ = ["borrow_threads", "on_team"]
 
@@ -24,9 +30,27 @@ R = TypeVar("R")
 NAMES = ("GOMP_parallel", "omp_get_thread_num", "omp_get_max_threads")
 
 
+_PF_FORKNOEXEC = 0x40  # Linux, include/linux/sched.h
+
+
+def _is_forked() -> bool:
+    """Whether this process is a copy of its parent, with the parent's libraries."""
+    try:
+        status = Path("/proc/self/stat").read_text()
+    except OSError:
+        return multiprocessing.parent_process() is not None
+    return bool(int(status.rpartition(")")[2].split()[6]) & _PF_FORKNOEXEC)
+
+
 def borrow_threads() -> bool:
-    """Finds torch's OpenMP for `on_team`; tells whether it is there."""
+    """Finds torch's OpenMP for `on_team`; tells whether it is there.
+
+    Not in a forked process whose parent may have loaded torch: there OpenMP takes the parent's
+    threads for its own and waits for them for ever.
+    """
     if not torch.backends.openmp.is_available():
+        return False
+    if os.getpid() != _LOADED_IN and _is_forked():
         return False
     for library in _runtimes():
         try:

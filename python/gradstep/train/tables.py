@@ -63,6 +63,7 @@ def read_table(path: str | Path, label: str | None = None, header: bool | None =
         rows = _rows(file)
         try:
             line, first = next(rows, (0, []))
+            first = [cell.strip() for cell in first]
             if not first:
                 raise ValueError("an empty file, expected numbers and a label column")
             if len(first) < 2:
@@ -112,14 +113,14 @@ def _rows(file: IO[str]) -> Iterator[Row]:
     while True:
         start = reader.line_num
         try:
-            cells = [cell.strip() for cell in next(reader)]
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             raise csv.Error(f"line {start + 1}: {error}") from None
-        if not any(cells):
+        if not any(map(str.strip, cells)):
             continue
-        if not cells[-1] and (ended or len(cells) == width + 1):
+        if not cells[-1].strip() and (ended or len(cells) == width + 1):
             cells.pop()
         width = width or len(cells)
         yield reader.line_num, cells
@@ -200,7 +201,15 @@ class _Body:
     def add(self, line: int, cells: list[str]) -> None:
         if len(cells) != len(self.names):
             raise ValueError(f"line {line}: {len(cells)} cells, expected {len(self.names)}")
-        label = cells[self.column]
+        features = cells[: self.column] + cells[self.column + 1 :]
+        try:
+            numbers = list(map(float, features))
+            plain = sum(map(abs, numbers)) < EXACT and "_" not in "".join(features)
+        except ValueError:
+            plain = False
+        if not plain:
+            numbers = self._checked(line, cells)
+        label = cells[self.column].strip()
         if not label:
             raise ValueError(
                 f"line {line}, column {self._name(self.column)}: empty label, "
@@ -208,18 +217,23 @@ class _Body:
             )
         if DECIMAL_COMMA.fullmatch(label):
             raise ValueError(self._refusal(line, self.column, label))
-        row = len(self.labels)
-        for i, cell in enumerate(cells):
+        self.values.extend(numbers)
+        self.labels.append(label)
+        self.lines.append(line)
+
+    def _checked(self, line: int, cells: list[str]) -> list[float]:
+        """Look at each cell of a row that has a large number, or something else."""
+        numbers = []
+        for i, cell in enumerate(map(str.strip, cells)):
             if i == self.column:
                 continue
             value = as_number(cell)
             if value is None or not math.isfinite(value):
                 raise ValueError(self._refusal(line, i, cell))
             if not -EXACT < value < EXACT:
-                self.large.setdefault(i - (i > self.column), {})[row] = cell
-            self.values.append(value)
-        self.labels.append(label)
-        self.lines.append(line)
+                self.large.setdefault(i - (i > self.column), {})[len(self.labels)] = cell
+            numbers.append(value)
+        return numbers
 
     def _name(self, i: int) -> str:
         name = self.names[i]
@@ -257,7 +271,8 @@ class _Body:
 
 def _read_body(rows: Iterator[Row], first: list[str], column: int, by_default: bool) -> _Body:
     features = [cell for i, cell in enumerate(first) if i != column]
-    names = first if any(map(_is_text, features)) else [str(i) for i in range(len(first))]
+    surely = any(map(_is_text, features)) and all(as_number(cell) is None for cell in features)
+    names = first if surely else [str(i) for i in range(len(first))]
     body = _Body(names, column, by_default)
     for line, cells in rows:
         body.add(line, cells)

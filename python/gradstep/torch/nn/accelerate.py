@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from gradstep.torch.nn import modules
+from gradstep.torch.nn.fusing import register_fusers
 
 __all__ = ["Swapped", "accelerate", "restore"]
 
@@ -15,6 +16,7 @@ OURS: dict[type[nn.Module], type[nn.Module]] = {
     getattr(nn, name): getattr(modules, name) for name in modules.__all__
 }
 TORCHS = {ours: torchs for torchs, ours in OURS.items()}
+register_fusers(OURS)
 # Looked up by isinstance: what a reader of the report might have expected to be replaced.
 _RELATIVES = (
     nn.modules.dropout._DropoutNd,

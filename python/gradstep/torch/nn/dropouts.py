@@ -5,24 +5,25 @@ Each call draws its seed from torch's default generator; no mask is stored, back
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 import gradstep as gs
 from gradstep.arrays import Array
-from gradstep.torch.kept_memory import new_array
+from gradstep.torch.kept_memory import new_like
 from gradstep.torch.tensors import (
     Order,
     array,
     channels_last_order,
     draw_seed,
+    inverse,
     is_native,
     laid_out,
     memory_order,
-    tensor,
     wants_grad,
     written,
 )
@@ -34,7 +35,6 @@ __all__ = ["alpha_dropout", "dropout", "dropout1d", "dropout2d", "dropout3d"]
 class _Draw(NamedTuple):
     """One call: which elements are dropped and what happens to them."""
 
-    module: str
     kernel: Callable[[Array, _Draw, Array], Array]
     backward: Callable[[Array, _Draw, Array], Array]
     p: float
@@ -61,8 +61,9 @@ def _alpha_backward(dy: Array, draw: _Draw, out: Array) -> Array:
 
 @on_team
 def _new(x: torch.Tensor, draw: _Draw) -> torch.Tensor:
-    found = array(x, draw.order)
-    return tensor(draw.kernel(found, draw, new_array(found)), draw.order)
+    y = new_like(x)
+    draw.kernel(array(x, draw.order), draw, array(y, draw.order))
+    return y
 
 
 @on_team
@@ -75,7 +76,8 @@ def _in_place(x: torch.Tensor, draw: _Draw) -> torch.Tensor:
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, draw: _Draw, inplace: bool) -> torch.Tensor:
-        ctx.draw = draw
+        ctx.draw = draw._replace(kernel=draw.backward)
+        ctx.shape, ctx.dtype = x.shape, x.dtype
         if not inplace:
             return _new(x, draw)
         ctx.mark_dirty(x)
@@ -83,9 +85,20 @@ class _Dropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        draw = ctx.draw._replace(kernel=ctx.draw.backward)
         # Linear in dy, so that its own gradient is once more the same function.
-        return _apply(laid_out(dy, draw.order, draw.module), draw, False), None, None
+        if is_native(dy):
+            return _apply(laid_out(dy, ctx.draw.order), ctx.draw, False), None, None
+        # Batched gradients, tangents, and what a mode watches: torch multiplies.
+        return dy * _factors(ctx.shape, ctx.dtype, ctx.draw), None, None
+
+
+@on_team
+def _factors(shape: Sequence[int], dtype: torch.dtype, draw: _Draw) -> torch.Tensor:
+    """What a draw multiplies each element by."""
+    order = draw.order or tuple(range(len(shape)))
+    factors = np.ones([shape[d] for d in order], "f4" if dtype == torch.float32 else "f8")
+    draw.kernel(factors, draw, factors)
+    return torch.tensor(factors.transpose(inverse(order)))
 
 
 # Any: torch's own annotations leave it untyped.
@@ -116,12 +129,12 @@ def _is_drawn(x: torch.Tensor, p: float, training: bool, inplace: bool) -> bool:
 
 
 def _by_element(
-    module: str, kernel: Any, backward: Any, x: torch.Tensor, p: float, inplace: bool
+    kernel: Any, backward: Any, x: torch.Tensor, p: float, inplace: bool
 ) -> torch.Tensor:
     order = memory_order(x)
     if order is None:
         x = x.contiguous()
-    return _apply(x, _Draw(module, kernel, backward, p, draw_seed(), order), inplace)
+    return _apply(x, _Draw(kernel, backward, p, draw_seed(), order), inplace)
 
 
 def dropout(
@@ -139,7 +152,7 @@ def dropout(
     """
     if not _is_drawn(input, p, training, inplace):
         return F.dropout(input, p, training, inplace)
-    return _by_element("Dropout", _elements, _elements, input, p, inplace)
+    return _by_element(_elements, _elements, input, p, inplace)
 
 
 def alpha_dropout(
@@ -156,7 +169,7 @@ def alpha_dropout(
     """
     if not _is_drawn(input, p, training, inplace):
         return F.alpha_dropout(input, p, training, inplace)
-    return _by_element("AlphaDropout", _alpha, _alpha_backward, input, p, inplace)
+    return _by_element(_alpha, _alpha_backward, input, p, inplace)
 
 
 def _by_channel(
@@ -174,7 +187,7 @@ def _by_channel(
         if inplace:
             return torchs(x, p, training, inplace)
         x = x.contiguous()
-    draw = _Draw(f"Dropout{dims}d", _channels, _channels, p, draw_seed(), order)
+    draw = _Draw(_channels, _channels, p, draw_seed(), order)
     return _apply(x, draw, inplace)
 
 

@@ -6,12 +6,15 @@ buffers, state dict and repr are torch's own. See `gradstep.torch.functional` fo
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn import functional as F  # noqa: F401  torch's scripting compiler looks for it here
 
-from gradstep.torch.nn import functional as F
+from gradstep.torch.nn import functional as ours
 
 __all__ = [
     "AlphaDropout",
@@ -31,6 +34,28 @@ __all__ = [
 ]
 
 
+_Forward: TypeAlias = Callable[..., Tensor]
+
+
+def _scripted_as(torchs: _Forward) -> Callable[[_Forward], _Forward]:
+    """Lets torch.jit.script, which compiles the source of a method, read torch's instead."""
+
+    def mark(forward: _Forward) -> _Forward:
+        forward.__wrapped__ = torchs  # type: ignore[attr-defined]
+        return forward
+
+    return mark
+
+
+def _node(module: nn.Module, input: Any) -> Any:
+    """The call as one node of torch.fx, which takes torch's own modules so by their package."""
+    tracer = input.tracer
+    if module is tracer.root:  # is traced into, as torch's is
+        forward: Any = type(module).forward
+        return forward.__wrapped__(module, input)
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), (input,), {})
+
+
 class Dropout(nn.Dropout):
     """torch.nn.Dropout; the mask follows torch.manual_seed and is not stored.
 
@@ -39,41 +64,74 @@ class Dropout(nn.Dropout):
     tensor([1., 1., 1.])
     """
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.dropout(input, self.p, self.training, self.inplace)
+    @_scripted_as(nn.Dropout.forward)
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return _node(self, input)
+        return ours.dropout(input, self.p, self.training, self.inplace)
 
 
 class Dropout1d(nn.Dropout1d):
     """torch.nn.Dropout1d: whole channels of (N, C, L)."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.dropout1d(input, self.p, self.training, self.inplace)
+    @_scripted_as(nn.Dropout1d.forward)
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return _node(self, input)
+        return ours.dropout1d(input, self.p, self.training, self.inplace)
 
 
 class Dropout2d(nn.Dropout2d):
     """torch.nn.Dropout2d: whole channels of (N, C, H, W)."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.dropout2d(input, self.p, self.training, self.inplace)
+    @_scripted_as(nn.Dropout2d.forward)
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return _node(self, input)
+        return ours.dropout2d(input, self.p, self.training, self.inplace)
 
 
 class Dropout3d(nn.Dropout3d):
     """torch.nn.Dropout3d: whole channels of (N, C, D, H, W)."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.dropout3d(input, self.p, self.training, self.inplace)
+    @_scripted_as(nn.Dropout3d.forward)
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return _node(self, input)
+        return ours.dropout3d(input, self.p, self.training, self.inplace)
 
 
 class AlphaDropout(nn.AlphaDropout):
     """torch.nn.AlphaDropout, for SELU networks. As there, `inplace` does nothing."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.alpha_dropout(input, self.p, self.training)
+    @_scripted_as(nn.AlphaDropout.forward)
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return _node(self, input)
+        return ours.alpha_dropout(input, self.p, self.training)
+
+
+class _HiddenEps:
+    """Stands for the `eps` of a batch norm with relu=True, which keeps its own elsewhere.
+
+    Whoever makes another module of a batch norm reads it (`fuse_conv_bn_eval`, conversion to
+    SyncBatchNorm or to frozen statistics), and would lose the ReLU without a word.
+    """
+
+    def __get__(self, module: nn.Module | None, kind: type) -> Any:
+        if module is None:
+            return self
+        raise RuntimeError(
+            f"gradstep.torch.{kind.__name__} with relu=True: what is made from its eps would lose "
+            "the ReLU; to fuse or convert it, use relu=False and torch.nn.ReLU behind it"
+        )
 
 
 class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
     # On the class, so that torch's own instances have it once they are accelerated.
     relu = False
+    # Found only where the instance has no eps.
+    eps = _HiddenEps()
 
     def __init__(
         self,
@@ -95,6 +153,19 @@ class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise TypeError(f"relu: {type(relu).__name__}, expected True or False")
         self.relu = relu
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = self.__dict__
+        if name == "relu":
+            present, wanted = ("eps", "_eps_of_relu") if value else ("_eps_of_relu", "eps")
+            if present in own:
+                own[wanted] = own.pop(present)
+        super().__setattr__("_eps_of_relu" if name == "eps" and self.relu else name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.relu:
+            self.relu = True  # hides the eps of a pickle in which it was not hidden
+
     def _count_batch(self) -> float:
         """Counts this batch; the weight of its statistics in the running ones."""
         counted = self.num_batches_tracked
@@ -103,7 +174,10 @@ class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
         counted.add_(1)
         return 1.0 / float(counted) if self.momentum is None else self.momentum
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    @_scripted_as(nn.modules.batchnorm._BatchNorm.forward)
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return _node(self, input)
         parent: Any = self
         parent._check_input_dim(input)
         momentum = self._count_batch()
@@ -111,7 +185,7 @@ class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
         running = not self.training or self.track_running_stats
         mean, var = (self.running_mean, self.running_var) if running else (None, None)
         training = self.training or (mean is None and var is None)
-        return F.batch_norm(
+        return ours.batch_norm(
             input,
             mean,
             var,
@@ -119,13 +193,15 @@ class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.bias,
             training,
             momentum,
-            self.eps,
+            self._eps_of_relu if self.relu else self.eps,
             relu=self.relu,
         )
 
     def extra_repr(self) -> str:
-        parent: Any = super()
-        return f"{parent.extra_repr()}{', relu=True' if self.relu else ''}"
+        if not self.relu:
+            return str(super().extra_repr())
+        seen: Any = SimpleNamespace(**vars(self), eps=self._eps_of_relu, bias=self.bias)
+        return f"{nn.modules.batchnorm._NormBase.extra_repr(seen)}, relu=True"
 
 
 class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
@@ -154,27 +230,41 @@ class LayerNorm(nn.LayerNorm):
     tensor([[-1.,  1.]])
     """
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+    @_scripted_as(nn.LayerNorm.forward)
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return _node(self, input)
+        return ours.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(nn.RMSNorm):
     """torch.nn.RMSNorm."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+    @_scripted_as(nn.RMSNorm.forward)
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Proxy):
+            return _node(self, x)
+        return ours.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
 
 class GroupNorm(nn.GroupNorm):
     """torch.nn.GroupNorm."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+    @_scripted_as(nn.GroupNorm.forward)
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return _node(self, input)
+        return ours.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
-    def _apply_instance_norm(self, input: torch.Tensor) -> torch.Tensor:
-        return F.instance_norm(
+    @_scripted_as(nn.modules.instancenorm._InstanceNorm.forward)
+    def forward(self, input: Tensor) -> Tensor:
+        return _node(self, input) if isinstance(input, Proxy) else super().forward(input)
+
+    @_scripted_as(nn.modules.instancenorm._InstanceNorm._apply_instance_norm)
+    def _apply_instance_norm(self, input: Tensor) -> Tensor:
+        return ours.instance_norm(
             input,
             self.running_mean,
             self.running_var,

@@ -1,14 +1,14 @@
 """Normalisation of torch tensors, with the signatures of torch.nn.functional.
 
 Statistics are kept in float64 between forward and backward. What our kernels do not take goes to
-torch's function, which also raises the errors.
+torch's function, which also raises the errors; so do gradients that are to be differentiated.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,17 +16,16 @@ from torch.nn import functional as F
 
 import gradstep as gs
 from gradstep.arrays import Array
-from gradstep.torch.kept_memory import new_array
+from gradstep.torch.kept_memory import new_like
 from gradstep.torch.tensors import (
     Order,
     array,
     channels_last_order,
+    copied,
     is_native,
     is_plain,
     laid_out,
-    only_once,
     optional_array,
-    tensor,
     wants_grad,
     written,
 )
@@ -39,77 +38,224 @@ Maybe: TypeAlias = Array | None
 Stats: TypeAlias = tuple[Array, ...]
 
 
-class _Saved(NamedTuple):
-    x: Array
-    weight: Maybe
-    bias: Maybe
-    stats: Stats
+class _Call(NamedTuple):
+    """One call of a norm: which, and its options. Those that a kind does not have stay as here."""
 
-
-class _Norm(Protocol):
-    """One call: its options, its kernels, and the order in which x is contiguous."""
+    kind: _Kind
+    eps: Any  # None only for RMS norm
+    order: Order = None
+    axes: int = 1
+    groups: int = 1
+    training: bool = True
+    momentum: float = 0.0
+    relu: bool = False
+    running: tuple[Maybe, Maybe] = (None, None)
 
     @property
-    def module(self) -> str: ...
+    def axis(self) -> int:
+        return 1 if self.order is None else -1
+
     @property
-    def order(self) -> Order: ...
-    @property
-    def reads_bias(self) -> bool: ...
-    def forward(self, x: Array, weight: Maybe, bias: Maybe, out: Array) -> Stats: ...
-    def backward(self, dy: Array, saved: _Saved, out: Array) -> Stats: ...
+    def activation(self) -> Any:
+        return "relu" if self.relu else None
+
+
+class _Kind(NamedTuple):
+    """A norm of ours, and torch's with which its gradients are differentiated."""
+
+    # (call, x, weight, bias, out) -> (out, *statistics)
+    forward: Callable[[_Call, Array, Maybe, Maybe, Array], Any]
+    # (call, dy, x, weight, bias, statistics, out) -> (out, gradients of weight and bias)
+    backward: Callable[[_Call, Array, Array, Maybe, Maybe, Stats, Array], Any]
+    # (call, x, weight, bias, statistics) -> y
+    torchs: Callable[..., torch.Tensor]
+
+
+_LAYER = _Kind(
+    lambda call, x, weight, bias, out: gs.layer_norm(
+        x, weight, bias, axes=call.axes, eps=call.eps, out=out
+    ),
+    lambda call, dy, x, weight, _, stats, out: gs.layer_norm_backward(
+        dy, x, weight, *stats, axes=call.axes, out=out
+    ),
+    lambda call, x, weight, bias, _: F.layer_norm(
+        x, x.shape[x.dim() - call.axes :], weight, bias, call.eps
+    ),
+)
+_RMS = _Kind(
+    lambda call, x, weight, _, out: gs.rms_norm(x, weight, axes=call.axes, eps=call.eps, out=out),
+    lambda call, dy, x, weight, _, stats, out: gs.rms_norm_backward(
+        dy, x, weight, *stats, axes=call.axes, out=out
+    ),
+    lambda call, x, weight, _, __: F.rms_norm(x, x.shape[x.dim() - call.axes :], weight, call.eps),
+)
+_GROUP = _Kind(
+    lambda call, x, weight, bias, out: gs.group_norm(
+        x, call.groups, weight, bias, eps=call.eps, out=out
+    ),
+    lambda call, dy, x, weight, _, stats, out: gs.group_norm_backward(
+        dy, x, call.groups, weight, *stats, out=out
+    ),
+    lambda call, x, weight, bias, _: F.group_norm(x, call.groups, weight, bias, call.eps),
+)
+
+
+def _instance_forward(call: _Call, x: Array, weight: Maybe, bias: Maybe, out: Array) -> Any:
+    found = gs.instance_norm(x, weight, bias, eps=call.eps, out=out)
+    _, mean, invstd = found
+    count = math.prod(x.shape[2:])
+    # 0 for 1 / √0, too: that of a constant channel with eps 0.
+    variance = np.zeros_like(invstd)
+    np.power(invstd, -2, out=variance, where=invstd != 0)
+    variance = np.maximum(variance - call.eps, 0) * (count / (count - 1))
+    for running, batch in zip(call.running, (mean, variance), strict=True):
+        if running is not None:
+            running[...] = (1 - call.momentum) * running + call.momentum * batch.mean(0)
+    return found
+
+
+_INSTANCE = _Kind(
+    _instance_forward,
+    lambda call, dy, x, weight, _, stats, out: gs.instance_norm_backward(
+        dy, x, weight, *stats, out=out
+    ),
+    lambda call, x, weight, bias, _: F.instance_norm(x, weight=weight, bias=bias, eps=call.eps),
+)
+
+
+def _torchs_batch_norm(
+    call: _Call, x: torch.Tensor, weight: Optional, bias: Optional, stats: Stats
+) -> torch.Tensor:
+    if call.training:
+        y = F.batch_norm(x, None, None, weight, bias, True, 0.0, call.eps)
+    else:
+        # The statistics of then: the buffers may have changed.
+        shape = (-1, *[1] * (x.dim() - 2))
+        mean, invstd = (torch.tensor(each).to(x.dtype).reshape(shape) for each in stats)
+        y = (x - mean) * (invstd if weight is None else invstd * weight.reshape(shape))
+        y = y if bias is None else y + bias.reshape(shape)
+    return F.relu(y) if call.relu else y
+
+
+_BATCH = _Kind(
+    lambda call, x, weight, bias, out: gs.batch_norm(
+        x,
+        weight,
+        bias,
+        *call.running,
+        training=call.training,
+        momentum=call.momentum,
+        eps=call.eps,
+        axis=call.axis,
+        activation=call.activation,
+        out=out,
+    ),
+    lambda call, dy, x, weight, bias, stats, out: gs.batch_norm_backward(
+        dy,
+        x,
+        weight,
+        *stats,
+        training=call.training,
+        axis=call.axis,
+        activation=call.activation,
+        bias=bias,
+        out=out,
+    ),
+    _torchs_batch_norm,
+)
 
 
 @on_team
 def _forward(
-    x: torch.Tensor, weight: Optional, bias: Optional, norm: _Norm
+    x: torch.Tensor, weight: Optional, bias: Optional, call: _Call
 ) -> tuple[torch.Tensor, Stats]:
-    found = array(x, norm.order)
-    y = new_array(found)
-    stats = norm.forward(found, optional_array(weight), optional_array(bias), y)
-    return tensor(y, norm.order), stats
+    y = new_like(x)
+    _, *stats = call.kind.forward(
+        call,
+        array(x, call.order),
+        optional_array(weight),
+        optional_array(bias),
+        array(y, call.order),
+    )
+    return y, tuple(stats)
+
+
+@on_team
+def _backward(
+    dy: torch.Tensor, x: torch.Tensor, weight: Optional, bias: Optional, call: _Call, stats: Stats
+) -> tuple[torch.Tensor, Sequence[Array]]:
+    dx = new_like(x)
+    _, *sums = call.kind.backward(
+        call,
+        array(dy, call.order),
+        array(x, call.order),
+        optional_array(weight),
+        optional_array(bias),
+        stats,
+        array(dx, call.order),
+    )
+    return dx, sums
+
+
+def _torchs_gradients(
+    dy: torch.Tensor, inputs: Sequence[Optional], needs: Sequence[bool], call: _Call, stats: Stats
+) -> list[Optional]:
+    """The gradients by torch's operators, for all that can be done with these.
+
+    That they are differentiated again, batched, traced, or of a type that our kernels do not take.
+    """
+    differentiable = torch.is_grad_enabled()
+    own = list(inputs)
+    with torch.enable_grad():
+        for i, each in enumerate(inputs):
+            if each is not None and needs[i]:
+                # An alias: hooks on the input would run here, and then once more.
+                own[i] = each.view_as(each)
+        wanted = [each for each, needed in zip(own, needs, strict=True) if needed]
+        y = call.kind.torchs(call, *own, stats)
+        found = iter(torch.autograd.grad(y, wanted, dy, create_graph=differentiable))
+    return [next(found) if needed else None for needed in needs]
 
 
 class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: Optional, bias: Optional, norm: _Norm
+        ctx: Any, x: torch.Tensor, weight: Optional, bias: Optional, call: _Call
     ) -> torch.Tensor:
-        y, ctx.stats = _forward(x, weight, bias, norm)
-        ctx.norm = norm
-        ctx.save_for_backward(x, weight, bias if norm.reads_bias else None)
+        y, ctx.stats = _forward(x, weight, bias, call)
+        ctx.call = call
+        ctx.bias_shape = None if bias is None else bias.shape
+        ctx.save_for_backward(x, weight, bias if call.relu else None)
         return y
 
     @staticmethod
-    @on_team
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[object, ...]:
-        norm = ctx.norm
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[Optional, ...]:
         x, weight, bias = ctx.saved_tensors
-        found = array(x, norm.order)
-        dx = new_array(found)
-        dy = laid_out(dy, norm.order, norm.module)
-        saved = _Saved(found, optional_array(weight), optional_array(bias), ctx.stats)
-        sums = norm.backward(array(dy, norm.order), saved, dx)
-        needs_x, *needs, _ = ctx.needs_input_grad
-        # RMS norm has one sum, for its weight.
-        parameters = [
-            tensor(values) if needed else None
-            for values, needed in zip((*sums, None)[:2], needs, strict=True)
-        ]
-        grads = (tensor(dx, norm.order) if needs_x else None, *parameters)
-        return (*only_once(norm.module, grads), None)
+        call, stats, needs = ctx.call, ctx.stats, ctx.needs_input_grad[:3]
+        native = is_native(dy, weight, bias) and is_plain(x) and x.dtype is dy.dtype
+        if torch.is_grad_enabled() or not native:
+            if needs[2] and bias is None:  # it was not saved, any value will do
+                bias = torch.zeros(ctx.bias_shape, dtype=x.dtype, requires_grad=True)
+            return (*_torchs_gradients(dy, (x, weight, bias), needs, call, stats), None)
+        dy, x = laid_out(dy, call.order), laid_out(x, call.order)
+        dx, sums = _backward(dy, x, weight, bias, call, stats)
+        # RMS norm has one sum, for its weight, and no bias that could need another.
+        dweight = copied(sums[0]) if needs[1] else None
+        dbias = copied(sums[1]) if needs[2] else None
+        return dx if needs[0] else None, dweight, dbias, None
 
 
 # Any: torch's own annotations leave it untyped.
 _recorded: Any = _Normalize.apply
 
 
-def _normalize(x: torch.Tensor, weight: Optional, bias: Optional, norm: _Norm) -> torch.Tensor:
-    if norm.order is None:
+def _normalize(x: torch.Tensor, weight: Optional, bias: Optional, call: _Call) -> torch.Tensor:
+    if call.order is None:
         x = x.contiguous()
     if wants_grad(x, weight, bias):
-        y: torch.Tensor = _recorded(x, weight, bias, norm)
+        y: torch.Tensor = _recorded(x, weight, bias, call)
         return y
-    return _forward(x, weight, bias, norm)[0]
+    return _forward(x, weight, bias, call)[0]
 
 
 def _fit(shape: Sequence[int], *tensors: Optional) -> bool:
@@ -118,52 +264,6 @@ def _fit(shape: Sequence[int], *tensors: Optional) -> bool:
         if each is not None and each.shape != shape:
             return False
     return True
-
-
-class _BatchNorm(NamedTuple):
-    module: str
-    order: Order
-    training: bool
-    momentum: float
-    eps: float
-    activation: Any
-    running: tuple[Array | None, Array | None]
-
-    @property
-    def reads_bias(self) -> bool:
-        return self.activation is not None
-
-    @property
-    def axis(self) -> int:
-        return 1 if self.order is None else -1
-
-    def forward(self, x: Array, weight: Maybe, bias: Maybe, out: Array) -> Stats:
-        return gs.batch_norm(
-            x,
-            weight,
-            bias,
-            *self.running,
-            training=self.training,
-            momentum=self.momentum,
-            eps=self.eps,
-            axis=self.axis,
-            activation=self.activation,
-            out=out,
-        )[1:]
-
-    def backward(self, dy: Array, saved: _Saved, out: Array) -> Stats:
-        x, weight, bias, stats = saved
-        return gs.batch_norm_backward(
-            dy,
-            x,
-            weight,
-            *stats,
-            training=self.training,
-            axis=self.axis,
-            activation=self.activation,
-            bias=bias,
-            out=out,
-        )[1:]
 
 
 def _running_fit(x: torch.Tensor, mean: Optional, var: Optional, training: bool) -> bool:
@@ -216,28 +316,14 @@ def batch_norm(
         y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
         return F.relu(y) if relu else y
     running = optional_array(running_mean), optional_array(running_var)
-    activation = "relu" if relu else None
     order = channels_last_order(input)
-    norm = _BatchNorm("BatchNorm", order, training, momentum, eps, activation, running)
-    y = _normalize(input, weight, bias, norm)
+    call = _Call(
+        _BATCH, eps, order, training=training, momentum=momentum, relu=relu, running=running
+    )
+    y = _normalize(input, weight, bias, call)
     if training and running_mean is not None and running_var is not None:
         written([running_mean, running_var])
     return y
-
-
-class _LayerNorm(NamedTuple):
-    axes: int
-    eps: float
-    module: str = "LayerNorm"
-    order: Order = None
-    reads_bias: bool = False
-
-    def forward(self, x: Array, weight: Maybe, bias: Maybe, out: Array) -> Stats:
-        return gs.layer_norm(x, weight, bias, axes=self.axes, eps=self.eps, out=out)[1:]
-
-    def backward(self, dy: Array, saved: _Saved, out: Array) -> Stats:
-        x, weight, _, stats = saved
-        return gs.layer_norm_backward(dy, x, weight, *stats, axes=self.axes, out=out)[1:]
 
 
 def layer_norm(
@@ -261,7 +347,7 @@ def layer_norm(
         input, normalized_shape, eps, weight, bias
     ):
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
-    return _normalize(input, weight, bias, _LayerNorm(len(normalized_shape), eps))
+    return _normalize(input, weight, bias, _Call(_LAYER, eps, axes=len(normalized_shape)))
 
 
 def _is_trailing(
@@ -271,21 +357,6 @@ def _is_trailing(
     if eps is not None and not 0 <= eps < math.inf:
         return False
     return len(shape) > 0 and x.shape[-len(shape) :] == shape and _fit(shape, *parameters)
-
-
-class _RMSNorm(NamedTuple):
-    axes: int
-    eps: float | None
-    module: str = "RMSNorm"
-    order: Order = None
-    reads_bias: bool = False
-
-    def forward(self, x: Array, weight: Maybe, bias: Maybe, out: Array) -> Stats:
-        return gs.rms_norm(x, weight, axes=self.axes, eps=self.eps, out=out)[1:]
-
-    def backward(self, dy: Array, saved: _Saved, out: Array) -> Stats:
-        x, weight, _, stats = saved
-        return gs.rms_norm_backward(dy, x, weight, *stats, axes=self.axes, out=out)[1:]
 
 
 def rms_norm(
@@ -305,22 +376,7 @@ def rms_norm(
     """
     if not is_native(input, weight) or not _is_trailing(input, normalized_shape, eps, weight):
         return F.rms_norm(input, normalized_shape, weight, eps)
-    return _normalize(input, weight, None, _RMSNorm(len(normalized_shape), eps))
-
-
-class _GroupNorm(NamedTuple):
-    groups: int
-    eps: float
-    module: str = "GroupNorm"
-    order: Order = None
-    reads_bias: bool = False
-
-    def forward(self, x: Array, weight: Maybe, bias: Maybe, out: Array) -> Stats:
-        return gs.group_norm(x, self.groups, weight, bias, eps=self.eps, out=out)[1:]
-
-    def backward(self, dy: Array, saved: _Saved, out: Array) -> Stats:
-        x, weight, _, stats = saved
-        return gs.group_norm_backward(dy, x, self.groups, weight, *stats, out=out)[1:]
+    return _normalize(input, weight, None, _Call(_RMS, eps, axes=len(normalized_shape)))
 
 
 def group_norm(
@@ -351,29 +407,7 @@ def group_norm(
     )
     if not native:
         return F.group_norm(input, num_groups, weight, bias, eps)
-    return _normalize(input, weight, bias, _GroupNorm(num_groups, eps))
-
-
-class _InstanceNorm(NamedTuple):
-    eps: float
-    momentum: float
-    running: tuple[Array, Array] | None
-    module: str = "InstanceNorm"
-    order: Order = None
-    reads_bias: bool = False
-
-    def forward(self, x: Array, weight: Maybe, bias: Maybe, out: Array) -> Stats:
-        mean, invstd = gs.instance_norm(x, weight, bias, eps=self.eps, out=out)[1:]
-        if self.running is not None:
-            count = math.prod(x.shape[2:])
-            variance = np.maximum(invstd**-2 - self.eps, 0) * (count / (count - 1))
-            for running, batch in zip(self.running, (mean, variance), strict=True):
-                running[...] = (1 - self.momentum) * running + self.momentum * batch.mean(0)
-        return mean, invstd
-
-    def backward(self, dy: Array, saved: _Saved, out: Array) -> Stats:
-        x, weight, _, stats = saved
-        return gs.instance_norm_backward(dy, x, weight, *stats, out=out)[1:]
+    return _normalize(input, weight, bias, _Call(_GROUP, eps, groups=num_groups))
 
 
 def instance_norm(
@@ -410,14 +444,11 @@ def instance_norm(
         return F.instance_norm(
             input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
         )
+    running = optional_array(running_mean), optional_array(running_var)
     if not use_input_stats:
-        running = optional_array(running_mean), optional_array(running_var)
-        fixed = _BatchNorm("InstanceNorm", None, False, 0.0, eps, None, running)
+        fixed = _Call(_BATCH, eps, training=False, running=running)
         return _normalize(input, weight, bias, fixed)
-    arrays = None
-    if running_mean is not None and running_var is not None:
-        arrays = array(running_mean), array(running_var)
-    y = _normalize(input, weight, bias, _InstanceNorm(eps, momentum, arrays))
+    y = _normalize(input, weight, bias, _Call(_INSTANCE, eps, momentum=momentum, running=running))
     if running_mean is not None and running_var is not None:
         written([running_mean, running_var])
     return y

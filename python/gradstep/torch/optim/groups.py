@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Real
 from operator import itemgetter
 from typing import Any
@@ -32,9 +32,10 @@ class Option:
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name, self.kept_as = name, f"_{name}"
+        setattr(owner, self.kept_as, self.default)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else instance.__dict__[self.kept_as]
+        return self if instance is None else getattr(instance, self.kept_as)
 
     def __set__(self, instance: Any, value: Any) -> None:
         if callable(value):
@@ -46,14 +47,15 @@ class Option:
 class Groups:
     """Reads groups for a formula, and tells whether one has changed since."""
 
-    def __init__(self, formula: type[Formula], torchs: Group) -> None:
+    def __init__(self, formula: type[Formula], torchs: Group, optional: Collection[str]) -> None:
         """torchs: the defaults of torch's class. What is among them every group must have, as torch
-        would raise KeyError; what only gradstep knows (`l1`, `clip_value`) may be missing.
+        would raise KeyError, but for `optional`; what only gradstep knows (`l1`, `clip_value`) may
+        be missing.
         """
         keys = keys_of(formula)
         self.formula, self.keys = formula, keys
-        self.needed = [key for key in keys if key in torchs]
-        self.extra = [key for key in keys if key not in torchs]
+        self.needed = [key for key in keys if key in torchs and key not in optional]
+        self.extra = [key for key in keys if key not in self.needed]
         self.fallbacks = [formula.default(key) for key in self.extra]
         self._get: Callable[[Group], Any] = itemgetter(*self.needed)
 

@@ -55,6 +55,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     FORMULA: ClassVar[type[Formula]]
     NUMBERS: ClassVar[tuple[str, ...]] = ("step",)  # states that are one number of a tensor
     SPARSE: ClassVar[bool] = False  # whether it takes sparse gradients
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()  # keys that torch's class does without
     __signature__: ClassVar[inspect.Signature]
 
     clip_norm: Any = Option(None)
@@ -300,7 +301,7 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     def _hyperparameters(self) -> Groups:
         if self._groups is None:
-            self._groups = Groups(self.FORMULA, self.defaults)
+            self._groups = Groups(self.FORMULA, self.defaults, self.OPTIONAL)
         return self._groups
 
     def _bound(self, params: list[Any], grads: list[Any]) -> Binding:

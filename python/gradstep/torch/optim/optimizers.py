@@ -147,6 +147,7 @@ class SparseAdam(NativeOptimizer, torch.optim.SparseAdam):
 
     FORMULA: ClassVar = formulas.Adam
     SPARSE: ClassVar = True
+    OPTIONAL: ClassVar = ("maximize",)
 
     def _row_scalars(self, group: dict[str, Any], t: int) -> dict[str, float]:
         scalars = super()._row_scalars(group, t)
