@@ -209,7 +209,7 @@ def drop(*path: Any) -> Change:
     return change
 
 
-G = "param_groups"
+G, ABC = "param_groups", "'a', 'b', 'c'"
 KEYS = ("optimizer", "step", "param_groups", "state")
 NAMES = ["a", "b", "c"]
 MALFORMED: list[tuple[Change, type[Exception], str]] = [
@@ -236,12 +236,18 @@ MALFORMED: list[tuple[Change, type[Exception], str]] = [
     (put(G, [3]), TypeError, "state_dict['param_groups'][0]: int, expected a mapping"),
     (drop(G, 0, "params"), ValueError, "state_dict['param_groups'][0]: no 'params'"),
     *(
-        (
-            put(G, 0, "params", names),
-            ValueError,
-            f"state_dict['param_groups'][0]['params']: {names}, expected ['a', 'b', 'c']",
+        (put(G, 0, "params", names), kind, f"state_dict['param_groups'][0]['params']: {message}")
+        for names, kind, message in (
+            (["a", "b"], ValueError, "no 'c', expected the 3 of this optimizer"),
+            ([], ValueError, "no 'a', 'b', 'c', expected the 3 of this optimizer"),
+            ([*"abcd"], ValueError, "unknown 'd', expected the 3 of this optimizer"),
+            ([0, 1, 2], ValueError, f"no {ABC}, unknown 0, 1, 2, expected the 3 of this optimizer"),
+            ([*"aabc"], ValueError, f"4 names, expected each of {ABC} once"),
+            (None, TypeError, "NoneType, expected a list of names or indices"),
+            (3, TypeError, "int, expected a list of names or indices"),
+            ("abc", TypeError, "str, expected a list of names or indices"),
+            ([[]], TypeError, "list, expected a list of names or indices"),
         )
-        for names in (["a", "c", "b"], ["a", "b"], [], None, 3, "abc")
     ),
     (
         put(G, 0, "lrr", 1),

@@ -300,8 +300,8 @@ def test_a_step_waits_until_a_checkpoint_is_loaded(monkeypatch: pytest.MonkeyPat
         assert other.is_alive()
         return target(*arguments)
 
-    target = gs.Optimizer._target
-    monkeypatch.setattr(gs.Optimizer, "_target", meanwhile)
+    target = gs.Optimizer._take_state
+    monkeypatch.setattr(gs.Optimizer, "_take_state", meanwhile)
     optimizer.load_state_dict(saved)
     other.join()
     assert optimizer.step_count == optimizer.state_dict()["state"][0]["step"] == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,11 @@ __all__ = ["Array", "Name", "Tree", "flatten", "is_branch", "leaves_like"]
 
 def is_branch(tree: Tree) -> bool:
     return isinstance(tree, (list, tuple, Mapping))
+
+
+def listed(tree: Tree) -> Tree:
+    """A list in place of what can be walked only once, and of the values of a mapping."""
+    return list(tree) if isinstance(tree, (Iterator, ValuesView)) else tree
 
 
 def _items(tree: Tree) -> list[tuple[Any, Tree]]:
@@ -80,6 +85,7 @@ def flatten(
     >>> flatten({"w": np.ones(2), "layers": [np.zeros(1), np.zeros(3)]})[0]
     ['w', 'layers.0', 'layers.1']
     """
+    tree = listed(tree) if prefix is None else tree
     if not is_branch(tree):
         return [prefix], [as_array(tree, argument, prefix)]
     names: list[Name] = []
@@ -105,6 +111,7 @@ def leaves_like(shape: Tree, tree: Tree, argument: str, model: str = "params") -
     """
     if not is_branch(shape):
         return [tree]
+    tree = listed(tree)
     if isinstance(shape, Mapping):
         if not isinstance(tree, Mapping):
             raise TypeError(f"{argument}: {type(tree).__name__}, expected a mapping like {model}")

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradstep import _core
 from gradstep.arguments import integer
-from gradstep.arrays import Array, Tree, as_array, flatten, leaves_like
+from gradstep.arrays import Array, Tree, as_array, flatten, leaves_like, listed
 from gradstep.optim.hyperparameters import check_range
 from gradstep.optim.state import MAX_STEP
 
@@ -41,6 +41,7 @@ def ewma_(
     >>> gs.ewma_(average, np.array([10.0]), 0.75, step=2)
     array([10.])
     """
+    average = listed(average)
     names, averages = flatten(average, "average")
     values = leaves_like(average, value, "value", "average")
     count = _step(step)

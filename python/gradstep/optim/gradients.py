@@ -7,12 +7,13 @@ Sums are in double, in an order that does not depend on threads or the CPU.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from gradstep import _core
-from gradstep.arrays import Name, Tree, check_names, flatten
+from gradstep.arrays import Name, Tree, as_array, check_names, flatten, label
 from gradstep.optim.hyperparameters import check_range
 
 __all__ = ["Summary", "clip_norm_", "clip_value_", "describe", "global_norm", "nonfinite"]
@@ -111,6 +112,16 @@ def _summary(
     if count == 0:
         return Summary(math.nan, math.nan, math.nan, math.nan, bad, array.size)
     return Summary(low, high, total / count, math.sqrt(squares / count), bad, array.size)
+
+
+def raise_nonfinite(names: Iterable[Name], grads: Iterable[Any]) -> NoReturn:
+    """Raises FloatingPointError that names the first gradient with elements that are not finite."""
+    for name, leaf in zip(names, grads, strict=True):
+        bad = 0 if leaf is None else nonfinite(leaf).get(None, 0)
+        if bad:
+            what = f"{label('grads', name)}: {bad} of {as_array(leaf).size} elements"
+            raise FloatingPointError(f"{what} are not finite")
+    raise FloatingPointError("grads: the sum of their squares overflows float64")
 
 
 def nonfinite(tree: Tree) -> dict[Name, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from gradstep.arguments import choice, flag, real
@@ -11,7 +12,7 @@ from gradstep.arguments import choice, flag, real
 # A number, or a function of the step (1, 2, ...).
 Number: TypeAlias = float | Callable[[int], float]
 
-__all__ = ["Number", "at_step", "check_hyperparameter", "check_range", "is_schedule"]
+__all__ = ["Number", "at_step", "check_hyperparameter", "check_range", "is_schedule", "likely"]
 
 INF = math.inf
 
@@ -33,6 +34,17 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "clip_norm": (0.0, INF, True),
     "grad_scale": (-INF, INF, False),
 }
+# Names that other libraries have for ours, without underscores.
+ELSEWHERE = {
+    **dict.fromkeys(("learningrate", "rate", "stepsize"), "lr"),
+    **dict.fromkeys(("beta", "beta1", "beta2", "b1", "b2"), "betas"),
+    **dict.fromkeys(("epsilon",), "eps"),
+    **dict.fromkeys(("wd", "decay", "l2"), "weight_decay"),
+    **dict.fromkeys(("clipnorm", "globalclipnorm", "maxnorm", "maxgradnorm"), "clip_norm"),
+    **dict.fromkeys(("gradclip", "gradclipnorm", "gradientclipnorm"), "clip_norm"),
+    **dict.fromkeys(("clipvalue",), "clip_value"),
+    **dict.fromkeys(("lossscale",), "grad_scale"),
+}
 POSITIVE = ("clip_value", "clip_norm")
 
 
@@ -53,6 +65,13 @@ def check_range(name: str, value: Any, argument: str | None = None) -> float:
     return number
 
 
+def likely(key: str, known: Sequence[str]) -> str:
+    """What an unknown name was meant to be, or all names."""
+    meant = ELSEWHERE.get(key.lower().replace("_", ""))
+    close = [meant] if meant in known else get_close_matches(key, known, 1)
+    return repr(close[0]) if close else f"one of {', '.join(known)}"
+
+
 def is_schedule(value: Any) -> bool:
     """Whether a hyperparameter, or one of a pair, depends on the step."""
     return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
@@ -63,6 +82,24 @@ def at_step(name: str, value: Any, step: int) -> float:
     if isinstance(value, bool):
         return float(value)
     return check_range(name, value(step)) if callable(value) else float(value)
+
+
+def scalars(group: Mapping[str, Any], t: int, decoupled: bool) -> dict[str, float]:
+    """All numbers of a group at step t, under the names that formulas ask for.
+
+    decoupled: whether weight decay shrinks the parameter rather than adding to the gradient.
+    """
+    h: dict[str, float] = {}
+    for key, value in group.items():
+        if key == "betas":
+            h["beta1"], h["beta2"] = (at_step(key, beta, t) for beta in value)
+        elif key == "clip_value":
+            h[key] = INF if value is None else at_step(key, value, t)
+        elif key != "params":
+            h[key] = at_step(key, value, t)
+    decay = h.pop("weight_decay", 0.0)
+    h["l2"], h["decay"] = (0.0, decay) if decoupled else (decay, 0.0)
+    return h
 
 
 def check_hyperparameter(name: str, value: Any, default: Any) -> Any:

@@ -5,10 +5,9 @@ The optimizers themselves, with their formulas, are in `optimizers.py`.
 
 from __future__ import annotations
 
-import os
-import threading
 import weakref
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
@@ -16,20 +15,19 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from gradstep import _core
-from gradstep.arrays import (
-    Array,
-    Name,
-    Tree,
-    as_array,
-    check_names,
-    flatten,
-    is_branch,
-    leaves_like,
-    skeleton,
+from gradstep.arrays import Array, Tree, as_array, leaves_like
+from gradstep.optim.gradients import raise_nonfinite
+from gradstep.optim.groups import Group, Parameters, arranged, given_by
+from gradstep.optim.hyperparameters import (
+    Number,
+    at_step,
+    check_hyperparameter,
+    is_schedule,
+    likely,
+    scalars,
 )
-from gradstep.optim.gradients import nonfinite
-from gradstep.optim.hyperparameters import Number, at_step, check_hyperparameter, is_schedule
-from gradstep.optim.state import Expected, Loaded, verify
+from gradstep.optim.locks import new_lock
+from gradstep.optim.state import Expected, Loaded, copies_between, verify
 from gradstep.spec import optim as spec
 from gradstep.spec import sums
 from gradstep.spec.optim import Round, Scalars
@@ -41,22 +39,6 @@ __all__ = ["Group", "OnNonfinite", "Optimizer", "StepInfo"]
 # Keywords that hold for the whole optimizer; all others belong to a group.
 OPTIONS = ("clip_norm", "grad_scale", "on_nonfinite")
 
-# One call at a time works on an optimizer; those of other threads wait. A forked child must not
-# wait for a thread that only its parent has.
-_LOCKED: weakref.WeakValueDictionary[int, Optimizer] = weakref.WeakValueDictionary()
-
-
-def _new_lock(optimizer: Optimizer) -> Any:
-    _LOCKED[id(optimizer)] = optimizer
-    return threading.RLock()
-
-
-def _renew_locks() -> None:
-    for optimizer in list(_LOCKED.values()):
-        optimizer.__dict__["_lock"] = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)
 FLOATS = (np.float32, np.float64)
 
 
@@ -72,45 +54,6 @@ class StepInfo(NamedTuple):
     lr: float
     grad_norm: float | None
     skipped: bool
-
-
-class Group(MutableMapping[str, Any]):
-    """The hyperparameters of some parameters, by name; a change holds from the next step on.
-
-    "params" gives the names of the parameters and cannot be set.
-    """
-
-    def __init__(self, values: Mapping[str, Any], names: Sequence[Name], owner: Optimizer) -> None:
-        self._values: dict[str, Any] = {}
-        self._names = tuple(names)
-        self._optimizer = weakref.ref(owner)  # no cycle: arrays go when the optimizer goes
-        for key, value in values.items():
-            self._values[key] = check_hyperparameter(key, value, owner.default(key))
-
-    def __getitem__(self, key: str) -> Any:
-        return list(self._names) if key == "params" else self._values[key]
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if key not in self._values:
-            raise KeyError(f"{key!r}, expected one of {', '.join(self._values)}")
-        owner = self._optimizer()
-        if owner is None:
-            raise ReferenceError("the optimizer of this group is gone")
-        self._values[key] = check_hyperparameter(key, value, owner.default(key))
-        owner._changed(key)
-
-    def __delitem__(self, key: str) -> None:
-        raise TypeError(f"{key!r}: a hyperparameter cannot be removed")
-
-    def __iter__(self) -> Iterator[str]:
-        yield "params"
-        yield from self._values
-
-    def __len__(self) -> int:
-        return 1 + len(self._values)
-
-    def __repr__(self) -> str:
-        return repr(dict(self))
 
 
 @dataclass(eq=False, repr=False)
@@ -170,48 +113,62 @@ class Optimizer:
     def __post_init__(self, params: Tree) -> None:
         if not self.KERNELS:
             raise TypeError(f"{type(self).__name__}: has no formula, expected one of OPTIMIZERS")
-        self._lock = _new_lock(self)
+        self._lock = new_lock(self)  # one call at a time works on an optimizer
         hyper = {key: getattr(self, key) for key in self._defaults() if key not in OPTIONS}
-        self._take_params(params, hyper)
+        parameters, given = arranged(params, list(hyper))
+        groups = [Group({**hyper, **own}, parameters.of(i), self) for i, own in enumerate(given)]
+        self._hyper = hyper  # of groups that are added later
+        self._take(parameters, groups)
         self.__dict__.update((key, self._groups[0][key]) for key in hyper)
         for option in OPTIONS:
             setattr(self, option, getattr(self, option))
-        self._plan = self._make_plan([{} for _ in self._arrays])
+        self._plan = self._make_plan(self._states)
         self._refresh(1)
 
     # Parameters and groups
 
-    def _take_params(self, params: Tree, hyper: Mapping[str, Any]) -> None:
-        grouped = (
-            isinstance(params, (list, tuple))
-            and len(params) > 0
-            and all(isinstance(group, Mapping) and "params" in group for group in params)
-        )
-        entries: Sequence[Mapping[str, Any]] = params if grouped else [{"params": params}]
-        self._names: list[Name] = []
-        self._arrays: list[Array] = []
-        self._group_of: list[int] = []
-        groups: list[Group] = []
-        for number, entry in enumerate(entries):
-            own = {key: value for key, value in entry.items() if key != "params"}
-            for key in own:
-                if key not in hyper:
-                    what = f"params[{number}]: unknown hyperparameter {key!r}"
-                    raise ValueError(f"{what}, expected one of {', '.join(hyper)}")
-            names, arrays = flatten(entry["params"], "params")
-            if grouped and not isinstance(entry["params"], Mapping):
-                names = list(range(len(self._names), len(self._names) + len(names)))
-            groups.append(Group({**hyper, **own}, names, self))
-            self._names += names
-            self._arrays += arrays
-            self._group_of += [number] * len(arrays)
-        check_names(self._names, "params")
-        branches = [skeleton(entry["params"]) for entry in entries]
-        self._shape: Tree = branches if grouped else branches[0]
-        self._flat = isinstance(self._shape, list) and not any(map(is_branch, self._shape))
-        self._groups = groups
+    def _take(self, parameters: Parameters, groups: list[Group]) -> None:
+        self._names, self._arrays = parameters.names, parameters.arrays
+        self._group_of = parameters.group_of
+        self._shape, self._flat = parameters.shape, parameters.flat
+        self._parameters, self._groups = parameters, groups
         self._stale = True
+        self._states: list[dict[str, Array]] = [{} for _ in self._arrays]
         self._bound: list[Array | None] | None = None
+        self._copied: list[weakref.ref[Array] | None] | None = None
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Adds parameters, with a state of their own, as `torch.optim` does.
+
+        group: `{"params": ..., "lr": ..., ...}`; what it leaves out is as the optimizer has it.
+        From then on gradients come one entry per group, and buffers must be bound anew. Raises
+        TypeError or ValueError, and then nothing has changed.
+
+        >>> import numpy as np, gradstep as gs
+        >>> head, body = np.zeros(2), np.zeros(3)
+        >>> opt = gs.SGD({"head": head}, lr=1.0)
+        >>> opt.add_param_group({"params": {"body": body}, "lr": 0.1})
+        >>> opt.step([{"head": np.ones(2)}, {"body": np.ones(3)}]).step
+        1
+        >>> body
+        array([-0.1, -0.1, -0.1])
+        """
+        with self._lock:
+            own = given_by(group, "group", list(self._hyper))
+            parameters = self._parameters.added(group["params"])
+            number = len(self._groups)
+            new = Group({**self._hyper, **own}, parameters.of(number), self)
+            count, steps, states = self.step_count, self._plan.steps, self._states
+            before = dict(self.__dict__)
+            try:
+                self._take(parameters, [*self._groups, new])
+                self._states[: len(states)] = states
+                self._replace_plan(steps + [0] * (len(self._states) - len(steps)), count)
+            except BaseException:
+                self.__dict__.update(before)
+                raise
+            for i, one in enumerate(self._groups):
+                one._names = tuple(parameters.of(i))
 
     @property
     def param_groups(self) -> tuple[Group, ...]:
@@ -233,12 +190,16 @@ class Optimizer:
         return 0 if name is None else name
 
     def __setattr__(self, key: str, value: Any) -> None:
-        if "_groups" in self.__dict__ and key in self._defaults():
+        if "_groups" in self.__dict__ and not key.startswith("_"):
+            if key in self._defaults():
+                value = check_hyperparameter(key, value, self.default(key))
+            elif not hasattr(type(self), key):
+                expected = f"expected {likely(key, list(self._defaults()))}"
+                raise AttributeError(f"{type(self).__name__} has no attribute {key!r}, {expected}")
             if key in OPTIONS:
-                value = check_hyperparameter(key, value, self.default(key))
                 self._stale = True
-            else:
-                value = check_hyperparameter(key, value, self.default(key))
+            elif key in self._hyper:
+                self._hyper[key] = value
                 for group in self._groups:
                     group[key] = value
         object.__setattr__(self, key, value)
@@ -278,18 +239,7 @@ class Optimizer:
 
     @classmethod
     def _scalars(cls, group: Mapping[str, Any], t: int) -> dict[str, float]:
-        """All numbers of a group at step t, under the names that formulas ask for."""
-        h: dict[str, float] = {}
-        for key, value in group.items():
-            if key == "betas":
-                h["beta1"], h["beta2"] = (at_step(key, beta, t) for beta in value)
-            elif key == "clip_value":
-                h[key] = np.inf if value is None else at_step(key, value, t)
-            elif key != "params":
-                h[key] = at_step(key, value, t)
-        decay = h.pop("weight_decay", 0.0)
-        h["l2"], h["decay"] = (0.0, decay) if cls.decoupled(group) else (decay, 0.0)
-        return h
+        return scalars(group, t, cls.decoupled(group))
 
     def _refresh(self, t: int) -> None:
         """Takes over what changed since the last step, and the values of schedules at step t."""
@@ -301,20 +251,20 @@ class Optimizer:
             raise
 
     def _take_over(self, t: int) -> None:
-        scalars = [self._scalars(group, t) for group in self._groups]
+        current = [self._scalars(group, t) for group in self._groups]
         scale = at_step("grad_scale", self.grad_scale, t)
         clip = 0.0 if self.clip_norm is None else at_step("clip_norm", self.clip_norm, t)
         if [self.kernel(group) for group in self._groups] != self._kernels:
             self._replace_plan(self._plan.steps, self._plan.step_count)
-        for number, h in enumerate(scalars):
+        for number, h in enumerate(current):
             self._plan.set_hyper(number, list(h.values()))
-        self._current = scalars
+        self._current = current
         self._scale, self._clip = scale, clip
         self._checks = self.on_nonfinite != "apply"
         values = [value for group in self._groups for value in group.values()]
         if any(map(is_schedule, [*values, self.grad_scale, self.clip_norm])):
             self._stale = True
-        self._lr = scalars[0]["lr"] if scalars else 0.0
+        self._lr = current[0]["lr"] if current else 0.0
 
     def _replace_plan(self, steps: list[int], step_count: int) -> None:
         kernels, states = self._kernels, self._states
@@ -350,7 +300,8 @@ class Optimizer:
         grads: arrays of the dtype, shape and order of the parameters, arranged like params (a list,
         a mapping, one array, or one of these per group); None for a tensor leaves it alone. Without
         argument, the buffers given to `bind`. zero_grads: fill the gradients with zeros once they
-        are read, while they are in cache; they must then be writable and share no memory.
+        are read, while they are in cache, and those of a step that is skipped; they must then be
+        writable and share no memory.
 
         Raises TypeError or ValueError for gradients that do not fit, FloatingPointError with
         `on_nonfinite="raise"` for those that are not finite. Then nothing was written.
@@ -358,13 +309,15 @@ class Optimizer:
         if grads is not None and not (self._flat and type(grads) is list):
             grads = self._leaves(grads)
         with self._lock:
+            if grads is None and self._bound is None:
+                self._bind_copied()
             if self._stale:
                 self._refresh(self._plan.step_count + 1)
             count, norm, applied = self._plan.step(
                 grads, self._scale, self._clip, self._checks, zero_grads
             )
             if not applied:
-                return self._refuse(grads, norm)
+                return self._refuse(grads, norm, zero_grads)
             return StepInfo(count, self._lr, norm, False)
 
     def _leaves(self, grads: Tree) -> list[Any]:
@@ -372,19 +325,17 @@ class Optimizer:
             return list(grads)
         return leaves_like(self._shape, grads, "grads")
 
-    def _refuse(self, grads: list[Any] | None, norm: float | None) -> StepInfo:
-        if self.on_nonfinite == "skip":
-            return StepInfo(self.step_count, self._lr, norm, True)
+    def _refuse(
+        self, grads: list[Any] | None, norm: float | None, zero_grads: bool = False
+    ) -> StepInfo:
         leaves = (self._bound or []) if grads is None else grads
-        for name, leaf in zip(self._names, leaves, strict=True):
-            if leaf is None:
-                continue
-            bad = nonfinite(leaf).get(None, 0)
-            if bad:
-                label = "grads" if name is None else f"grads[{name!r}]"
-                size = as_array(leaf).size
-                raise FloatingPointError(f"{label}: {bad} of {size} elements are not finite")
-        raise FloatingPointError("grads: the sum of their squares overflows float64")
+        if self.on_nonfinite == "skip":
+            if zero_grads:  # the plan has found them fit for it
+                for leaf in leaves:
+                    if leaf is not None:
+                        as_array(leaf)[...] = 0
+            return StepInfo(self.step_count, self._lr, norm, True)
+        raise_nonfinite(self._names, leaves)
 
     def reference_step(self, grads: Tree = None) -> StepInfo:
         """The same step by the NumPy specification: same checks, same bits, slowly.
@@ -393,6 +344,8 @@ class Optimizer:
         """
         leaves = None if grads is None else self._leaves(grads)
         with self._lock:
+            if leaves is None and self._bound is None:
+                self._bind_copied()
             t = self._plan.step_count + 1
             if self._stale:
                 self._refresh(t)
@@ -434,8 +387,7 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """A copy of what a resumed run needs beside its parameters: numbers, names, NumPy arrays.
 
-        Hyperparameters that are callables are functions of the step and are left out, and so are
-        `clip_norm`, `grad_scale` and `on_nonfinite`, which no group has.
+        Hyperparameters that are callables are functions of the step and are left out.
         """
         with self._lock:
             return self._state_dict()
@@ -445,6 +397,8 @@ class Optimizer:
             {key: value for key, value in group.items() if not is_schedule(value)}
             for group in self._groups
         ]
+        options = {option: getattr(self, option) for option in OPTIONS}
+        options = {key: value for key, value in options.items() if not is_schedule(value)}
         steps = self._plan.steps
         state = {
             self._key(i): {"step": steps[i], **{k: a.copy(order="K") for k, a in own.items()}}
@@ -453,6 +407,7 @@ class Optimizer:
         return {
             "optimizer": type(self).__name__,
             "step": self.step_count,
+            "options": options,
             "param_groups": groups,
             "state": state,
         }
@@ -460,47 +415,82 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on where `state_dict()` was taken. Everything is verified before anything changes.
 
-        Hyperparameters that are callables here stay. Raises ValueError or TypeError for another
-        optimizer, other names, shapes or dtypes.
+        Parameters of a mapping are matched by their names, in whatever order they come. What is a
+        callable here stays, and so do options of which the state tells nothing. Raises ValueError
+        or TypeError for another optimizer, other names, shapes or dtypes.
         """
         with self._lock:
             self._take_state(verify(state_dict, self._expected()))
 
     def _expected(self) -> Expected:
         keys = [self._key(i) for i in range(len(self._arrays))]
-        parameters = list(zip(keys, self._group_of, self._arrays, strict=True))
-        name = type(self).__name__
-        return Expected(name, self._groups, parameters, self.kernel, self.default, self.KERNELS)
+        return Expected(
+            type(self).__name__,
+            self._groups,
+            {option: getattr(self, option) for option in OPTIONS},
+            list(zip(keys, self._group_of, self._arrays, strict=True)),
+            self.kernel,
+            self.default,
+            self.KERNELS,
+        )
 
     def _take_state(self, loaded: Loaded) -> None:
-        self._plan.steps = loaded.steps  # first: it refuses inside the checks of a step
-        self._plan.step_count = loaded.step
-        for group, values in zip(self._groups, loaded.groups, strict=True):
-            group._values.update(values)
-        for key in loaded.groups[0] if loaded.groups else ():
-            self._changed(key)
-        for i, own in enumerate(loaded.arrays):
-            self._states[i] = {name: self._target(i, name) for name in own}
-            for name, array in own.items():
-                self._states[i][name][...] = array
-        self._stale, self._kernels = True, []  # the next step makes a plan of all this
+        """All or nothing: what may fail comes first, and the arrays are written last."""
+        steps = self._plan.steps
+        self._plan.steps = steps  # it refuses inside the checks of a step
+        before, values = dict(self.__dict__), [group._values for group in self._groups]
+        try:
+            for group, found in zip(self._groups, loaded.groups, strict=True):
+                group._values = {**group._values, **found}
+            self.__dict__.update(self._groups[0]._values if self._groups else {})
+            self.__dict__.update(loaded.options, _stale=True)
+            if [self.kernel(group) for group in self._groups] != self._kernels:
+                self._replace_plan(loaded.steps, loaded.step)
+            copies = copies_between(
+                (own[name], loaded.arrays[i][name])
+                for i, own in enumerate(self._states)
+                for name in own
+            )
+            walk: Any = deque(maxlen=0).extend
+            self._plan.steps = loaded.steps
+            self._plan.step_count = loaded.step
+            walk(copies)
+        except BaseException:
+            self.__dict__.update(before)
+            self._plan.steps = steps
+            for group, found in zip(self._groups, values, strict=True):
+                group._values = found
+            raise
 
-    def _target(self, i: int, name: str) -> Array:
-        """The state array to load into; a new one where the present hyperparameters need none."""
-        present = self._states[i].get(name)
-        return np.zeros_like(self._arrays[i], subok=False) if present is None else present
+    # Copies
+
+    def _bind_copied(self) -> None:
+        """Binds what a copy was bound to, where somebody else has it: copied together with this."""
+        if self._copied is None:
+            return  # the plan says that nothing was bound
+        found = [None if ref is None else ref() for ref in self._copied]
+        if any(a is None for a, ref in zip(found, self._copied, strict=True) if ref is not None):
+            what = "this optimizer is a copy and the gradients it was bound to are not: bind() anew"
+            raise ValueError(f"grads: None, expected arrays: {what}")
+        self._plan.bind(found)
+        self._bound, self._copied = found, None
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            left_out = ("_plan", "_lock", "_groups")
+            left_out = ("_plan", "_lock", "_groups", "_copied")
             kept = {key: value for key, value in self.__dict__.items() if key not in left_out}
             groups = [(group._values, group._names) for group in self._groups]
             return {"kept": kept, "groups": groups, "steps": (self._plan.steps, self.step_count)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state["kept"])
-        self._lock = _new_lock(self)
+        self._lock = new_lock(self)
         self.__dict__["_groups"] = [Group(values, names, self) for values, names in state["groups"]]
+        # Gradients that only this copy had would be those of one step for ever.
+        bound, self._bound = self._bound, None
+        self._copied = None
+        if bound is not None:
+            self._copied = [None if a is None else weakref.ref(a) for a in bound]
         self._replace_plan(*state["steps"])
         self._stale = True
 

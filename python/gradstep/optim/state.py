@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from operator import setitem
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradstep.arguments import entry, integer, mapping
-from gradstep.arrays import Array
+from gradstep.arguments import entry, integer, kind, mapping
+from gradstep.arrays import Array, Name
 from gradstep.optim.hyperparameters import check_hyperparameter, is_schedule
 
-__all__ = ["Expected", "Loaded", "verify"]
+__all__ = ["Expected", "Loaded", "copies_between", "verify"]
 
 MAX_STEP = 2**62
+NAMES = (str, int, type(None))
 
 
 class Expected(NamedTuple):
     """What a state must fit.
 
-    groups: hyperparameters and names. parameters: key, number of the group, array. kernel, default:
-    those of the optimizer's class. kernels: names of the state arrays, by kernel.
+    groups: hyperparameters and names. options: what holds for the whole optimizer. parameters: key,
+    number of the group, array. kernel, default: those of the optimizer's class. kernels: names of
+    the state arrays, by kernel.
     """
 
     optimizer: str
     groups: Sequence[Mapping[str, Any]]
+    options: Mapping[str, Any]
     parameters: Sequence[tuple[str | int, int, Array]]
     kernel: Callable[[Mapping[str, Any]], str]
     default: Callable[[str], Any]
@@ -35,6 +40,7 @@ class Loaded(NamedTuple):
     """A state that fits: steps taken, hyperparameters by group, state arrays and steps by array."""
 
     step: int
+    options: dict[str, Any]
     groups: list[dict[str, Any]]
     arrays: list[dict[str, Array]]
     steps: list[int]
@@ -48,7 +54,10 @@ def verify(state_dict: Any, expected: Expected) -> Loaded:
     count = _step(state_dict, "state_dict")
     groups = _groups(entry(state_dict, "param_groups", "state_dict"), expected)
     saved = entry(state_dict, "state", "state_dict")
-    return Loaded(count, groups, *_state(saved, groups, expected))
+    # States of earlier versions have no options.
+    found = mapping("state_dict['options']", state_dict.get("options", {}))
+    options = _values(found, expected.options, expected, "state_dict['options']")
+    return Loaded(count, options, groups, *_state(saved, groups, expected))
 
 
 def _step(of: Any, where: str) -> int:
@@ -74,19 +83,49 @@ def _groups(saved: Any, expected: Expected) -> list[dict[str, Any]]:
     for number, (group, found) in enumerate(zip(groups, saved, strict=True)):
         where = f"state_dict['param_groups'][{number}]"
         names = entry(found, "params", where)
-        if not isinstance(names, (list, tuple)) or list(names) != group["params"]:
-            raise ValueError(f"{where}['params']: {names}, expected {group['params']}")
-        values = {}
-        for key, value in found.items():
-            if key == "params":
-                continue
-            if key not in group:
-                raise ValueError(f"{where}: unknown hyperparameter {key!r}")
-            if not is_schedule(group[key]):
-                values[key] = check_hyperparameter(key, value, expected.default(key))
+        _check_names(names, group["params"], f"{where}['params']")
+        values = {key: value for key, value in found.items() if key != "params"}
+        values = _values(values, group, expected, where)
         expected.kernel({**group, **values})  # raises for what does not go together
         checked.append(values)
     return checked
+
+
+def _values(
+    found: Mapping[str, Any], own: Mapping[str, Any], expected: Expected, where: str
+) -> dict[str, Any]:
+    """The hyperparameters found, checked; those that are schedules in `own` stay."""
+    for key in found:
+        if key not in own:
+            raise ValueError(f"{where}: unknown hyperparameter {key!r}")
+    return {
+        key: check_hyperparameter(key, value, expected.default(key))
+        for key, value in found.items()
+        if not is_schedule(own[key])
+    }
+
+
+def _check_names(found: Any, own: list[Name], where: str) -> None:
+    """Names of a mapping may come in any order; indices say which array is which."""
+    if not isinstance(found, (list, tuple)) or not all(isinstance(n, NAMES) for n in found):
+        raise TypeError(f"{where}: {kind(found)}, expected a list of names or indices")
+    lacks = [name for name in own if name not in set(found)]
+    unknown = [name for name in found if name not in set(own)]
+    named = all(isinstance(name, str) for name in own)
+    if lacks or unknown:
+        parts = [f"no {_first(lacks)}"] * bool(lacks) + [f"unknown {_first(unknown)}"] * bool(
+            unknown
+        )
+        raise ValueError(f"{where}: {', '.join(parts)}, expected the {len(own)} of this optimizer")
+    if len(found) != len(own):
+        raise ValueError(f"{where}: {len(found)} names, expected each of {_first(own)} once")
+    if not named and list(found) != own:
+        raise ValueError(f"{where}: indices in another order, expected {_first(own)}")
+
+
+def _first(names: Sequence[Name]) -> str:
+    shown = ", ".join(map(repr, names[:3]))
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def _state(
@@ -110,3 +149,20 @@ def _state(
         arrays.append(own)
         steps.append(_step(found, where))
     return arrays, steps
+
+
+def copies_between(pairs: Iterable[tuple[Array, Array]]) -> Iterator[None]:
+    """Copies the second array of each pair over the first as it is walked, and cannot fail then.
+
+    The first are contiguous. All memory is allocated here: NumPy's own copy needs some.
+    """
+    own: list[Any] = []
+    found: list[Any] = []
+    for to, array in pairs:
+        order: Any = "C" if to.flags.c_contiguous else "F"
+        laid_out = np.asarray(array, order=order)
+        for memory, of in ((own, to), (found, laid_out)):
+            flat: Any = of.reshape(-1, order=order).view(np.uint8)
+            memory.append(memoryview(flat))
+    copy: Any = setitem
+    return map(copy, own, repeat(slice(None)), found)
