@@ -14,6 +14,7 @@ from gradstep.torch import threads
 from gradstep.torch.kept_memory import keep_memory
 from gradstep.torch.nn import functional
 from gradstep.torch.nn.accelerate import Swapped, accelerate, restore
+from gradstep.torch.nn.families import register
 from gradstep.torch.nn.modules import (
     AlphaDropout,
     BatchNorm1d,
@@ -82,5 +83,6 @@ __all__ = [
     "accelerate",
     "functional",
     "keep_memory",
+    "register",
     "restore",
 ]

@@ -111,6 +111,28 @@ class AlphaDropout(nn.AlphaDropout):
         return ours.alpha_dropout(input, self.p, self.training)
 
 
+def _count_batch(module: Any) -> float:
+    """Counts this batch; the weight of its statistics in the running ones."""
+    counted = module.num_batches_tracked
+    if counted is None or not module.training or not module.track_running_stats:
+        return 0.0 if module.momentum is None else module.momentum
+    counted.add_(1)
+    return 1.0 / float(counted) if module.momentum is None else module.momentum
+
+
+def batch_norm(module: Any, input: Tensor, eps: float, relu: bool) -> Tensor:
+    """What `forward` of a torch.nn.BatchNorm does, with our function."""
+    module._check_input_dim(input)
+    momentum = _count_batch(module)
+    # In training they are there to be updated, otherwise to normalise with.
+    running = not module.training or module.track_running_stats
+    mean, var = (module.running_mean, module.running_var) if running else (None, None)
+    training = module.training or (mean is None and var is None)
+    return ours.batch_norm(
+        input, mean, var, module.weight, module.bias, training, momentum, eps, relu=relu
+    )
+
+
 class _HiddenEps:
     """Stands for the `eps` of a batch norm with relu=True, which keeps its own elsewhere.
 
@@ -166,36 +188,11 @@ class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if self.relu:
             self.relu = True  # hides the eps of a pickle in which it was not hidden
 
-    def _count_batch(self) -> float:
-        """Counts this batch; the weight of its statistics in the running ones."""
-        counted = self.num_batches_tracked
-        if counted is None or not self.training or not self.track_running_stats:
-            return 0.0 if self.momentum is None else self.momentum
-        counted.add_(1)
-        return 1.0 / float(counted) if self.momentum is None else self.momentum
-
     @_scripted_as(nn.modules.batchnorm._BatchNorm.forward)
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):
             return _node(self, input)
-        parent: Any = self
-        parent._check_input_dim(input)
-        momentum = self._count_batch()
-        # In training they are there to be updated, otherwise to normalise with.
-        running = not self.training or self.track_running_stats
-        mean, var = (self.running_mean, self.running_var) if running else (None, None)
-        training = self.training or (mean is None and var is None)
-        return ours.batch_norm(
-            input,
-            mean,
-            var,
-            self.weight,
-            self.bias,
-            training,
-            momentum,
-            self._eps_of_relu if self.relu else self.eps,
-            relu=self.relu,
-        )
+        return batch_norm(self, input, self._eps_of_relu if self.relu else self.eps, self.relu)
 
     def extra_repr(self) -> str:
         if not self.relu:
