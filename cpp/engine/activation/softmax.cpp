@@ -32,7 +32,7 @@ double target_logit(const SoftmaxJob& job, DType type, int64_t row) {
 // One row, cut into blocks of sums: most, then sums, then results.
 void softmax_long_row(const SoftmaxJob& job, DType type, int64_t row, Blocks* of) {
   const SoftmaxKernels& k = kernels();
-  auto& [most, sums, smooth] = *of;
+  std::vector<double>&most = of->most, &sums = of->sums, &smooth = of->smooth;
   const bool forward = job.kind <= kCrossEntropy;
   RowStats stats{-std::numeric_limits<double>::infinity(), 0, 0, target_logit(job, type, row)};
   if (forward) {
