@@ -32,7 +32,8 @@ WORK = Between(single("AdamW", 64), "sleep")
 
 
 @pytest.fixture(autouse=True)
-def processes_end() -> Iterator[None]:
+def processes_of_one_test() -> Iterator[None]:
+    remote._processes.clear()  # of tests of other files
     yield
     if remote._processes:
         remote._processes.clear()

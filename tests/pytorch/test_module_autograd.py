@@ -78,8 +78,11 @@ def pair_of(name: str, training: bool, channels_last: bool = False) -> Pair:
             if tensor.is_floating_point():
                 tensor.uniform_(0.5, 1.5, generator=generator)
     torchs = copy.deepcopy(ours)
+    relu = getattr(ours, "relu", False)
+    if relu:
+        torchs.relu = False  # which shows the eps again that torch's class reads
     torchs.__class__ = getattr(torch.nn, type(ours).__name__)
-    if getattr(torchs, "relu", False):
+    if relu:
         torchs = torch.nn.Sequential(torchs, torch.nn.ReLU())
     x = torch.randn(shape, dtype=torch.float64, generator=generator)
     if channels_last:
