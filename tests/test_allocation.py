@@ -81,7 +81,8 @@ LONG = filled(1, 70_000)
 FUNCTIONS: dict[str, Case] = {
     "dropout": function("dropout", BIG, 0.5, 1, 2, "out", "x"),
     "alpha_dropout": function("alpha_dropout", BIG, 0.5, 1, 2, "out", False),
-    "group_dropout": function("group_dropout", BIG, 0.5, 1, 1, 2, "out", "x"),
+    "spatial_dropout": function("spatial_dropout", BIG, 0.5, 1, 1, 2, "out", "x"),
+    "drop_path": function("drop_path", BIG, 0.5, 1, 2, "out", "x"),
     "dropout_mask": function("dropout_mask", np.zeros(9000, np.bool_), 9000, 0.5, 1, 2, False),
     "batch_norm": function(
         "batch_norm", BIG, W, W, *RUNNING, True, 0.1, None, 1e-5, 1, None, "out"
@@ -96,6 +97,8 @@ FUNCTIONS: dict[str, Case] = {
     "rms_norm_backward": function("rms_norm_backward", BIG, BIG, ROW, ROWS[1], None, "out"),
     "group_norm": function("group_norm", BIG, 3, W, W, 1e-5, "out"),
     "group_norm_backward": function("group_norm_backward", BIG, BIG, 3, W, *GROUPS, "out"),
+    "instance_norm": function("instance_norm", BIG, W, W, 1e-5, "out"),
+    "instance_norm_backward": function("instance_norm_backward", BIG, BIG, W, *ROWS, "out"),
     "activate": function("activate", 0, BIG, "out", 0.0),
     "activate_backward": function("activate_backward", 0, BIG, BIG, "y", "out", 0.0),
     "softmax": function("softmax", False, LOGITS, 1, "out"),

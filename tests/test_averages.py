@@ -126,7 +126,8 @@ def test_a_bad_array_is_named_and_nothing_is_written(role: str, position: int) -
         (
             good(12)[::2],
             ValueError,
-            "shape (6,) with strides (8,), expected a contiguous array (C or F order)",
+            "shape (6,) with strides (8,), expected a contiguous array"
+            + " (C or F order)" * (role == "average"),
         ),
         (good(7), ValueError, "shape (7,), expected (6,) as in average"),
         (good(dtype="f8"), TypeError, "dtype float64, expected float32 as in average"),

@@ -53,9 +53,15 @@ class Unwilling(Exporter):
 Case = tuple[Callable[[], Any], type[Exception], str]
 NOT_ARRAY = "{}, expected a numpy.ndarray"
 NOT_FLOAT = "dtype {}, expected native float32 or float64"
-NOT_DENSE = "shape (2, 3) with strides {}, expected a contiguous array (C or F order)"
+NOT_DENSE = "shape (2, 3) with strides {}, expected a contiguous array "
 
 # What fits nowhere: how to make it, the error and the message after the name.
+STRIDED: dict[str, tuple[Callable[[], Any], str]] = {
+    "every second": (lambda: good((2, 6))[:, ::2], "(24, 8)"),
+    "columns": (lambda: good((2, 4))[:, :3], "(16, 4)"),
+    "reversed": (lambda: good()[::-1], "(-12, 4)"),
+    "broadcast": (lambda: np.broadcast_to(F4(1), SHAPE), "(0, 0)"),
+}
 BAD: dict[str, Case] = {
     "number": (lambda: 1.0, TypeError, NOT_ARRAY.format("float")),
     "string": (lambda: "abc", TypeError, NOT_ARRAY.format("str")),
@@ -82,10 +88,6 @@ BAD: dict[str, Case] = {
     ),
     "big-endian 4": (lambda: good(dtype=">f4"), TypeError, NOT_FLOAT.format(">f4 (>f4)")),
     "big-endian 8": (lambda: good(dtype=">f8"), TypeError, NOT_FLOAT.format(">f8 (>f8)")),
-    "every second": (lambda: good((2, 6))[:, ::2], ValueError, NOT_DENSE.format("(24, 8)")),
-    "columns": (lambda: good((2, 4))[:, :3], ValueError, NOT_DENSE.format("(16, 4)")),
-    "reversed": (lambda: good()[::-1], ValueError, NOT_DENSE.format("(-12, 4)")),
-    "broadcast": (lambda: np.broadcast_to(F4(1), SHAPE), ValueError, NOT_DENSE.format("(0, 0)")),
     "unaligned": (
         unaligned,
         ValueError,
@@ -103,6 +105,10 @@ BAD: dict[str, Case] = {
     ),
 }
 BAD_PARAMS: dict[str, Case] = BAD | {
+    **{
+        name: (make, ValueError, NOT_DENSE.format(strides) + "(C or F order)")
+        for name, (make, strides) in STRIDED.items()
+    },
     "None": (lambda: None, TypeError, NOT_ARRAY.format("NoneType")),
     "read-only": (read_only, ValueError, "read-only, expected a writable array"),
     "exported read-only": (
@@ -112,6 +118,10 @@ BAD_PARAMS: dict[str, Case] = BAD | {
     ),
 }
 BAD_GRADS: dict[str, Case] = BAD | {
+    **{
+        name: (make, ValueError, NOT_DENSE.format(strides) + "in C order as in params")
+        for name, (make, strides) in STRIDED.items()
+    },
     "list": (lambda: [[1.0] * 3] * 2, TypeError, NOT_ARRAY.format("list")),
     "list of an array": (lambda: [good()], TypeError, NOT_ARRAY.format("list")),
     "empty list": (list, TypeError, NOT_ARRAY.format("list")),

@@ -136,6 +136,21 @@ def test_overlapping_memory() -> None:
     check(forward, of, ValueError, "out: overlaps bias, expected memory of its own")
 
 
+def test_an_option_that_has_no_effect_is_checked_too() -> None:
+    check(forward, arrays(), ValueError, "momentum: 2.0, expected None", training=False, momentum=2)
+    message = "num_batches_tracked: 0, expected 1 or more"
+    check(forward, arrays(), ValueError, message, num_batches_tracked=0)
+
+
+def test_group_norm_is_no_instance_norm_by_mistake() -> None:
+    for call in (
+        lambda: gs.group_norm(X, None),  # type: ignore[arg-type]
+        lambda: gs.group_norm_backward(X, X, None, None, X, X),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"^groups: NoneType, expected an integer$"):
+            call()
+
+
 def test_read_only_running_statistics_serve_inference() -> None:
     of = arrays()
     of["running_mean"], of["running_var"] = frozen(of["running_mean"]), frozen(of["running_var"])
@@ -152,6 +167,23 @@ SIBLINGS = [
     (lambda: gs.rms_norm(X, eps=np.inf), "eps: inf, expected a finite"),
     (lambda: gs.group_norm(X, 4), "groups: 4, expected a divisor of 6, the channels of x"),
     (lambda: gs.group_norm(X, 0), "groups: 0, expected a divisor"),
+    (
+        lambda: gs.group_norm(X[:, :, 0].copy(), 6),
+        r"x: shape \(4, 6\), expected more than one value",
+    ),
+    (lambda: gs.instance_norm(X[:, :, :1].copy()), r"x: shape \(4, 6, 1\), expected more than one"),
+    (lambda: gs.layer_norm(X, np.ones((), F32)), r"weight: shape \(\), expected that of the trail"),
+    (lambda: gs.layer_norm(F32(1)), r"x: shape \(\), expected 1 axis or more"),
+    (
+        lambda: gs.group_norm_backward(X, X, 30, None, np.ones((4, 30)), np.ones((4, 30))),
+        "groups: 30, expected a divisor of 6",
+    ),
+    (
+        lambda: gs.group_norm_backward(
+            X[..., 0].copy(), X[..., 0].copy(), 6, None, np.ones((4, 6)), np.ones((4, 6))
+        ),
+        r"x: shape \(4, 6\), expected more than one value per group of a sample",
+    ),
     (lambda: gs.group_norm(X, 3, np.ones(3, F32)), r"weight: shape \(3,\), expected \(6,\)"),
     (lambda: gs.instance_norm(X[0, 0]), r"x: shape \(5,\), expected 2 axes or more"),
     (

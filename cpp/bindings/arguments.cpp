@@ -29,6 +29,16 @@ py::object as_index(py::handle object, const char* argument) {
 
 std::string text(py::handle object) { return py::cast<std::string>(py::str(object)); }
 
+std::string shown(py::handle object) {
+  constexpr py::ssize_t kMost = 60;
+  const auto whole = py::reinterpret_steal<py::object>(PyObject_Repr(object.ptr()));
+  PyErr_Clear();  // integers of thousands of digits are not converted
+  if (!whole) return kind_of(object);
+  if (PyUnicode_GetLength(whole.ptr()) <= kMost) return text(whole);
+  return text(py::reinterpret_steal<py::object>(PyUnicode_Substring(whole.ptr(), 0, kMost))) +
+         "...";
+}
+
 std::string kind_of(py::handle object) {
   return text(py::type::handle_of(object).attr("__name__"));
 }
@@ -39,11 +49,11 @@ double check_number(py::handle object, const char* argument, const char* expecte
   if (!number)
     throw py::type_error(std::string(argument) + ": " + kind_of(object) + ", expected a number");
   const double value = PyFloat_AsDouble(object.ptr());
-  if (value == -1 && PyErr_Occurred()) {
-    if (!PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();
-    throw_range(object, argument, expected);
-  }
-  return value;
+  if (value != -1 || !PyErr_Occurred()) return value;
+  if (PyErr_ExceptionMatches(PyExc_OverflowError)) throw_range(object, argument, expected);
+  if (!PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
+  PyErr_Clear();  // NumPy's time differences are numbers by their type alone
+  throw py::type_error(std::string(argument) + ": " + kind_of(object) + ", expected a number");
 }
 
 int64_t check_integer(py::handle object, const char* argument, const char* expected) {

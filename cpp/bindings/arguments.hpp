@@ -8,6 +8,7 @@
 namespace gradstep {
 
 std::string text(pybind11::handle object);     // str(object)
+std::string shown(pybind11::handle object);    // repr(object), as much as a message holds
 std::string kind_of(pybind11::handle object);  // the name of its type
 
 // Raise TypeError for what is no number (bool is none), ValueError for what does not fit:

@@ -12,7 +12,7 @@ namespace {
 
 using py::detail::npy_api;
 
-PyObject *ndarray = nullptr, *empty_like = nullptr;
+PyObject *ndarray = nullptr, *generic = nullptr, *asarray = nullptr, *empty_like = nullptr;
 
 const py::detail::PyArray_Proxy* proxy(py::handle array) {
   return py::detail::array_proxy(array.ptr());
@@ -50,16 +50,32 @@ std::string label(const std::string& argument, py::handle name) {
   return argument + "[" + py::cast<std::string>(py::repr(name)) + "]";
 }
 
+bool is_masked(py::handle array) {
+  return py::type::handle_of(array).ptr() != ndarray && py::hasattr(array, "mask");
+}
 bool c_order(py::handle array) { return flags(array) & npy_api::NPY_ARRAY_C_CONTIGUOUS_; }
 bool aligned(py::handle array) { return flags(array) & npy_api::NPY_ARRAY_ALIGNED_; }
 
+bool is_scalar(py::handle object) {
+  return PyFloat_CheckExact(object.ptr()) || py::isinstance(object, generic);
+}
+
+py::object number_array(py::handle number) { return py::handle(asarray)(number); }
+
+py::object readable(py::handle object, DType type) {
+  if (PyFloat_CheckExact(object.ptr()))
+    return py::handle(asarray)(object, py::handle(dtypes[type]));
+  if (py::isinstance(object, generic)) return number_array(object);
+  return py::reinterpret_borrow<py::object>(object);
+}
+
 ArrayView check_array(py::handle object, Access access, const std::string& argument,
-                      py::handle name) {
+                      py::handle name, const std::string& layout) {
   const auto where = [&] { return label(argument, name) + ": "; };
   if (!py::isinstance<py::array>(object))
     throw py::type_error(where() + kind_of(object) + ", expected a numpy.ndarray");
   const py::array array = borrowed(object);
-  if (py::type::handle_of(object).ptr() != ndarray && py::hasattr(object, "mask"))
+  if (is_masked(object))
     throw py::type_error(where() + "a masked array, expected a plain numpy.ndarray");
   const int type = dtype_of(object);
   if (type < 0)
@@ -67,8 +83,7 @@ ArrayView check_array(py::handle object, Access access, const std::string& argum
                          text(array.dtype()) + "), expected native float32 or float64");
   if (!c_order(object) && !f_order(object))
     throw py::value_error(where() + "shape " + text(array.attr("shape")) + " with strides " +
-                          text(array.attr("strides")) +
-                          ", expected a contiguous array (C or F order)");
+                          text(array.attr("strides")) + ", expected " + layout);
   if (!aligned(object))
     throw py::value_error(where() + "unaligned memory, expected an array aligned to its elements");
   if (access == Access::kWrite && !(flags(object) & npy_api::NPY_ARRAY_WRITEABLE_))
@@ -81,7 +96,10 @@ ArrayView check_array(py::handle object, Access access, const std::string& argum
 ArrayView check_like(py::handle object, py::handle model, Access access,
                      const std::string& argument, const std::string& model_argument,
                      py::handle name) {
-  const ArrayView view = check_array(object, access, argument, name);
+  std::string layout = "a contiguous array";
+  if (!c_order(model) || !f_order(model))
+    layout += (c_order(model) ? " in C order as in " : " in F order as in ") + model_argument;
+  const ArrayView view = check_array(object, access, argument, name, layout);
   const py::array array = borrowed(object), like = borrowed(model);
   const auto where = [&] { return label(argument, name) + ": "; };
   if (view.type != dtype_of(model))
@@ -96,6 +114,11 @@ ArrayView check_like(py::handle object, py::handle model, Access access,
     throw py::value_error(where() + (c_order(object) ? "C" : "F") + " order, expected " +
                           (c_order(model) ? "C" : "F") + " order as in " + model_argument);
   return view;
+}
+
+py::object readable_like(py::handle object, py::handle model, DType type) {
+  if (proxy(model)->nd == 0) return readable(object, type);
+  return py::reinterpret_borrow<py::object>(object);
 }
 
 Shape shape_of(py::handle array) {
@@ -116,43 +139,55 @@ int64_t product(const Shape& shape, size_t first, size_t last) {
 }
 
 Input check_dense(py::handle object, const std::string& argument) {
-  const ArrayView view = check_array(object, Access::kRead, argument);
-  return {py::reinterpret_borrow<py::object>(object), view, {}};
+  py::object array = readable(object);
+  const ArrayView view = check_array(array, Access::kRead, argument);
+  return {std::move(array), view, {}};
 }
 
 Input check_c_order(py::handle object, const std::string& argument) {
-  const ArrayView view = check_array(object, Access::kRead, argument);
-  if (!c_order(object)) throw py::value_error(argument + ": F order, expected C order");
-  return {py::reinterpret_borrow<py::object>(object), view, shape_of(object)};
+  py::object array = readable(object);
+  const ArrayView view = check_array(array, Access::kRead, argument, py::none(), kCOrder);
+  if (!c_order(array)) throw py::value_error(argument + ": F order, expected C order");
+  Shape shape = shape_of(array);
+  return {std::move(array), view, std::move(shape)};
 }
 
 Input check_input_like(py::handle object, const Input& model, const std::string& argument,
                        const std::string& model_argument) {
-  const ArrayView view = check_like(object, model.array, Access::kRead, argument, model_argument);
-  return {py::reinterpret_borrow<py::object>(object), view, model.shape};
+  py::object array = readable_like(object, model.array, model.view.type);
+  const ArrayView view = check_like(array, model.array, Access::kRead, argument, model_argument);
+  return {std::move(array), view, model.shape};
 }
 
 Input check_shaped(py::handle object, Access access, const std::string& argument,
                    const Shape& shape, DType type, const std::string& model_argument) {
-  const ArrayView view = check_array(object, access, argument);
-  const Shape found = shape_of(object);
+  const bool reads_number = access == Access::kRead && shape.empty();
+  py::object array =
+      reads_number ? readable(object, type) : py::reinterpret_borrow<py::object>(object);
+  const ArrayView view = check_array(array, access, argument, py::none(), kCOrder);
+  const Shape found = shape_of(array);
   if (found != shape)
     throw py::value_error(argument + ": shape " + shape_text(found) + ", expected " +
                           shape_text(shape));
-  if (!c_order(object)) throw py::value_error(argument + ": F order, expected C order");
+  if (!c_order(array)) throw py::value_error(argument + ": F order, expected C order");
   if (view.type != type)
     throw py::type_error(argument + ": dtype " + name_of(view.type) + ", expected " +
                          name_of(type) + " as in " + model_argument);
-  return {py::reinterpret_borrow<py::object>(object), view, found};
+  return {std::move(array), view, found};
 }
 
-Axis check_axis(const Input& input, int64_t axis, const std::string& argument) {
+Axis check_axis(const Input& input, py::handle given, const std::string& argument) {
+  const int64_t axis = check_integer(given, "axis");
   const auto count = static_cast<int64_t>(input.shape.size());
   if (axis < -count || axis >= count)
     throw py::value_error("axis: " + std::to_string(axis) + ", expected an axis of " + argument +
                           ", shape " + shape_text(input.shape));
+  return axis_of(input, static_cast<size_t>(axis < 0 ? axis + count : axis));
+}
+
+Axis axis_of(const Input& input, size_t index) {
   Axis found;
-  found.index = static_cast<size_t>(axis < 0 ? axis + count : axis);
+  found.index = index;
   found.outer = product(input.shape, 0, found.index);
   found.n = input.shape[found.index];
   found.inner = product(input.shape, found.index + 1, input.shape.size());
@@ -171,6 +206,8 @@ py::array new_like(py::handle model, DType type) {
 void load_array_types() {
   const py::module_ numpy = py::module_::import("numpy");
   ndarray = py::object(numpy.attr("ndarray")).release().ptr();
+  generic = py::object(numpy.attr("generic")).release().ptr();
+  asarray = py::object(numpy.attr("asarray")).release().ptr();
   empty_like = py::object(numpy.attr("empty_like")).release().ptr();
   for (int type = 0; type < kDTypes; ++type)
     dtypes[type] = py::dtype(std::string(name_of(static_cast<DType>(type)))).release().ptr();

@@ -24,12 +24,28 @@ struct ArrayView {
 
 enum class Access { kRead, kWrite };
 
-// Raises TypeError or ValueError whose message starts with label(argument, name).
-ArrayView check_array(pybind11::handle object, Access access, const std::string& argument,
-                      pybind11::handle name = pybind11::none());
+// What a refused layout is told.
+inline constexpr const char* kDense = "a contiguous array (C or F order)";
+inline constexpr const char* kCOrder = "a contiguous array in C order";
 
-// The same for an array that belongs to `model`, itself checked and called `model_argument`: same
-// dtype, shape and order.
+// Raises TypeError or ValueError whose message starts with label(argument, name). layout: which
+// layouts the caller takes, for the message; those that are dense pass here.
+ArrayView check_array(pybind11::handle object, Access access, const std::string& argument,
+                      pybind11::handle name = pybind11::none(), const std::string& layout = kDense);
+
+// Whether the object is a number that may be read as an array without axes: a scalar of NumPy's or
+// Python's float.
+bool is_scalar(pybind11::handle object);
+// A new array that holds a number, of the type that NumPy gives it.
+pybind11::object number_array(pybind11::handle number);
+// The object, or for a scalar a new array that holds it, where Python's float is of `type`.
+pybind11::object readable(pybind11::handle object, DType type = kFloat64);
+
+// The same where the array is to be like `model`, of `type`: only one without axes is a number.
+pybind11::object readable_like(pybind11::handle object, pybind11::handle model, DType type);
+
+// check_array for an array that belongs to `model`, itself checked and called `model_argument`:
+// same dtype, shape and order.
 ArrayView check_like(pybind11::handle object, pybind11::handle model, Access access,
                      const std::string& argument, const std::string& model_argument,
                      pybind11::handle name = pybind11::none());
@@ -44,10 +60,11 @@ Shape shape_of(pybind11::handle array);
 std::string shape_text(const Shape& shape);
 int64_t product(const Shape& shape, size_t first, size_t last);
 
+bool is_masked(pybind11::handle array);
 bool c_order(pybind11::handle array);
 bool aligned(pybind11::handle array);
 
-// An array in C order, and its shape.
+// An array in C order, and its shape. A scalar becomes an array without axes.
 struct Input {
   pybind11::object array;
   ArrayView view;
@@ -63,12 +80,14 @@ Input check_input_like(pybind11::handle object, const Input& model, const std::s
 Input check_shaped(pybind11::handle object, Access access, const std::string& argument,
                    const Shape& shape, DType type, const std::string& model_argument);
 
-// A shape seen from one of its axes; a negative one counts from the end.
+// A shape seen from one of its axes.
 struct Axis {
   int64_t outer = 1, n = 1, inner = 1;
   size_t index = 0;
 };
-Axis check_axis(const Input& input, int64_t axis, const std::string& argument);
+Axis axis_of(const Input& input, size_t index);
+// The same for an argument; a negative axis counts from the end.
+Axis check_axis(const Input& input, pybind11::handle axis, const std::string& argument);
 
 // New memory, in C order or, for an F-contiguous model, in that order.
 pybind11::array new_array(DType type, const Shape& shape);

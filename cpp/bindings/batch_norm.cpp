@@ -16,8 +16,7 @@ bool check_activation(py::handle activation) {
   if (activation.is_none()) return false;
   if (py::isinstance<py::str>(activation) && py::cast<std::string>(activation) == "relu")
     return true;
-  throw py::value_error("activation: " + py::cast<std::string>(py::repr(activation)) +
-                        ", expected None or 'relu'");
+  throw py::value_error("activation: " + shown(activation) + ", expected None or 'relu'");
 }
 
 NormShape check_channels(const Input& x, py::handle axis_argument) {
@@ -40,16 +39,17 @@ void check_count(const NormShape& shape, const Input& x) {
                           ", expected more than one value per channel in training");
 }
 
-double check_momentum(py::handle momentum, py::handle tracked) {
+// averages: whether there is anything to average.
+double check_momentum(py::handle momentum, py::handle tracked, bool averages) {
+  int64_t count = 1;
+  if (!tracked.is_none()) count = check_integer(tracked, "num_batches_tracked");
+  if (count < 1)
+    throw py::value_error("num_batches_tracked: " + std::to_string(count) + ", expected 1 or more");
   if (momentum.is_none()) {
-    if (tracked.is_none())
+    if (tracked.is_none() && averages)
       throw py::value_error(
           "num_batches_tracked: None, expected the number of batches with this one, which "
           "momentum=None averages");
-    const int64_t count = check_integer(tracked, "num_batches_tracked");
-    if (count < 1)
-      throw py::value_error("num_batches_tracked: " + std::to_string(count) +
-                            ", expected 1 or more");
     return 1.0 / static_cast<double>(count);
   }
   constexpr const char* kRange = "None or a number from 0 to 1";
@@ -100,7 +100,7 @@ py::tuple batch_norm(py::handle x, py::handle weight, py::handle bias, py::handl
       check_running(running_var, running_mean, "running_var", shape, training, &memory);
   job.training = training;
   job.relu = check_activation(activation);
-  job.momentum = training && job.running_mean.data ? check_momentum(momentum, tracked) : 0;
+  job.momentum = check_momentum(momentum, tracked, training && job.running_mean.data);
   job.eps = check_eps(eps);
   if (training) check_count(shape, input);
   py::array y = memory.result(out, input, "x");

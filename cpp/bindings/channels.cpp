@@ -1,4 +1,5 @@
 // PReLU and maxout, which know channels.
+#include "bindings/arguments.hpp"
 #include "bindings/families.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/memory.hpp"
@@ -12,8 +13,8 @@ namespace gradstep {
 namespace {
 
 // One weight counts as a channel of everything.
-PreluJob prelu_job(const Input& x, py::handle weight, int64_t axis, Memory* memory) {
-  const ArrayView view = check_array(weight, Access::kRead, "weight");
+PreluJob prelu_job(const Input& x, py::handle weight, py::handle axis, Memory* memory) {
+  const ArrayView view = check_array(weight, Access::kRead, "weight", py::none(), kCOrder);
   const Shape shape = shape_of(weight);
   if (shape.size() != 1)
     throw py::value_error("weight: shape " + shape_text(shape) + ", expected one dimension");
@@ -30,7 +31,7 @@ PreluJob prelu_job(const Input& x, py::handle weight, int64_t axis, Memory* memo
   const Axis channels = check_axis(x, axis, "x");
   if (channels.n != view.n)
     throw py::value_error("weight: shape " + shape_text(shape) + ", expected (" +
-                          std::to_string(channels.n) + ",) for axis " + std::to_string(axis) +
+                          std::to_string(channels.n) + ",) for axis " + text(axis) +
                           " of x, or (1,)");
   job.outer = channels.outer;
   job.channels = channels.n;
@@ -38,7 +39,7 @@ PreluJob prelu_job(const Input& x, py::handle weight, int64_t axis, Memory* memo
   return job;
 }
 
-py::array prelu(py::handle x, py::handle weight, int64_t axis, py::handle out) {
+py::array prelu(py::handle x, py::handle weight, py::handle axis, py::handle out) {
   const Input input = check_c_order(x, "x");
   Memory memory;
   PreluJob job = prelu_job(input, weight, axis, &memory);
@@ -49,7 +50,7 @@ py::array prelu(py::handle x, py::handle weight, int64_t axis, py::handle out) {
   return y;
 }
 
-py::tuple prelu_backward(py::handle dy, py::handle x, py::handle weight, int64_t axis,
+py::tuple prelu_backward(py::handle dy, py::handle x, py::handle weight, py::handle axis,
                          py::handle out) {
   const Input input = check_c_order(x, "x"), gradient = check_input_like(dy, input, "dy", "x");
   const DType type = input.view.type;
@@ -68,21 +69,21 @@ py::tuple prelu_backward(py::handle dy, py::handle x, py::handle weight, int64_t
 }
 
 // shape: that of y.
-MaxoutJob maxout_job(const Input& x, int64_t pieces, int64_t axis, Shape* shape) {
+MaxoutJob maxout_job(const Input& x, py::handle k, py::handle axis, Shape* shape) {
+  const int64_t pieces = check_integer(k, "k");
   const Axis along = check_axis(x, axis, "x");
   if (pieces < 1 || along.n % pieces != 0)
     throw py::value_error("k: " + std::to_string(pieces) + ", expected a divisor of " +
-                          std::to_string(along.n) + ", the size of axis " + std::to_string(axis) +
-                          " of x");
+                          std::to_string(along.n) + ", the size of axis " + text(axis) + " of x");
   *shape = x.shape;
   (*shape)[along.index] /= pieces;
   return {along.outer, along.n / pieces, pieces, along.inner, x.view.data, nullptr, nullptr};
 }
 
-py::array maxout(py::handle x, int64_t pieces, int64_t axis, py::handle out) {
+py::array maxout(py::handle x, py::handle k, py::handle axis, py::handle out) {
   const Input input = check_c_order(x, "x");
   Shape shape;
-  MaxoutJob job = maxout_job(input, pieces, axis, &shape);
+  MaxoutJob job = maxout_job(input, k, axis, &shape);
   Memory memory;
   memory.reads(input, "x");
   py::array y = memory.result(out, shape, input.view.type, "x");
@@ -91,11 +92,11 @@ py::array maxout(py::handle x, int64_t pieces, int64_t axis, py::handle out) {
   return y;
 }
 
-py::array maxout_backward(py::handle dy, py::handle x, int64_t pieces, int64_t axis,
+py::array maxout_backward(py::handle dy, py::handle x, py::handle k, py::handle axis,
                           py::handle out) {
   const Input input = check_c_order(x, "x");
   Shape shape;
-  MaxoutJob job = maxout_job(input, pieces, axis, &shape);
+  MaxoutJob job = maxout_job(input, k, axis, &shape);
   const Input gradient = check_shaped(dy, Access::kRead, "dy", shape, input.view.type, "x");
   Memory memory;
   memory.reads(gradient, "dy");

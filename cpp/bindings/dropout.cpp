@@ -29,16 +29,16 @@ struct Checked {
   DropoutArrays arrays;
   Memory memory;
   py::array out;
+  Shape shape;
 };
 
 Checked check_arrays(py::handle x, py::handle out, const std::string& argument) {
-  const Input input = check_dense(x, argument);
-  if (!c_order(x))
-    throw py::value_error(argument + ": F order, expected C order, in which the mask counts");
+  const Input input = check_c_order(x, argument);
   Checked checked;
   checked.memory.reads(input, argument.c_str(), true);
   checked.out = checked.memory.result(out, input, argument.c_str());
   checked.arrays = {input.view.type, input.view.n, input.view.data, checked.out.mutable_data()};
+  checked.shape = input.shape;
   return checked;
 }
 
@@ -64,32 +64,46 @@ py::array apply_alpha(py::handle x, py::handle p, py::handle seed, py::handle of
   return checked.out;
 }
 
-// Samples are along axis 0, channels along `axis`; None: a sample is one channel.
-DropoutGroups check_groups(const py::array& x, py::handle axis, const std::string& argument) {
-  const auto ndim = static_cast<int64_t>(x.ndim());
-  const bool whole = axis.is_none();
-  if (ndim < (whole ? 1 : 2))
-    throw py::value_error(argument + ": shape " + text(x.attr("shape")) + ", expected at least " +
-                          (whole ? "1 dimension (samples)" : "2 dimensions (samples, channels)"));
-  if (whole) return {x.shape(0), 1, 1, x.shape(0) ? x.size() / x.shape(0) : 0};
+void check_axes(const Shape& shape, size_t least, const char* of, const std::string& argument) {
+  if (shape.size() >= least) return;
+  throw py::value_error(argument + ": shape " + shape_text(shape) + ", expected at least " +
+                        std::to_string(least) + (least > 1 ? " dimensions " : " dimension ") + of);
+}
+
+// A sample is one group.
+DropoutGroups sample_groups(const Shape& shape, const std::string& argument) {
+  check_axes(shape, 1, "(samples)", argument);
+  return {shape[0], 1, 1, product(shape, 1, shape.size())};
+}
+
+// Samples are along axis 0, channels along `axis`.
+DropoutGroups channel_groups(const Shape& shape, py::handle axis, const std::string& argument) {
+  check_axes(shape, 2, "(samples, channels)", argument);
+  const auto ndim = static_cast<int64_t>(shape.size());
   const std::string expected = "the axis of the channels, 1 to " + std::to_string(ndim - 1) +
                                " or negative, not that of the samples";
   const int64_t given = check_integer(axis, "axis", expected.c_str());
   const int64_t channels = given < 0 ? given + ndim : given;
   if (channels < 1 || channels >= ndim)
     throw py::value_error("axis: " + text(axis) + ", expected " + expected);
-  DropoutGroups groups{x.shape(0), 1, x.shape(channels), 1};
-  for (int64_t i = 1; i < ndim; ++i)
-    if (i != channels) (i < channels ? groups.repeats : groups.run) *= x.shape(i);
-  return groups;
+  return {shape[0], product(shape, 1, channels), shape[channels],
+          product(shape, channels + 1, shape.size())};
 }
 
-py::array apply_groups(py::handle x, py::handle p, py::handle axis, py::handle seed,
-                       py::handle offset, py::handle out, const std::string& argument) {
+py::array spatial_dropout(py::handle x, py::handle p, py::handle axis, py::handle seed,
+                          py::handle offset, py::handle out, const std::string& argument) {
   const DropoutRule rule = check_rule(p, seed, offset);
-  check_array(x, Access::kRead, argument);
-  const DropoutGroups groups = check_groups(py::reinterpret_borrow<py::array>(x), axis, argument);
   const Checked checked = check_arrays(x, out, argument);
+  const DropoutGroups groups = channel_groups(checked.shape, axis, argument);
+  without_gil(checked.arrays.n, [&] { group_dropout(rule, checked.arrays, groups); });
+  return checked.out;
+}
+
+py::array drop_path(py::handle x, py::handle p, py::handle seed, py::handle offset, py::handle out,
+                    const std::string& argument) {
+  const DropoutRule rule = check_rule(p, seed, offset);
+  const Checked checked = check_arrays(x, out, argument);
+  const DropoutGroups groups = sample_groups(checked.shape, argument);
   without_gil(checked.arrays.n, [&] { group_dropout(rule, checked.arrays, groups); });
   return checked.out;
 }
@@ -124,8 +138,10 @@ void define_dropout(py::module_& m) {
         arg("argument"), arg("first") = 0);
   m.def("alpha_dropout", apply_alpha, arg("x"), arg("p"), arg("seed"), arg("offset"), arg("out"),
         arg("backward"));
-  m.def("group_dropout", apply_groups, arg("x"), arg("p"), arg("axis"), arg("seed"), arg("offset"),
-        arg("out"), arg("argument"));
+  m.def("spatial_dropout", spatial_dropout, arg("x"), arg("p"), arg("axis"), arg("seed"),
+        arg("offset"), arg("out"), arg("argument"));
+  m.def("drop_path", drop_path, arg("x"), arg("p"), arg("seed"), arg("offset"), arg("out"),
+        arg("argument"));
   m.def("dropout_mask", fill_mask, arg("keep"), arg("n"), arg("p"), arg("seed"), arg("offset"),
         arg("packed"), arg("first") = 0);
   m.def("philox_block", philox_block, arg("seed"), arg("offset"), arg("block"));

@@ -1,4 +1,4 @@
-// Group norm and, without a number of groups, instance norm.
+// Group norm, and instance norm: every channel is a group.
 #include "engine/norm/group_norm.hpp"
 
 #include "bindings/arguments.hpp"
@@ -12,7 +12,7 @@ namespace gradstep {
 
 namespace {
 
-// What forward and backward share. groups None: one for every channel.
+// What forward and backward share. groups: none for instance norm.
 struct Groups {
   Input x;
   Shape statistics;
@@ -27,13 +27,15 @@ struct Groups {
     job.samples = x.shape[0];
     job.channels = x.shape[1];
     job.size = product(x.shape, 2, x.shape.size());
-    job.groups = groups.is_none() ? job.channels : check_integer(groups, "groups");
-    if (!groups.is_none() && (job.groups < 1 || job.channels % job.groups))
+    job.groups = groups ? check_integer(groups, "groups") : job.channels;
+    if (groups && (job.groups < 1 || job.channels % job.groups))
       throw py::value_error("groups: " + std::to_string(job.groups) + ", expected a divisor of " +
                             std::to_string(job.channels) + ", the channels of x");
-    if (groups.is_none() && job.size == 1)
+    const bool single = job.groups > 0 && job.channels / job.groups * job.size == 1;
+    if (single || (!groups && job.size == 1))
       throw py::value_error("x: shape " + shape_text(x.shape) +
-                            ", expected more than one value per channel of a sample");
+                            ", expected more than one value per " + (groups ? "group" : "channel") +
+                            " of a sample");
     statistics = {job.samples, job.groups};
     memory.reads(x, "x", true);
     job.weight = check_numbers(weight, "weight", {job.channels}, job.type, 1, &memory);
@@ -81,6 +83,14 @@ py::tuple group_norm_backward(py::handle dy, py::handle x, py::handle groups, py
 void define_group_norm(py::module_& m) {
   m.def("group_norm", group_norm);
   m.def("group_norm_backward", group_norm_backward);
+  m.def("instance_norm",
+        [](py::handle x, py::handle weight, py::handle bias, py::handle eps, py::handle out) {
+          return group_norm(x, py::handle(), weight, bias, eps, out);
+        });
+  m.def("instance_norm_backward", [](py::handle dy, py::handle x, py::handle weight,
+                                     py::handle mean, py::handle invstd, py::handle out) {
+    return group_norm_backward(dy, x, py::handle(), weight, mean, invstd, out);
+  });
 }
 
 }  // namespace gradstep

@@ -16,11 +16,20 @@ namespace {
 
 enum Reduction { kMean, kSum, kNone };
 
+// The targets as an array: a lone one may be an integer.
+py::object target_array(py::handle object, const Input& logits) {
+  const bool number = PyLong_CheckExact(object.ptr()) || is_scalar(object);
+  if (logits.shape.size() > 1 || !number) return py::reinterpret_borrow<py::object>(object);
+  return number_array(object);
+}
+
 Targets check_targets(py::handle object, const Input& logits, const Axis& classes) {
   if (!py::isinstance<py::array>(object))
     throw py::type_error("targets: " + kind_of(object) +
                          ", expected a numpy.ndarray of int32 or int64");
   const auto array = py::reinterpret_borrow<py::array>(object);
+  if (is_masked(object))
+    throw py::type_error("targets: a masked array, expected a plain numpy.ndarray");
   const py::dtype dtype = array.dtype();
   const bool native = dtype.kind() == 'i' && dtype.byteorder() == '=';
   if (!native || (dtype.itemsize() != 4 && dtype.itemsize() != 8))
@@ -38,12 +47,12 @@ Targets check_targets(py::handle object, const Input& logits, const Axis& classe
   return {array.data(), dtype.itemsize() == 8};
 }
 
-py::tuple cross_entropy(py::handle logits, py::handle targets, py::handle weight, double smoothing,
+py::tuple cross_entropy(py::handle logits, py::handle given, py::handle weight, double smoothing,
                         int64_t ignored, int reduction, py::handle out) {
   const Input input = check_c_order(logits, "logits");
   const auto dims = input.shape.size();
   if (dims == 0) throw py::value_error("logits: 0 dimensions, expected at least 1");
-  const Axis classes = check_axis(input, dims == 1 ? 0 : 1, "logits");
+  const Axis classes = axis_of(input, dims == 1 ? 0 : 1);
   if (classes.n == 0) throw py::value_error("logits: no classes, expected at least 1");
   CrossEntropy work;
   work.type = input.view.type;
@@ -54,6 +63,7 @@ py::tuple cross_entropy(py::handle logits, py::handle targets, py::handle weight
   work.smoothing = smoothing;
   work.averages = reduction == kMean;
   work.x = input.view.data;
+  const py::object targets = target_array(given, input);
   work.targets = check_targets(targets, input, classes);
   Memory memory;
   memory.reads(input, "logits", true);

@@ -51,6 +51,13 @@ py::dict kernels(bool optimizers) {
   return found;
 }
 
+// Numbers become arrays; a tuple: others may change a list during the call.
+py::tuple read_tree(const py::sequence& list) {
+  py::list arrays;
+  for (const py::handle leaf : py::tuple(list)) arrays.append(readable(leaf));
+  return py::tuple(arrays);
+}
+
 // A plan that only reads: its parameters are never written.
 StepPlan read_plan(const py::tuple& arrays, const py::sequence& names,
                    const std::string& argument) {
@@ -65,10 +72,9 @@ StepPlan read_plan(const py::tuple& arrays, const py::sequence& names,
   return plan;
 }
 
-// A tuple: others may change a list during the call.
 double global_norm(const py::sequence& list, const py::sequence& names,
                    const std::string& argument) {
-  const py::tuple arrays(list);
+  const py::tuple arrays = read_tree(list);
   StepPlan plan = read_plan(arrays, names, argument);
   double norm = 0;
   without_gil(plan.elements(), [&] { norm = plan.gradient_norm(); });
@@ -78,7 +84,7 @@ double global_norm(const py::sequence& list, const py::sequence& names,
 // (min, max, sum, sum of squares, count of non-finite elements) of each array.
 py::list summarize(const py::sequence& list, const py::sequence& names,
                    const std::string& argument) {
-  const py::tuple arrays(list);
+  const py::tuple arrays = read_tree(list);
   StepPlan plan = read_plan(arrays, names, argument);
   std::vector<BlockSummary> summaries;
   without_gil(plan.elements(), [&] { summaries = plan.summarize_gradients(); });

@@ -101,6 +101,10 @@ Plan::Gradient Plan::check_gradient(int64_t tensor, py::handle object, Gradients
     view.data = read.address();
   } else {
     array = imported(object, entry.name, owner);
+    if (is_scalar(array) && !owner->stay) {
+      owner->imported.push_back(readable_like(array, parameter, view.type));
+      array = owner->imported.back();
+    }
     view = check_like(array, parameter, Access::kRead, labels_[2], labels_[0], entry.name);
   }
   if (view.data != entry.verified) {
@@ -161,6 +165,7 @@ void Plan::use(const Gradients& gradients) {
 void Plan::bind(const py::sequence& grads) {
   const Busy busy(*this);
   Gradients found;
+  found.stay = true;
   check_gradients(grads, &found);
   bound_ = std::move(found);
   is_bound_ = true;
@@ -182,6 +187,7 @@ void Plan::check_zeroable(Gradients* gradients) {
     addresses.push_back(gradient.data);
     if (!gradient.present) continue;
     py::handle array = gradient.array;
+    if (is_scalar(gradients->objects[i])) array = gradients->objects[i];
     if (!array) array = imported(gradients->objects[i], entries_[i].name, gradients);
     views.emplace_back(check_array(array, Access::kWrite, labels_[2], entries_[i].name), i);
   }

@@ -55,6 +55,7 @@ class Plan {
     pybind11::tuple objects;
     std::vector<pybind11::object> imported;
     std::vector<Gradient> found;
+    bool stay = false;  // for later calls, which would see a number as it is now
   };
 
   // Python code may run inside the checks of a call, and call again.

@@ -15,15 +15,18 @@ namespace {
 // Where the trailing `axes` axes begin: those of weight where that is given.
 size_t first_trailing(const Input& x, py::handle weight, py::handle axes) {
   const auto dims = static_cast<int64_t>(x.shape.size());
+  if (dims == 0) throw py::value_error("x: shape (), expected 1 axis or more");
   int64_t count = 1;
-  if (!axes.is_none())
-    count = check_integer(axes, "axes");
-  else if (py::isinstance<py::array>(weight))
-    count = py::reinterpret_borrow<py::array>(weight).ndim();
-  if (count < 1 || count > dims)
-    throw py::value_error("axes: " + std::to_string(count) + " trailing axes, expected 1 to " +
-                          std::to_string(dims) + " for x of shape " + shape_text(x.shape));
-  return static_cast<size_t>(dims - count);
+  const bool as_weight = axes.is_none() && py::isinstance<py::array>(weight);
+  if (!axes.is_none()) count = check_integer(axes, "axes");
+  if (as_weight) count = py::reinterpret_borrow<py::array>(weight).ndim();
+  if (count >= 1 && count <= dims) return static_cast<size_t>(dims - count);
+  if (as_weight)
+    throw py::value_error("weight: shape " + shape_text(shape_of(weight)) +
+                          ", expected that of the trailing axes of x, shape " +
+                          shape_text(x.shape));
+  throw py::value_error("axes: " + std::to_string(count) + " trailing axes, expected 1 to " +
+                        std::to_string(dims) + " for x of shape " + shape_text(x.shape));
 }
 
 // What forward and backward share.

@@ -20,7 +20,7 @@ SoftmaxJob job_along(SoftmaxKind kind, const Axis& axis) {
   return job;
 }
 
-py::array softmax(bool log_form, py::handle x, int64_t axis, py::handle out) {
+py::array softmax(bool log_form, py::handle x, py::handle axis, py::handle out) {
   const Input input = check_c_order(x, "x");
   SoftmaxJob job = job_along(log_form ? kLogSoftmax : kSoftmax, check_axis(input, axis, "x"));
   Memory memory;
@@ -32,7 +32,7 @@ py::array softmax(bool log_form, py::handle x, int64_t axis, py::handle out) {
   return y;
 }
 
-py::array softmax_backward(bool log_form, py::handle dy, py::handle y, int64_t axis,
+py::array softmax_backward(bool log_form, py::handle dy, py::handle y, py::handle axis,
                            py::handle out) {
   const Input input = check_c_order(y, "y"), gradient = check_input_like(dy, input, "dy", "y");
   SoftmaxJob job =

@@ -8,14 +8,16 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from numbers import Real
 from reprlib import repr as short_repr
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = [
+    "array",
     "choice",
     "entry",
     "flag",
@@ -23,7 +25,6 @@ __all__ = [
     "function",
     "generator",
     "integer",
-    "is_integer",
     "mapping",
     "number",
     "probability",
@@ -38,6 +39,7 @@ INF = math.inf
 FLOATS = "expected float32 or float64"
 # Bounds from here on are limits of a type rather than of sense.
 LARGE = 2**31
+MOST_AXES, MOST_BYTES = 64, 2**63 - 1  # of NumPy's arrays
 
 
 def kind(value: Any) -> str:
@@ -63,9 +65,14 @@ def _bound(value: int) -> str:
     return f"2**{power - 1}" if value == 2 ** (power - 1) else f"2**{power} - 1"
 
 
-def is_integer(value: Any) -> bool:
-    """Whether a value counts as an integer: Python's and NumPy's, but no truth value."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+def _index(value: Any) -> int | None:
+    """The value as an int if it counts as an integer, anybody's; truth values do not."""
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
@@ -77,9 +84,9 @@ def integer(name: str, value: Any, least: int | None = None, most: int | None = 
     Traceback (most recent call last):
     ValueError: n: 0, expected an integer from 1 to 1024
     """
-    if not is_integer(value):
+    found = _index(value)
+    if found is None:
         raise TypeError(f"{name}: {kind(value)}, expected an integer")
-    found = int(value)
     if (least is None or found >= least) and (most is None or found <= most):
         return found
     if least is not None and (most is None or most >= LARGE) and found < least:
@@ -100,6 +107,8 @@ def real(name: str, value: Any, expected: str = "a number") -> float:
         return float(found)
     except OverflowError:
         return INF if found > 0 else -INF
+    except TypeError:  # NumPy's time differences are numbers by their type alone
+        raise TypeError(f"{name}: {kind(value)}, expected {expected}") from None
 
 
 def number(
@@ -178,25 +187,49 @@ def entry(of: Any, key: Any, name: str) -> Any:
 
 
 def several(name: str, values: Any, item: Callable[[str, Any], Any]) -> tuple[Any, ...]:
-    """The values of a sequence, each checked by `item`."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    """The values in their order, each checked by `item`."""
+    unfit = (str, bytes, bytearray, Set, Mapping)
+    try:
+        walk = None if isinstance(values, unfit) else iter(values)
+    except TypeError:
+        walk = None
+    if walk is None:
         raise TypeError(f"{name}: {kind(values)}, expected a sequence")
-    return tuple(item(f"{name}[{i}]", value) for i, value in enumerate(values))
+    return tuple(item(f"{name}[{i}]", value) for i, value in enumerate(walk))
+
+
+def array(name: str, value: Any, *dtypes: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The value, a plain array of one of these types (float32 and float64), native and aligned.
+
+    >>> array("x", np.zeros(2, int))
+    Traceback (most recent call last):
+    TypeError: x: dtype int64, expected float32 or float64
+    """
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}: {kind(value)}, expected a numpy.ndarray")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: a masked array, expected a plain numpy.ndarray")
+    allowed = [np.dtype(each) for each in dtypes or (np.float32, np.float64)]
+    if value.dtype not in allowed:
+        raise TypeError(f"{name}: dtype {value.dtype}, expected {' or '.join(map(str, allowed))}")
+    return value
 
 
 def shape(name: str, value: Any) -> tuple[int, ...]:
     """The sizes of an array: an integer, or a sequence of integers, all >= 0."""
-    sizes = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    try:
-        found = tuple(operator.index(size) for size in sizes if not isinstance(size, bool))
-    except TypeError:
-        found = ()
-    if len(found) < len(sizes):
+    texts = (str, bytes, bytearray, memoryview)
+    sizes = value if isinstance(value, Sequence) and not isinstance(value, texts) else (value,)
+    found = [_index(size) for size in sizes]
+    known = tuple(size for size in found if size is not None)
+    if len(known) < len(found):
         expected = "expected an integer or a tuple of integers"
         raise TypeError(f"{name}: {shown(value)}, {expected}")
-    if any(size < 0 for size in found):
+    if any(size < 0 for size in known):
         raise ValueError(f"{name}: {shown(value)}, expected sizes >= 0")
-    return found
+    # NumPy counts empty axes as one.
+    if len(known) > MOST_AXES or math.prod(max(size, 1) for size in known) > MOST_BYTES // 8:
+        raise ValueError(f"{name}: {shown(value)}, expected no more than an array can have")
+    return known
 
 
 def floating(name: str, value: Any) -> np.dtype[Any]:
@@ -213,8 +246,9 @@ def generator(name: str, value: Any) -> np.random.Generator:
     """The value as a source of random numbers: one, or a seed >= 0 or None for a new one."""
     if isinstance(value, np.random.Generator):
         return value
-    if value is not None and not is_integer(value):
+    seed = _index(value)
+    if value is not None and seed is None:
         raise TypeError(f"{name}: {kind(value)}, expected a numpy.random.Generator or a seed")
-    if value is not None and value < 0:
+    if seed is not None and seed < 0:
         raise ValueError(f"{name}: {shown(value)}, expected a seed >= 0")
-    return np.random.default_rng(value)
+    return np.random.default_rng(seed)

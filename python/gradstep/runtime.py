@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from gradstep import _core
@@ -58,15 +58,21 @@ def set_num_threads(n: int) -> None:
     _core.set_num_threads(integer("n", n, 1, MAX_THREADS))
 
 
-@contextmanager
-def threads(n: int) -> Iterator[None]:
+def threads(n: int) -> AbstractContextManager[None]:
     """Uses n threads inside the block (in the whole process), then as many as before.
+
+    Raises TypeError or ValueError as `set_num_threads`.
 
     >>> import gradstep as gs
     >>> with gs.threads(1):
     ...     gs.get_num_threads()
     1
     """
+    return _threads(integer("n", n, 1, MAX_THREADS))
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
     before = get_num_threads()
     set_num_threads(n)
     try:

@@ -222,3 +222,15 @@ def test_export_records_torchs_operators() -> None:
     exported = torch.export.export(model, (x,))
     assert "layer_norm" in str(exported.graph)
     torch.testing.assert_close(exported.module()(x), model(x))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_one_value_per_group_is_what_torch_makes_of_it(rows: int) -> None:
+    x = torch.randn(rows, 4)
+    results = []
+    for module in (nn.GroupNorm(4, 4), gt.GroupNorm(4, 4)):
+        try:
+            results.append(module(x).tolist())
+        except ValueError as error:
+            results.append(str(error))
+    assert results[0] == results[1]

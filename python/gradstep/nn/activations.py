@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.arguments import floating, integer
-from gradstep.nn.layer import Buffer, FloatArray, Layer
+from gradstep.arguments import choice, floating, integer, number
+from gradstep.nn import settings
+from gradstep.nn.layer import Buffer, FloatArray, Layer, check_forward
+from gradstep.nn.settings import Setting
 from gradstep.ops import activations as functions
 
 __all__ = [
@@ -30,24 +32,26 @@ __all__ = [
 class Activation(Layer):
     """A function y of x with as many elements as x, without parameters to learn.
 
-    _settings: arguments of the two functions after the arrays. _backward_reads: whether the second
-    array of the backward function is what the forward function read or what it wrote.
+    _settings: names of the arguments of the two functions after the arrays. _backward_reads:
+    whether the second array of the backward function is what the forward one read or wrote.
     """
 
     kind = "activations"
     _function: ClassVar[Callable[..., FloatArray]]
     _derivative: ClassVar[Callable[..., FloatArray]]
     _backward_reads: ClassVar[Literal["x", "y"]]
+    _settings: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, *settings: Any) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._settings = settings
         self._kept: FloatArray | None = None
         self._y, self._dx = Buffer(), Buffer()
 
     def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
         """Return y like x (N, ...)."""
-        y = type(self)._function(x, *self._settings, out=self._y.like(x))
+        check_forward(x, training, "N", "...")
+        self._given = [getattr(self, name) for name in self._settings]
+        y = type(self)._function(x, *self._given, out=self._y.like(x))
         self._kept = x if self._backward_reads == "x" else y
         return y
 
@@ -55,8 +59,8 @@ class Activation(Layer):
         """Return dx like dy."""
         if self._kept is None:
             raise RuntimeError("backward: called before forward")
-        out = self._dx.like(dy)
-        return type(self)._derivative(dy, self._kept, *self._settings, out=out)
+        out = self._dx.like(self._kept)
+        return type(self)._derivative(dy, self._kept, *self._given, out=out)
 
 
 class ReLU(Activation):
@@ -82,10 +86,12 @@ class LeakyReLU(Activation):
 
     _function, _derivative = functions.leaky_relu, functions.leaky_relu_backward
     _backward_reads = "x"
+    _settings = ("slope",)
+    slope: Any = Setting(number)
 
     def __init__(self, slope: float = 0.01) -> None:
-        super().__init__(slope)
-        functions.leaky_relu(np.empty(0), slope)  # checks it
+        super().__init__()
+        self.slope = slope
 
 
 class Sigmoid(Activation):
@@ -140,12 +146,25 @@ class GELU(Activation):
     _function, _derivative = functions.gelu, functions.gelu_backward
     _backward_reads = "x"
 
+    _settings = ("approximate",)
+    approximate: Any = Setting(lambda name, value: choice(name, value, ("none", "tanh")))
+
     def __init__(self, approximate: str = "none") -> None:
-        super().__init__(approximate)
-        functions.gelu(np.empty(0), approximate)  # checks it
+        super().__init__()
+        self.approximate = approximate
 
 
-class Softmax(Activation):
+class _AlongAxis(Activation):
+    _backward_reads = "y"
+    _settings = ("axis",)
+    axis: Any = Setting(integer)
+
+    def __init__(self, axis: int = -1) -> None:
+        super().__init__()
+        self.axis = axis
+
+
+class Softmax(_AlongAxis):
     """y = exp(x) / sum of these along an axis. To train a classifier, use `gs.cross_entropy`.
 
     >>> Softmax().forward(np.zeros((1, 2)))
@@ -153,13 +172,9 @@ class Softmax(Activation):
     """
 
     _function, _derivative = functions.softmax, functions.softmax_backward
-    _backward_reads = "y"
-
-    def __init__(self, axis: int = -1) -> None:
-        super().__init__(axis)
 
 
-class LogSoftmax(Activation):
+class LogSoftmax(_AlongAxis):
     """The logarithm of Softmax.
 
     >>> LogSoftmax().forward(np.zeros((1, 2))).round(3)
@@ -167,10 +182,6 @@ class LogSoftmax(Activation):
     """
 
     _function, _derivative = functions.log_softmax, functions.log_softmax_backward
-    _backward_reads = "y"
-
-    def __init__(self, axis: int = -1) -> None:
-        super().__init__(axis)
 
 
 class PReLU(Layer):
@@ -184,21 +195,24 @@ class PReLU(Layer):
     """
 
     kind = "activations"
+    channels: Any = Setting(settings.size, fixed=True)
+    axis: Any = Setting(integer)
 
     def __init__(
         self, channels: int = 1, *, axis: int = 1, dtype: npt.DTypeLike = np.float32
     ) -> None:
         super().__init__()
-        integer("channels", channels, 1)
-        self.params = {"weight": np.full(channels, 0.25, floating("dtype", dtype))}
-        self.grads = {"weight": np.zeros(channels, dtype)}
-        self._axis = axis
+        self.channels, self.axis = channels, axis
+        weight = np.full(self.channels, 0.25, floating("dtype", dtype))
+        self.params, self.grads = {"weight": weight}, {"weight": np.zeros_like(weight)}
         self._x: FloatArray | None = None
         self._y, self._dx = Buffer(), Buffer()
 
     def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
         """Return y like x."""
-        y = functions.prelu(x, self.params["weight"], self._axis, out=self._y.like(x))
+        weight = self.params["weight"]
+        check_forward(x, training, "N", "...", dtype=weight.dtype)
+        y = functions.prelu(x, weight, self.axis, out=self._y.like(x))
         self._x = x
         return y
 
@@ -206,8 +220,8 @@ class PReLU(Layer):
         """Fill `grads` from dy and return dx, both like x."""
         if self._x is None:
             raise RuntimeError("backward: called before forward")
-        weight, out = self.params["weight"], self._dx.like(dy)
-        dx, dweight = functions.prelu_backward(dy, self._x, weight, self._axis, out=out)
+        weight, out = self.params["weight"], self._dx.like(self._x)
+        dx, dweight = functions.prelu_backward(dy, self._x, weight, self.axis, out=out)
         np.copyto(self.grads["weight"], dweight)
         return dx
 
@@ -222,26 +236,29 @@ class Maxout(Layer):
     """
 
     kind = "activations"
+    k: Any = Setting(settings.size)
 
     def __init__(self, k: int = 2) -> None:
         super().__init__()
-        integer("k", k, 1)
-        self._k = k
+        self.k = k
         self._x: FloatArray | None = None
         self._y, self._dx = Buffer(), Buffer()
 
     def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
         """Return y (N, O, ...)."""
-        columns = (x.shape[1] // self._k, *x.shape[2:])
-        y = functions.maxout(x, self._k, out=self._y.like(x, columns))
-        self._x = x
+        check_forward(x, training, "N", "kO", "...")
+        if x.shape[1] % self.k:
+            raise ValueError(f"x: shape {x.shape}, expected a multiple of k = {self.k} columns")
+        columns = (x.shape[1] // self.k, *x.shape[2:])
+        y = functions.maxout(x, self.k, out=self._y.like(x, columns))
+        self._x, self._pieces = x, self.k
         return y
 
     def backward(self, dy: FloatArray) -> FloatArray:
         """Return dx like x: dy at the first of the largest, 0 elsewhere."""
         if self._x is None:
             raise RuntimeError("backward: called before forward")
-        return functions.maxout_backward(dy, self._x, self._k, out=self._dx.like(self._x))
+        return functions.maxout_backward(dy, self._x, self._pieces, out=self._dx.like(self._x))
 
 
 # Name of the function in gradstep -> layer.

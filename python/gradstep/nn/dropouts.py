@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, SupportsFloat, SupportsIndex
 
-from gradstep.arguments import entry, flag, integer, shown
+import numpy as np
+
+from gradstep.arguments import array, entry, flag, integer, shown
 from gradstep.arrays import Array
+from gradstep.nn.settings import Setting
 from gradstep.ops import dropout as functions
 from gradstep.spec.philox import STREAM_VERSION
 
@@ -25,6 +28,10 @@ LAST_CALL = 2**64 - 1
 def _check(p: Any, seed: Any, calls: Any = 0) -> None:
     """Raises what a call with them would raise."""
     functions.dropout_mask(0, p, seed=seed, offset=calls)
+
+
+def _as_it_is(name: str, x: Any) -> Array:
+    return array(name, x) if isinstance(x, np.ndarray) else functions.dropout(x, 0.0, seed=0)
 
 
 class Dropout:
@@ -52,8 +59,8 @@ class Dropout:
         _check(p, seed)
         self._p, self._seed = float(p), int(seed)
         self._calls = 0
-        # (p, offset) of the latest forward call, p None at inference; None before any.
-        self._latest: tuple[float | None, int] | None = None
+        # (p, offset, shape) of the latest forward call, p None at inference; None before any.
+        self._latest: tuple[float | None, int, tuple[int, ...]] | None = None
 
     @property
     def p(self) -> float:
@@ -91,15 +98,15 @@ class Dropout:
         Raises TypeError or ValueError, and then nothing was written or counted.
         """
         if not flag("training", training):
-            y = x if out is None else functions.dropout(x, 0.0, seed=0, out=out)
-            self._latest = (None, 0)
+            y = _as_it_is("x", x) if out is None else functions.dropout(x, 0.0, seed=0, out=out)
+            self._latest = (None, 0, y.shape)
             return y
         if self._calls > self.LAST_CALL:
             raise ValueError(
                 f"calls: {self._calls}, expected at most 2**64 - {2**64 - self.LAST_CALL}"
             )
         y = self._apply(x, self._p, self._calls, out)
-        self._latest = (self._p, self._calls)
+        self._latest = (self._p, self._calls, y.shape)
         self._calls += 1
         return y
 
@@ -109,14 +116,19 @@ class Dropout:
         """The gradient for the input of the latest forward call, from that for its output.
 
         dy, out: as for the function of the same name; after a call at inference, dy as it is.
-        Raises RuntimeError before any forward call, TypeError or ValueError.
+        Raises RuntimeError before any forward call; TypeError or ValueError, also where dy is not
+        shaped like x.
         """
         if self._latest is None:
             raise RuntimeError("backward: called before forward")
-        p, offset = self._latest
+        p, offset, shape = self._latest
+        if isinstance(dy, (np.ndarray, np.generic, float)) and np.shape(dy) != shape:
+            raise ValueError(f"dy: shape {np.shape(dy)}, expected {shape} as in x")
         if p is not None:
             return self._apply_backward(dy, p, offset, out)
-        return dy if out is None else functions.dropout_backward(dy, 0.0, seed=0, out=out)
+        if out is not None:
+            return functions.dropout_backward(dy, 0.0, seed=0, out=out)
+        return _as_it_is("dy", dy)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next masks depend on, as plain numbers and strings."""
@@ -153,12 +165,6 @@ class DropConnect(Dropout):
     array([0., 2., 0., 0.])
     """
 
-    def _apply(self, x: Array, p: float, offset: int, out: Any) -> Array:
-        return functions.drop_connect(x, p, seed=self._seed, offset=offset, out=out)
-
-    def _apply_backward(self, dy: Array, p: float, offset: int, out: Any) -> Array:
-        return functions.drop_connect_backward(dy, p, seed=self._seed, offset=offset, out=out)
-
 
 class SpatialDropout(Dropout):
     """`gs.spatial_dropout` as a layer; see Dropout. axis: that of the channels, 1 or -1 as a rule.
@@ -168,6 +174,8 @@ class SpatialDropout(Dropout):
     array([[[0., 0., 0.],
             [2., 2., 2.]]])
     """
+
+    axis: Any = Setting(integer)
 
     def __init__(self, p: SupportsFloat, seed: SupportsIndex, axis: SupportsIndex = 1) -> None:
         super().__init__(p, seed)

@@ -73,6 +73,11 @@ def _over(variance: float, fan: float) -> float:
     return math.sqrt(variance / fan) if fan else 0.0
 
 
+def _behind(slope: float) -> float:
+    found = number("slope", slope, *AT_LEAST_0)
+    return 2 / (1 + found * found)
+
+
 def xavier_uniform(
     shape: Shape, *, gain: float = 1.0, rng: Seed = None, dtype: Any = np.float32
 ) -> Array:
@@ -110,7 +115,7 @@ def he_uniform(
     >>> abs(gs.init.he_uniform((150, 100), rng=0)).max() <= (6 / 150) ** 0.5
     np.True_
     """
-    variance = 2 / (1 + number("slope", slope, *AT_LEAST_0) ** 2)
+    variance = _behind(slope)
     return _scaled_uniform(shape, _over(variance, fans(shape)[0]), rng, dtype)
 
 
@@ -125,7 +130,7 @@ def he_normal(
     >>> round(float(gs.init.he_normal((200, 200), rng=0).std()), 3)
     0.1
     """
-    variance = 2 / (1 + number("slope", slope, *AT_LEAST_0) ** 2)
+    variance = _behind(slope)
     return _scaled_normal(shape, _over(variance, fans(shape)[0]), rng, dtype)
 
 

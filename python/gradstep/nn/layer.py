@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.arguments import entry
+from gradstep.arguments import array, entry, flag, mapping
 
-__all__ = ["Buffer", "FloatArray", "Layer", "walk"]
+__all__ = ["Buffer", "FloatArray", "Layer", "check_batch", "check_forward", "walk"]
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -31,6 +31,44 @@ class Buffer:
         if held is None or not fits or len(held) < len(x):
             held = self._array = np.empty(shape, x.dtype)
         return held[: len(x)]  # type: ignore[return-value]
+
+
+def check_batch(
+    name: str, x: Any, *shape: int | str, dtype: Any = None, c_order: bool = True
+) -> None:
+    """Raises TypeError or ValueError unless x is an array of this shape.
+
+    shape: sizes, or letters for any size; "..." at either end is any number of axes. dtype: the
+    only one allowed, instead of float32 and float64.
+
+    >>> check_batch("x", np.zeros((2, 3)), "N", 4)
+    Traceback (most recent call last):
+    ValueError: x: shape (2, 3), expected (N, 4)
+    """
+    array(name, x, *([] if dtype is None else [dtype]))
+    found, wanted = x.shape, shape
+    if "..." in shape:
+        wanted = tuple(size for size in shape if size != "...")
+        found = found[-len(wanted) :] if shape[0] == "..." else found[: len(wanted)]
+    fits = len(found) == len(wanted) and all(
+        size == expected or type(expected) is str
+        for size, expected in zip(found, wanted, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{name}: shape {x.shape}, expected ({', '.join(map(str, shape))})")
+    if c_order and not x.flags.c_contiguous:
+        raise ValueError(
+            f"{name}: shape {x.shape} with strides {x.strides}, expected C order; "
+            "numpy.ascontiguousarray makes it"
+        )
+
+
+def check_forward(
+    x: Any, training: Any, *shape: int | str, dtype: Any = None, c_order: bool = True
+) -> None:
+    """check_batch of x, and the same for the other argument of `forward`."""
+    flag("training", training)
+    check_batch("x", x, *shape, dtype=dtype, c_order=c_order)
 
 
 class Layer(ABC):
@@ -93,14 +131,15 @@ class Layer(ABC):
         array([0.05, 0.05], dtype=float32)
         """
         live = self.params | self.buffers
+        mapping("state_dict", state_dict)
         for name in live:
             entry(state_dict, name, "state_dict")
         for name, found in state_dict.items():
             if name not in live:
                 raise ValueError(f"state_dict: {name!r}, expected one of {', '.join(live)}")
             _check_entry(found, live[name], f"state_dict[{name!r}]")
-        for name, array in live.items():
-            np.copyto(array, state_dict[name])
+        for name, own in live.items():
+            np.copyto(own, state_dict[name])
 
 
 def _check_entry(found: Any, expected: npt.NDArray[Any], where: str) -> None:

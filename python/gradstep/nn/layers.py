@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.arguments import choice, floating, integer
-from gradstep.nn import dropouts, init
-from gradstep.nn.layer import Buffer, FloatArray, Layer
+from gradstep.arguments import array, choice, flag, floating, generator
+from gradstep.nn import dropouts, init, settings
+from gradstep.nn.layer import Buffer, FloatArray, Layer, check_batch, check_forward
+from gradstep.nn.settings import Setting
 from gradstep.ops import norm
 
 __all__ = ["INITIALISERS", "BatchNorm", "Dropout", "LayerNorm", "Linear"]
@@ -37,7 +38,8 @@ class Linear(Layer):
     inputs, outputs: sizes I and O, at least 1. rng: source of the initial weights. dtype: float32
     or float64. init: a name of INITIALISERS, or such a function; the default is for ReLUs. The bias
     starts at 0; bias=False leaves it out, as before a BatchNorm, which has its own.
-    Raises TypeError for a wrong kind, ValueError for a size below 1 or an unknown name.
+    Raises TypeError for a wrong kind, ValueError for a size below 1 or an unknown name; forward and
+    backward do for other shapes and types.
 
     >>> layer = Linear(3, 2, np.random.default_rng(0))
     >>> layer.forward(np.zeros((4, 3), np.float32)).shape
@@ -45,6 +47,8 @@ class Linear(Layer):
     """
 
     kind = "products"
+    inputs: Any = Setting(settings.size, fixed=True)
+    outputs: Any = Setting(settings.size, fixed=True)
 
     def __init__(
         self,
@@ -57,18 +61,20 @@ class Linear(Layer):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        integer("inputs", inputs, 1)
-        integer("outputs", outputs, 1)
-        floating("dtype", dtype)
-        self.params = {"weight": _initial_weight(inputs, outputs, rng, init).astype(dtype)}
-        if bias:
-            self.params["bias"] = np.zeros(outputs, dtype)
+        self.inputs, self.outputs = inputs, outputs
+        kind, biased = floating("dtype", dtype), flag("bias", bias)
+        weight = _initial_weight(self.inputs, self.outputs, rng, init)
+        self.params = {"weight": weight.astype(kind)}
+        if biased:
+            self.params["bias"] = np.zeros(self.outputs, kind)
         self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
         self._x: FloatArray | None = None
         self._y, self._dx = Buffer(), Buffer()
 
     def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
         """Return y (N, O) of x (N, I)."""
+        check_forward(x, training, "N", self.inputs, c_order=False)
+        x = np.asarray(x)  # a subclass has operators of its own
         weight = self.params["weight"]
         self._x = x
         y = self._y.like(x, weight.shape[:1])
@@ -87,6 +93,8 @@ class Linear(Layer):
         """Fill `grads` from dy (N, O) without the product that dx would cost."""
         if self._x is None:
             raise RuntimeError("backward: called before forward")
+        check_batch("dy", dy, len(self._x), self.outputs, c_order=False)
+        dy = np.asarray(dy)
         np.matmul(dy.T, self._x, out=self.grads["weight"])
         if "bias" in self.grads:
             np.sum(dy, axis=0, out=self.grads["bias"])
@@ -99,7 +107,11 @@ def _initial_weight(
     if not callable(init):
         init = INITIALISERS[choice("init", init, INITIALISERS)]
     # A linear layer is a convolution over one pixel; that shape has the outputs first.
-    return init((outputs, inputs, 1), rng=rng, dtype=np.float64)[:, :, 0]
+    shape = (outputs, inputs, 1)
+    drawn = array("what init returned", init(shape, rng=generator("rng", rng), dtype=np.float64))
+    if drawn.shape != shape:
+        raise ValueError(f"what init returned: shape {drawn.shape}, expected {shape}")
+    return drawn[:, :, 0]
 
 
 class BatchNorm(Layer):
@@ -117,6 +129,11 @@ class BatchNorm(Layer):
     """
 
     kind = "normalisation"
+    channels: Any = Setting(settings.size, fixed=True)
+    momentum: Any = Setting(settings.momentum)
+    eps: Any = Setting(settings.eps)
+    axis: Any = Setting(settings.channel_axis)
+    activation: Any = Setting(settings.relu_or_none)
 
     def __init__(
         self,
@@ -129,56 +146,49 @@ class BatchNorm(Layer):
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        integer("channels", channels, 1)
-        floating("dtype", dtype)
-        self.params = {"weight": np.ones(channels, dtype), "bias": np.zeros(channels, dtype)}
+        self.channels, self.momentum, self.eps = channels, momentum, eps
+        self.axis, self.activation = axis, activation
+        self.params = _scale_and_shift(self.channels, dtype)
         self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
         self.buffers = {
-            "running_mean": np.zeros(channels, dtype),
-            "running_var": np.ones(channels, dtype),
+            "running_mean": np.zeros_like(self.params["bias"]),
+            "running_var": np.ones_like(self.params["weight"]),
             "num_batches_tracked": np.zeros((), np.int64),
         }
         self.smallest_batch = 2
-        self._momentum, self._eps, self._axis = momentum, eps, axis
-        self._activation = activation
-        self._latest: tuple[FloatArray, Any, Any, bool] | None = None
+        self._latest: tuple[Any, ...] | None = None
         self._y, self._dx = Buffer(), Buffer()
-        # An empty batch changes nothing, but its arguments are checked.
-        self._normalise(np.empty((0, channels), dtype), True, 1, None)
 
-    def _normalise(
-        self, x: FloatArray, training: bool, number: int, out: FloatArray | None
-    ) -> tuple[FloatArray, Any, Any]:
-        return norm.batch_norm(
+    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
+        """Return y like x; in training update the running statistics, otherwise use them."""
+        shape = ("N", self.channels, "...") if self.axis == 1 else ("...", "N", self.channels)
+        check_forward(x, training, *shape, dtype=self.params["weight"].dtype)
+        tracked = self.buffers["num_batches_tracked"]
+        number = int(tracked) + 1
+        y, mean, invstd = norm.batch_norm(
             x,
             self.params["weight"],
             self.params["bias"],
             self.buffers["running_mean"],
             self.buffers["running_var"],
             training=training,
-            momentum=self._momentum,
+            momentum=self.momentum,
             num_batches_tracked=number,
-            eps=self._eps,
-            axis=self._axis,
-            activation=self._activation,
-            out=out,
+            eps=self.eps,
+            axis=self.axis,
+            activation=self.activation,
+            out=self._y.like(x),
         )
-
-    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
-        """Return y like x; in training update the running statistics, otherwise use them."""
-        tracked = self.buffers["num_batches_tracked"]
-        number = int(tracked) + 1
-        y, mean, invstd = self._normalise(x, training, number, self._y.like(x))
         if training:
             tracked[...] = number
-        self._latest = x, mean, invstd, training
+        self._latest = x, mean, invstd, training, self.axis, self.activation
         return y
 
     def backward(self, dy: FloatArray) -> FloatArray:
         """Fill `grads` from dy and return dx, both like x; after inference for fixed statistics."""
         if self._latest is None:
             raise RuntimeError("backward: called before forward")
-        x, mean, invstd, training = self._latest
+        x, mean, invstd, training, axis, activation = self._latest
         dx, dweight, dbias = norm.batch_norm_backward(
             dy,
             x,
@@ -186,14 +196,19 @@ class BatchNorm(Layer):
             mean,
             invstd,
             training=training,
-            axis=self._axis,
-            activation=self._activation,
+            axis=axis,
+            activation=activation,
             bias=self.params["bias"],
             out=self._dx.like(x),
         )
         np.copyto(self.grads["weight"], dweight)
         np.copyto(self.grads["bias"], dbias)
         return dx
+
+
+def _scale_and_shift(channels: int, dtype: npt.DTypeLike) -> dict[str, FloatArray]:
+    kind = floating("dtype", dtype)
+    return {"weight": np.ones(channels, kind), "bias": np.zeros(channels, kind)}
 
 
 class LayerNorm(Layer):
@@ -208,24 +223,24 @@ class LayerNorm(Layer):
     """
 
     kind = "normalisation"
+    channels: Any = Setting(settings.size, fixed=True)
+    eps: Any = Setting(settings.eps)
 
     def __init__(
         self, channels: int, *, eps: float = 1e-5, dtype: npt.DTypeLike = np.float32
     ) -> None:
         super().__init__()
-        integer("channels", channels, 1)
-        floating("dtype", dtype)
-        self.params = {"weight": np.ones(channels, dtype), "bias": np.zeros(channels, dtype)}
+        self.channels, self.eps = channels, eps
+        self.params = _scale_and_shift(self.channels, dtype)
         self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
-        self._eps = eps
         self._latest: tuple[FloatArray, Any, Any] | None = None
         self._y, self._dx = Buffer(), Buffer()
-        norm.layer_norm(np.empty((0, channels), dtype), eps=eps)  # checks eps
 
     def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
         """Return y like x, in training as at inference."""
         weight, bias = self.params["weight"], self.params["bias"]
-        y, mean, invstd = norm.layer_norm(x, weight, bias, eps=self._eps, out=self._y.like(x))
+        check_forward(x, training, "...", self.channels, dtype=weight.dtype)
+        y, mean, invstd = norm.layer_norm(x, weight, bias, eps=self.eps, out=self._y.like(x))
         self._latest = x, mean, invstd
         return y
 
@@ -284,12 +299,14 @@ class Dropout(Layer, dropouts.Dropout):
 
     def forward(self, x: FloatArray, training: bool = True) -> FloatArray:  # type: ignore[override]
         """Return y like x, dropped with the next mask; without `training` x itself."""
-        out = self._y.like(x) if training is True else None
+        check_forward(x, training, "N", "...")
+        out = self._y.like(x) if training else None
         return dropouts.Dropout.forward(self, x, training, out)
 
     __call__ = forward  # type: ignore[assignment]
 
     def backward(self, dy: FloatArray) -> FloatArray:  # type: ignore[override]
         """Return dx like dy: dropped with the mask of the latest forward call."""
+        check_batch("dy", dy, "N", "...")
         out = self._dx.like(dy) if self._latest and self._latest[0] is not None else None
         return dropouts.Dropout.backward(self, dy, out)

@@ -9,9 +9,11 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
+from gradstep.arguments import flag, integer, kind, number, several, shown, text
 from gradstep.nn.activations import ACTIVATIONS, Maxout, PReLU
 from gradstep.nn.layer import Buffer, FloatArray, Layer, walk
 from gradstep.nn.layers import BatchNorm, Dropout, Linear
+from gradstep.nn.settings import size
 
 __all__ = ["Residual", "Sequential", "mlp"]
 
@@ -35,6 +37,9 @@ class Sequential(Layer):
         super().__init__()
         if not layers:
             raise ValueError("layers: none, expected at least one")
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layers[{i}]: {kind(layer)}, expected a Layer")
         self.layers = layers
         inside = list(walk(self))
         if len({id(layer) for layer in inside}) < len(inside):
@@ -131,23 +136,27 @@ def mlp(
     >>> [type(layer).__name__ for layer in net.layers]
     ['Linear', 'BatchNorm', 'Tanh', 'Dropout', 'Linear']
     """
+    sizes = several("sizes", sizes, size)
     if len(sizes) < 2:
         raise ValueError(f"sizes: {list(sizes)}, expected inputs and outputs at least")
-    if activation not in ACTIVATIONS:
+    if text("activation", activation) not in ACTIVATIONS:
         names = ", ".join(ACTIVATIONS)
-        raise ValueError(f"activation: {activation!r}, expected one of {names}")
-    for name, p in (("dropout", dropout), ("input_dropout", input_dropout)):
-        if not 0 <= p < 1:
-            raise ValueError(f"{name}: {p}, expected a number from 0 to below 1")
+        raise ValueError(f"activation: {shown(activation)}, expected one of {names}")
+    dropout, input_dropout = _share("dropout", dropout), _share("input_dropout", input_dropout)
+    batch_norm, seed = flag("batch_norm", batch_norm), integer("seed", seed, 0)
     rng = np.random.default_rng(seed)
     layers: list[Layer] = [Dropout(input_dropout, _mask_seed(seed, 0))] if input_dropout else []
-    for number, (inputs, size) in enumerate(pairwise(sizes[:-1]), 1):
-        outputs = 2 * size if activation == "maxout" else size
+    for place, (inputs, hidden) in enumerate(pairwise(sizes[:-1]), 1):
+        outputs = 2 * hidden if activation == "maxout" else hidden
         layers.append(Linear(inputs, outputs, rng, dtype, init=init, bias=not batch_norm))
         layers += _normalised_activation(activation, outputs, batch_norm, dtype)
         if dropout:
-            layers.append(Dropout(dropout, _mask_seed(seed, number)))
+            layers.append(Dropout(dropout, _mask_seed(seed, place)))
     return Sequential(*layers, Linear(sizes[-2], sizes[-1], rng, dtype, init=init))
+
+
+def _share(name: str, value: object) -> float:
+    return number(name, value, "a number from 0 to below 1", lambda p: 0 <= p < 1)
 
 
 def _normalised_activation(

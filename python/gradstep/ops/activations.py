@@ -12,7 +12,7 @@ order, the others C order.
 from __future__ import annotations
 
 from gradstep import _core
-from gradstep.arguments import choice, integer, number
+from gradstep.arguments import choice, number
 from gradstep.arrays import Array
 
 __all__ = [
@@ -191,7 +191,7 @@ def softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
     array([[0.5, 0.5],
            [1. , 0. ]])
     """
-    return _core.softmax(False, x, integer("axis", axis), out)
+    return _core.softmax(False, x, axis, out)
 
 
 def softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -201,7 +201,7 @@ def softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None =
     >>> gs.softmax_backward(np.array([1.0, 0.0]), np.array([0.5, 0.5]))
     array([ 0.25, -0.25])
     """
-    return _core.softmax_backward(False, dy, y, integer("axis", axis), out)
+    return _core.softmax_backward(False, dy, y, axis, out)
 
 
 def log_softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -211,7 +211,7 @@ def log_softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
     >>> gs.log_softmax(np.array([0.0, 0.0])).round(3)
     array([-0.693, -0.693])
     """
-    return _core.softmax(True, x, integer("axis", axis), out)
+    return _core.softmax(True, x, axis, out)
 
 
 def log_softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -221,7 +221,7 @@ def log_softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | No
     >>> gs.log_softmax_backward(np.array([1.0, 0.0]), np.log([0.5, 0.5]))
     array([ 0.5, -0.5])
     """
-    return _core.softmax_backward(True, dy, y, integer("axis", axis), out)
+    return _core.softmax_backward(True, dy, y, axis, out)
 
 
 def prelu(x: Array, weight: Array, axis: int = 1, *, out: Array | None = None) -> Array:
@@ -234,7 +234,7 @@ def prelu(x: Array, weight: Array, axis: int = 1, *, out: Array | None = None) -
     array([[-0.5 , -0.25],
            [ 2.  ,  2.  ]])
     """
-    return _core.prelu(x, weight, integer("axis", axis), out)
+    return _core.prelu(x, weight, axis, out)
 
 
 def prelu_backward(
@@ -250,7 +250,7 @@ def prelu_backward(
     (array([[0.5],
            [1. ]]), array([-3.]))
     """
-    return _core.prelu_backward(dy, x, weight, integer("axis", axis), out)
+    return _core.prelu_backward(dy, x, weight, axis, out)
 
 
 def maxout(x: Array, k: int, axis: int = 1, *, out: Array | None = None) -> Array:
@@ -262,7 +262,7 @@ def maxout(x: Array, k: int, axis: int = 1, *, out: Array | None = None) -> Arra
     >>> gs.maxout(np.array([[1.0, 3.0, -1.0, -2.0]]), 2)
     array([[ 3., -1.]])
     """
-    return _core.maxout(x, integer("k", k), integer("axis", axis), out)
+    return _core.maxout(x, k, axis, out)
 
 
 def maxout_backward(
@@ -274,4 +274,4 @@ def maxout_backward(
     >>> gs.maxout_backward(np.array([[5.0]]), np.array([[3.0, 3.0]]), 2)
     array([[5., 0.]])
     """
-    return _core.maxout_backward(dy, x, integer("k", k), integer("axis", axis), out)
+    return _core.maxout_backward(dy, x, k, axis, out)

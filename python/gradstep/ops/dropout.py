@@ -118,7 +118,7 @@ def spatial_dropout(
             [2., 2.],
             [0., 0.]]])
     """
-    return _core.group_dropout(x, p, axis, seed, offset, out, "x")
+    return _core.spatial_dropout(x, p, axis, seed, offset, out, "x")
 
 
 def spatial_dropout_backward(
@@ -139,7 +139,7 @@ def spatial_dropout_backward(
     array([[[0., 2., 0.],
             [0., 2., 0.]]])
     """
-    return _core.group_dropout(dy, p, axis, seed, offset, out, "dy")
+    return _core.spatial_dropout(dy, p, axis, seed, offset, out, "dy")
 
 
 def drop_path(
@@ -156,7 +156,7 @@ def drop_path(
     array([[0., 0., 0.],
            [2., 2., 2.]])
     """
-    return _core.group_dropout(x, p, None, seed, offset, out, "x")
+    return _core.drop_path(x, p, seed, offset, out, "x")
 
 
 def drop_path_backward(
@@ -171,7 +171,7 @@ def drop_path_backward(
     array([[0., 0., 0.],
            [2., 2., 2.]])
     """
-    return _core.group_dropout(dy, p, None, seed, offset, out, "dy")
+    return _core.drop_path(dy, p, seed, offset, out, "dy")
 
 
 def drop_connect(

@@ -9,12 +9,13 @@ dy) for in place. A TypeError or ValueError leaves everything as it was.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradstep import _core
+from gradstep.arguments import array, integer, kind, several
 from gradstep.arrays import Array
 
 __all__ = [
@@ -138,8 +139,8 @@ def merge_stats(stats: Iterable[Stats]) -> Stats:
     """The statistics of several batches as of one, from those of each, in the order given.
 
     stats: (mean, biased variance, count) of each, as `batch_norm_stats` returns them. For
-    synchronised batch norm, give the result to `batch_norm` with training=False. Raises ValueError
-    where there is none. Chan, Golub & LeVeque 1979.
+    synchronised batch norm, give the result to `batch_norm` with training=False. Raises TypeError,
+    or ValueError where there is none or channels differ. Chan, Golub & LeVeque 1979.
 
     >>> import numpy as np, gradstep as gs
     >>> parts = [gs.batch_norm_stats(np.array([[1.0], [3.0]])),
@@ -148,7 +149,7 @@ def merge_stats(stats: Iterable[Stats]) -> Stats:
     (array([4.]), array([5.]), 4)
     """
     total: Stats | None = None
-    for mean, variance, count in stats:
+    for mean, variance, count in _checked_stats(stats):
         if total is None or total[2] == 0:
             total = mean, variance, count
         elif count:
@@ -159,6 +160,22 @@ def merge_stats(stats: Iterable[Stats]) -> Stats:
     if total is None:
         raise ValueError("stats: none, expected (mean, variance, count) of one batch or more")
     return total
+
+
+def _checked_stats(stats: Any) -> list[Stats]:
+    found: list[Stats] = []
+    for i, part in enumerate(several("stats", stats, lambda _, part: part)):
+        where = f"stats[{i}]"
+        if not isinstance(part, (tuple, list)) or len(part) != 3:
+            raise TypeError(f"{where}: {kind(part)}, expected (mean, variance, count)")
+        mean, variance = (array(f"{where}[{j}]", part[j], np.float64) for j in range(2))
+        like = found[0][0].shape if found else mean.shape
+        for j, each in enumerate((mean, variance)):
+            if each.ndim != 1 or each.shape != like:
+                expected = like if len(like) == 1 else "(C,)"
+                raise ValueError(f"{where}[{j}]: shape {each.shape}, expected {expected}")
+        found.append((mean, variance, integer(f"{where}[2]", part[2], 0)))
+    return found
 
 
 def layer_norm(
@@ -264,7 +281,8 @@ def group_norm(
     """Normalises groups of neighbouring channels of every sample: (y, mean, invstd).
 
     x: (N, C, ...). groups: a divisor of C. weight, bias: (C,) of x's type, or None. mean and invstd
-    are (N, groups). Raises TypeError or ValueError. Wu & He 2018 (arXiv:1803.08494).
+    are (N, groups). Raises TypeError or ValueError, also for one value per group. Wu & He 2018
+    (arXiv:1803.08494).
 
     >>> import numpy as np, gradstep as gs
     >>> gs.group_norm(np.array([[1.0, 3.0, 7.0, 7.0]]), 2, eps=0)[0]
@@ -314,7 +332,7 @@ def instance_norm(
     array([[[-1.,  1.],
             [ 0.,  0.]]])
     """
-    return _core.group_norm(x, None, weight, bias, eps, out)
+    return _core.instance_norm(x, weight, bias, eps, out)
 
 
 def instance_norm_backward(
@@ -336,4 +354,4 @@ def instance_norm_backward(
     >>> gs.instance_norm_backward(np.ones((1, 1, 2)), x, None, mean, invstd)[2]
     array([2.])
     """
-    return _core.group_norm_backward(dy, x, None, weight, mean, invstd, out)
+    return _core.instance_norm_backward(dy, x, weight, mean, invstd, out)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradstep import _core
 from gradstep.arguments import integer
-from gradstep.arrays import Array, Tree, as_array, flatten, leaves_like, listed
+from gradstep.arrays import Array, Tree, as_array, flatten, label, leaves_like, listed
 from gradstep.optim.hyperparameters import check_range
 from gradstep.optim.state import MAX_STEP
 
@@ -44,6 +44,9 @@ def ewma_(
     average = listed(average)
     names, averages = flatten(average, "average")
     values = leaves_like(average, value, "value", "average")
+    for name, leaf in zip(names, values, strict=True):
+        if leaf is None:  # of a gradient it would mean to leave the tensor alone
+            raise TypeError(f"{label('value', name)}: NoneType, expected a numpy.ndarray")
     count = _step(step)
     if step is None and out is not None:
         raise ValueError("out: given without step, expected both or none")

@@ -37,7 +37,8 @@ class Summary(NamedTuple):
 def global_norm(grads: Tree) -> float:
     """L2 norm of all arrays together.
 
-    grads: a tree of float32 or float64 arrays. Raises TypeError or ValueError for other arrays.
+    grads: a tree of float32 or float64 arrays, or numbers. Raises TypeError or ValueError for
+    others.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.global_norm({"w": np.array([3.0]), "b": np.array([4.0])})
@@ -106,12 +107,13 @@ def describe(tree: Tree) -> dict[Name, Summary]:
 
 
 def _summary(
-    array: np.ndarray[Any, Any], low: float, high: float, total: float, squares: float, bad: int
+    array: Any, low: float, high: float, total: float, squares: float, bad: int
 ) -> Summary:
-    count = array.size - bad
+    size = np.size(array)
+    count = size - bad
     if count == 0:
-        return Summary(math.nan, math.nan, math.nan, math.nan, bad, array.size)
-    return Summary(low, high, total / count, math.sqrt(squares / count), bad, array.size)
+        return Summary(math.nan, math.nan, math.nan, math.nan, bad, size)
+    return Summary(low, high, total / count, math.sqrt(squares / count), bad, size)
 
 
 def raise_nonfinite(names: Iterable[Name], grads: Iterable[Any]) -> NoReturn:
@@ -119,7 +121,7 @@ def raise_nonfinite(names: Iterable[Name], grads: Iterable[Any]) -> NoReturn:
     for name, leaf in zip(names, grads, strict=True):
         bad = 0 if leaf is None else nonfinite(leaf).get(None, 0)
         if bad:
-            what = f"{label('grads', name)}: {bad} of {as_array(leaf).size} elements"
+            what = f"{label('grads', name)}: {bad} of {np.size(as_array(leaf))} elements"
             raise FloatingPointError(f"{what} are not finite")
     raise FloatingPointError("grads: the sum of their squares overflows float64")
 

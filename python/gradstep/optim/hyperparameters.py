@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from gradstep.arguments import choice, flag, real
+from gradstep.arguments import choice, flag, real, shown
 
 # A number, or a function of the step (1, 2, ...).
 Number: TypeAlias = float | Callable[[int], float]
@@ -110,7 +110,7 @@ def check_hyperparameter(name: str, value: Any, default: Any) -> Any:
         return flag(name, value)
     if isinstance(default, tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(default):
-            raise TypeError(f"{name}: {value!r}, expected {len(default)} numbers")
+            raise TypeError(f"{name}: {shown(value)}, expected {len(default)} numbers")
         return tuple(v if callable(v) else check_range(name, v) for v in value)
     if value is None and default is None:
         return None

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from gradstep import _core
+from gradstep.arguments import flag
 from gradstep.arrays import Array, Tree, as_array, leaves_like
 from gradstep.optim.gradients import raise_nonfinite
 from gradstep.optim.groups import Group, Parameters, arranged, given_by
@@ -27,7 +28,7 @@ from gradstep.optim.hyperparameters import (
     scalars,
 )
 from gradstep.optim.locks import new_lock
-from gradstep.optim.state import Expected, Loaded, copies_between, verify
+from gradstep.optim.state import Expected, Loaded, copies_between, new_state, verify
 from gradstep.spec import optim as spec
 from gradstep.spec import sums
 from gradstep.spec.optim import Round, Scalars
@@ -38,8 +39,6 @@ __all__ = ["Group", "OnNonfinite", "Optimizer", "StepInfo"]
 
 # Keywords that hold for the whole optimizer; all others belong to a group.
 OPTIONS = ("clip_norm", "grad_scale", "on_nonfinite")
-
-FLOATS = (np.float32, np.float64)
 
 
 class StepInfo(NamedTuple):
@@ -204,6 +203,9 @@ class Optimizer:
                     group[key] = value
         object.__setattr__(self, key, value)
 
+    def __delattr__(self, key: str) -> None:
+        raise AttributeError(f"{type(self).__name__}.{key} cannot be deleted")
+
     def _changed(self, key: str) -> None:
         self.__dict__[key] = self._groups[0][key]
         self._stale = True
@@ -217,17 +219,12 @@ class Optimizer:
         tensors: list[tuple[Any, ...]] = []
         for i, array in enumerate(self._arrays):
             group = self._groups[self._group_of[i]]
-            own: dict[str, Array] = {}
-            for name in self.KERNELS[kernels[self._group_of[i]]]:
-                if name in states[i]:
-                    own[name] = states[i][name]
-                elif getattr(array, "dtype", None) in FLOATS:  # else the plan names the error
-                    own[name] = np.zeros_like(array, subok=False)
-                    initial = self.initial_state(name, group)
-                    if initial:
-                        own[name].fill(initial)
-                else:
-                    own[name] = array
+            own = {
+                name: states[i][name]
+                if name in states[i]
+                else new_state(array, self.initial_state(name, group))
+                for name in self.KERNELS[kernels[self._group_of[i]]]
+            }
             kept.append(own)
             tensors.append((self._names[i], self._group_of[i], array, *own.values()))
         defaults = {k: v for k, v in self._defaults().items() if k not in (*OPTIONS, "params")}
@@ -298,14 +295,16 @@ class Optimizer:
         """Updates the parameters and the state in place, all of them or, on an error, none.
 
         grads: arrays of the dtype, shape and order of the parameters, arranged like params (a list,
-        a mapping, one array, or one of these per group); None for a tensor leaves it alone. Without
-        argument, the buffers given to `bind`. zero_grads: fill the gradients with zeros once they
-        are read, while they are in cache, and those of a step that is skipped; they must then be
-        writable and share no memory.
+        a mapping, one array, or one of these per group), or numbers for parameters without axes;
+        None for a tensor leaves it alone. Without argument, the buffers given to `bind`.
+        zero_grads: fill the gradients with zeros once they are read, while they are in cache, and
+        those of a step that is skipped; they must then be writable and share no memory.
 
         Raises TypeError or ValueError for gradients that do not fit, FloatingPointError with
         `on_nonfinite="raise"` for those that are not finite. Then nothing was written.
         """
+        if zero_grads is not False:
+            zero_grads = flag("zero_grads", zero_grads)
         if grads is not None and not (self._flat and type(grads) is list):
             grads = self._leaves(grads)
         with self._lock:
@@ -354,7 +353,10 @@ class Optimizer:
     def _reference_step(self, leaves: list[Any] | None, t: int) -> StepInfo:
         self._plan.check(leaves)
         given = (self._bound or []) if leaves is None else leaves
-        raw = [None if leaf is None else np.asarray(as_array(leaf)) for leaf in given]
+        raw = [
+            None if leaf is None else np.asarray(as_array(leaf), dtype=array.dtype)
+            for leaf, array in zip(given, self._arrays, strict=True)
+        ]
         norm: float | None = None
         scale = self._scale
         if self._clip > 0 or self._checks:
@@ -366,21 +368,11 @@ class Optimizer:
         for i, g in enumerate(raw):
             if g is not None:
                 steps[i] += 1
-                self._reference_update(i, g, scale, steps[i])
+                h, states = self._current[self._group_of[i]], list(self._states[i].values())
+                spec.update(self.formula, h, scale, steps[i], self._arrays[i], g, states)
         self._plan.steps = steps
         self._plan.step_count = t
         return StepInfo(t, self._lr, norm, False)
-
-    def _reference_update(self, i: int, g: Array, scale: float, t: int) -> None:
-        number = self._group_of[i]
-        h = self._current[number]
-        # A subclass may give its operators another meaning, as np.matrix does.
-        p, state = np.asarray(self._arrays[i]), self._states[i].values()
-        with np.errstate(all="ignore"):
-            prepared = spec.prepare(h, scale, g, p)
-            new = self.formula(p.dtype.type, h, t, p, prepared, *state)
-        for array, values in zip((p, *state), new, strict=True):
-            array[...] = values
 
     # Checkpoints
 

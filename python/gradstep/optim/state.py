@@ -13,7 +13,7 @@ from gradstep.arguments import entry, integer, kind, mapping
 from gradstep.arrays import Array, Name
 from gradstep.optim.hyperparameters import check_hyperparameter, is_schedule
 
-__all__ = ["Expected", "Loaded", "copies_between", "verify"]
+__all__ = ["Expected", "Loaded", "copies_between", "new_state", "verify"]
 
 MAX_STEP = 2**62
 NAMES = (str, int, type(None))
@@ -149,6 +149,16 @@ def _state(
         arrays.append(own)
         steps.append(_step(found, where))
     return arrays, steps
+
+
+def new_state(array: Any, initial: float) -> Array:
+    """A state array for a parameter, filled."""
+    if getattr(array, "dtype", None) not in (np.float32, np.float64):
+        return array  # type: ignore[no-any-return]  # which the plan refuses by name
+    state = np.zeros_like(array, subok=False)
+    if initial:
+        state.fill(initial)
+    return state
 
 
 def copies_between(pairs: Iterable[tuple[Array, Array]]) -> Iterator[None]:

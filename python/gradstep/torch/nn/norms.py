@@ -401,7 +401,7 @@ def group_norm(
         and _fit(input.shape[1:2], weight, bias)
         and num_groups > 0
         and input.size(1) % num_groups == 0
-        and input.numel() != num_groups
+        and math.prod(input.shape[1:]) != num_groups  # torch takes one value per group
         and 0 <= eps < math.inf
         and channels_last_order(input) is None
     )
