@@ -12,6 +12,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from gradstep.arguments import shown
 
 Refused = Callable[..., Any]
 METHODS = ("step", "reference_step", "bind")
@@ -410,7 +411,7 @@ def test_other_kinds_are_refused(refused: Refused) -> None:
         ("on_nonfinite", np.zeros(2), TypeError, "on_nonfinite: ndarray, expected a string"),
         ("on_nonfinite", "stop", ValueError, f"on_nonfinite: 'stop', expected {modes}"),
     ):
-        expected = message or f"betas: {value!r}, expected 2 numbers"
+        expected = message or f"betas: {shown(value)}, expected 2 numbers"
         for way in setters(optimizer, name, value):
             with refused(optimizer, kind, expected):
                 way()
