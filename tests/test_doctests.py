@@ -27,6 +27,7 @@ MODULES = sorted(
 # What a module imports that not everybody has.
 NEEDS = {
     "gradstep.torch": "torch",
+    "gradstep.checkpoint": "safetensors",
     "gradstep.bench.torch_networks": "torch",
     "gradstep.bench.numba_loops": "numba",
 }
@@ -43,8 +44,8 @@ def test_docstrings(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_pages(page: Path) -> None:
-    if page.name == "torch.md":
-        pytest.importorskip("torch")
+    if page.name in ("torch.md", "checkpoints.md"):
+        pytest.importorskip({"torch.md": "torch", "checkpoints.md": "safetensors"}[page.name])
     result = doctest.testfile(str(ROOT / page), module_relative=False)
     assert result.failed == 0
 
