@@ -204,6 +204,8 @@ class Optimizer:
         object.__setattr__(self, key, value)
 
     def __delattr__(self, key: str) -> None:
+        if key.startswith("_"):
+            return object.__delattr__(self, key)
         raise AttributeError(f"{type(self).__name__}.{key} cannot be deleted")
 
     def _changed(self, key: str) -> None:

@@ -171,7 +171,7 @@ def copies_between(pairs: Iterable[tuple[Array, Array]]) -> Iterator[None]:
     for to, array in pairs:
         order: Any = "C" if to.flags.c_contiguous else "F"
         laid_out = np.asarray(array, order=order)
-        for memory, of in ((own, to), (found, laid_out)):
+        for memory, of in ((own, np.asarray(to)), (found, laid_out)):
             flat: Any = of.reshape(-1, order=order).view(np.uint8)
             memory.append(memoryview(flat))
     copy: Any = setitem
