@@ -5,17 +5,15 @@ import pytest
 from gradstep.train.augmentation import random_shift
 from gradstep.train.datasets import (
     digits,
-    encode_labels,
-    from_csv,
-    from_npz,
-    load_dataset,
     make_dataset,
     make_split,
     mnist5k,
-    standardize,
     stratified_folds,
     stratified_split,
 )
+from gradstep.train.encoding import standardize
+from gradstep.train.files import Reading, from_csv, from_npz, load_dataset
+from gradstep.train.labels import encode_labels
 
 
 @pytest.fixture
@@ -55,7 +53,7 @@ def npz(tmp_path):
     ],
 )
 def test_csv_finds_header_delimiter_and_label_column(csv, text, label):
-    data = from_csv(csv(text), label)
+    data = from_csv(csv(text), Reading(label))
     first = 2.0 if text.startswith("2") else 1.0
     np.testing.assert_array_equal(data.x, [[first, 2], [3, 4]])
     np.testing.assert_array_equal(data.y, [0, 1])
@@ -84,14 +82,14 @@ HEADERS = [
 
 @pytest.mark.parametrize(("text", "label", "note"), HEADERS)
 def test_csv_says_what_it_took_as_header(csv, text, label, note):
-    data = from_csv(csv(text), label)
+    data = from_csv(csv(text), Reading(label))
     np.testing.assert_array_equal(data.x, [[0.5, 2], [1.5, 3]])
     assert data.notes[0].startswith(note)
 
 
 def test_csv_header_can_be_told(csv):
-    assert from_csv(csv("0,1,2\n0.5,2,0\n1.5,3,1\n"), header=False).x.shape == (3, 2)
-    data = from_csv(csv("7,8,9\n0.5,2,0\n1.5,3,1\n"), header=True)
+    assert from_csv(csv("0,1,2\n0.5,2,0\n1.5,3,1\n"), Reading(header=False)).x.shape == (3, 2)
+    data = from_csv(csv("7,8,9\n0.5,2,0\n1.5,3,1\n"), Reading(header=True))
     np.testing.assert_array_equal(data.x, [[0.5, 2], [1.5, 3]])
     assert data.notes[0].startswith("line 1 taken as header (7, 8, 9)")
 
@@ -209,7 +207,7 @@ def test_csv_integer_labels_are_ordered_as_numbers(csv):
 )
 def test_csv_says_what_does_not_fit_and_where(csv, text, label, message):
     with pytest.raises(ValueError, match=f"data: .*table.csv: {message}"):
-        from_csv(csv(text), label)
+        from_csv(csv(text), Reading(label))
 
 
 @pytest.mark.parametrize("names", [("X", "y"), ("x", "labels"), ("data", "target")])
@@ -288,7 +286,7 @@ def test_unknown_sources_are_refused(source, label, error, message, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(error, match=message):
-        load_dataset(source, label)
+        load_dataset(source, Reading(label))
 
 
 @pytest.mark.parametrize(
