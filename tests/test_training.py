@@ -4,13 +4,12 @@ import gradstep as gs
 import numpy as np
 import pytest
 from gradstep.nn import mlp
-from gradstep.train.batches import balanced_class_weights, batches
+from gradstep.train.batches import batches
 from gradstep.train.datasets import Split
 from gradstep.train.loop import (
     DEFAULT_LR,
     OPTIMIZER_NAMES,
     SCHEDULE_NAMES,
-    EarlyStopping,
     Epoch,
     History,
     evaluate,
@@ -18,8 +17,10 @@ from gradstep.train.loop import (
     step_function,
     train,
 )
+from gradstep.train.monitors import EarlyStopping
 from gradstep.train.objectives import Classification
 from gradstep.train.report import Run, draw_curves, time_table
+from gradstep.train.weights import balanced_class_weights
 
 
 def two_rings(count, seed):
@@ -153,15 +154,15 @@ def test_metrics_do_not_depend_on_threads_or_instruction_set(rings, network):
 def test_final_metrics_are_those_of_the_weights_left_in_the_model(rings):
     model, history = fit(rings, epochs=4)
     final = history.final
-    assert evaluate(model, rings.valid_x, rings.valid_y) == (final.valid_loss, final.valid_scores["accuracy"])
+    assert evaluate(model, rings.valid_x, rings.valid_y) == (final.valid_loss, final.valid_scores)
 
 
 def test_evaluation_in_parts_is_the_mean_over_all_rows():
     x, y = two_rings(2500, 4)
     model, weights = mlp([2, 8, 2]), np.array([1.0, 3.0])
-    loss, accuracy = evaluate(model, x, y, weights)
+    loss, scores = evaluate(model, x, y, Classification(weights))
     logits = model.forward(x)
-    assert accuracy == np.mean(logits.argmax(axis=1) == y)
+    assert scores["accuracy"] == np.mean(logits.argmax(axis=1) == y)
     expected, _ = gs.cross_entropy(logits, y, weight=weights.astype(np.float32))
     assert loss == pytest.approx(expected, rel=1e-5)
 
@@ -276,7 +277,7 @@ def test_curves_are_drawn_for_many_short_and_diverged_runs(tmp_path):
     [
         ({"epochs": 0}, "epochs: 0, expected at least 1"),
         ({"batch_size": 0}, "batch_size: 0, expected at least 1"),
-        ({"patience": 0}, "patience: 0, expected at least 1"),
+        ({"patience": 0}, "patience: 0, expected an integer >= 1"),
         (
             {"batch_size": 1, "network": REGULAR},
             "batch_size: 1, expected at least 2 with batch norm",
@@ -321,6 +322,6 @@ def test_patience_counts_epochs_since_the_lowest_loss():
     stops = []
     for epoch, loss in enumerate([3.0, 1.0, 2.0, 1.0]):
         w[:] = epoch
-        stops.append(stopping.update(epoch, loss))
+        stops.append(stopping.update(loss))
     assert stops == [False, False, False, True]
     assert stopping.restore() == 1 and w[0] == 1

@@ -20,7 +20,7 @@ import numpy as np
 
 from gradstep import runtime
 from gradstep.runtime import build_info
-from gradstep.train import datasets, report
+from gradstep.train import datasets, report, splits
 from gradstep.train.console import Console, complain, finish, hold_closed_descriptors
 from gradstep.train.datasets import Dataset, MissingExtraError, Split
 from gradstep.train.files import Reading, load_dataset
@@ -193,14 +193,12 @@ def _end(runs: list[Run], interrupted: str | None) -> int:
 
 def _splits(arguments: argparse.Namespace, data: Dataset) -> list[Split]:
     seed, labels = arguments.seed, np.array(data.classes)[data.y] if data.classes else data.y
-    if arguments.folds and data.classes:
-        rows = datasets.stratified_folds(labels, arguments.folds, seed)
-    elif arguments.folds:
-        rows = datasets.random_folds(len(labels), arguments.folds, seed)
-    elif data.classes:
-        rows = [datasets.stratified_split(labels, arguments.validation, seed)]
+    stratify = labels if data.classes else None
+    if arguments.folds:
+        rows = splits.k_fold(len(labels), arguments.folds, stratify=stratify, seed=seed)
     else:
-        rows = [datasets.random_split(len(labels), arguments.validation, seed)]
+        share = arguments.validation
+        rows = [splits.validation_split(len(labels), share, stratify=stratify, seed=seed)]
     count, most = arguments.overfit, min(len(train) for train, _ in rows)
     if count and count > most:
         raise ValueError(f"--overfit: {count}, expected at most the {most} rows to train on")
@@ -285,7 +283,7 @@ def _bench(argv: Sequence[str]) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     console = Console()
     build = build_info()
-    extras = ("matplotlib", "tqdm", "scikit-learn", "mlxtend", "torch")
+    extras = ("matplotlib", "tqdm", "scikit-learn", "mlxtend", "safetensors", "torch")
     lines = {
         "gradstep": build["version"],
         "SIMD": f"{build['simd_level']} (this CPU runs {', '.join(build['simd_levels'])})",

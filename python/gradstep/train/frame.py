@@ -271,8 +271,8 @@ def _find(cells: Cells, column: Column) -> int | None:
 def most_frequent(texts: Iterable[str | None], most: int) -> list[str | None]:
     """Return at most so many different texts, the most frequent, in order; None comes last.
 
-    >>> most_frequent(["b", "a", "b", None, "c"], 3)
-    ['a', 'b', None]
+    >>> most_frequent(["b", "a", "b", None, "c", None], 2)
+    ['b', None]
     """
     counts = Counter(texts)
     chosen = sorted(counts, key=lambda text: (-counts[text], text is None, text or ""))[:most]

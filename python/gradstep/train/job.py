@@ -11,11 +11,11 @@ from typing import Any
 from gradstep.nn import Sequential, mlp
 from gradstep.train import loop as training
 from gradstep.train.augmentation import Augmentation, random_shift
-from gradstep.train.batches import balanced_class_weights
 from gradstep.train.datasets import Dataset, Split
 from gradstep.train.loop import SCHEDULE_NAMES, History, Training
 from gradstep.train.lr_search import find_lr
 from gradstep.train.objectives import Classification, Objective, Regression
+from gradstep.train.weights import class_weights
 
 __all__ = ["Job", "OnEpoch"]
 
@@ -62,7 +62,8 @@ class Job:
             return Regression(self.arguments.loss or "squared", split.scale)
         balanced = self.arguments.class_weights == "balanced"
         classes = len(self.data.classes)
-        return Classification(balanced_class_weights(split.y, classes) if balanced else None)
+        weights = class_weights(split.y, "balanced", classes=classes) if balanced else None
+        return Classification(weights)
 
     def set_up(self, name: str, lr: Any, split: Split) -> tuple[Any, Any, dict[str, Any]]:
         """Return a fresh model, its optimizer, and the keywords of `train` and `step_function`."""

@@ -23,6 +23,7 @@ from gradstep.optim.optimizers import OPTIMIZERS
 from gradstep.train.augmentation import Augmentation
 from gradstep.train.batches import batches, check_batch_size
 from gradstep.train.datasets import Split
+from gradstep.train.monitors import EarlyStopping
 from gradstep.train.objectives import Classification, Objective
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
     "OPTIMIZER_NAMES",
     "REGRESSION_LR",
     "SCHEDULE_NAMES",
-    "EarlyStopping",
     "Epoch",
     "History",
     "Training",
@@ -168,46 +168,6 @@ class History:
         return spent / sum(e.seconds for e in self.epochs)
 
 
-class EarlyStopping:
-    """Keeps a copy of the arrays at the lowest loss; tells when it is `patience` epochs old.
-
-    arrays: name -> array, the live parameters and running statistics. patience: epochs, at least 1.
-    Raises ValueError if patience is below 1. Source: Prechelt 1998, "Early stopping - but when?".
-
-    >>> w = np.array([1.0])
-    >>> stopping = EarlyStopping({"w": w}, patience=1)
-    >>> stopping.update(0, 0.5)
-    False
-    >>> w += 1
-    >>> stopping.update(1, 0.7)
-    True
-    >>> stopping.restore(), w.tolist()
-    (0, [1.0])
-    """
-
-    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], patience: int) -> None:
-        if patience < 1:
-            raise ValueError(f"patience: {patience}, expected at least 1")
-        self._arrays = arrays
-        self._saved = {name: array.copy() for name, array in arrays.items()}
-        self._patience = patience
-        self._best_loss, self._best_epoch = np.inf, 0
-
-    def update(self, epoch: int, loss: float) -> bool:
-        """Note the loss of an epoch; return True if training should stop."""
-        if loss < self._best_loss:
-            self._best_loss, self._best_epoch = loss, epoch
-            for name, array in self._arrays.items():
-                np.copyto(self._saved[name], array)
-        return epoch - self._best_epoch >= self._patience
-
-    def restore(self) -> int:
-        """Put the best arrays back, in place, and return their epoch."""
-        for name, array in self._arrays.items():
-            np.copyto(array, self._saved[name])
-        return self._best_epoch
-
-
 class Training:
     """A training under way: the model, its optimizer, and all that the next epoch depends on.
 
@@ -233,8 +193,7 @@ class Training:
         self.history = History()
         self._batch_size, self._augment = batch_size, augment
         self._rng = np.random.default_rng(seed)
-        arrays = model.params | model.buffers
-        self._stopping = None if patience is None else EarlyStopping(arrays, patience)
+        self._stopping = None if patience is None else EarlyStopping(model, patience)
         self._untrained = self.objective.untrained(data.y)
 
     def epoch(self) -> bool:
@@ -245,7 +204,7 @@ class Training:
         self._untrained = max(self._untrained, first) if index == 0 else self._untrained
         diverged = not math.isfinite(epoch.train_loss + epoch.valid_loss)
         stopping = self._stopping
-        history.stopped_early = stopping is not None and stopping.update(index, epoch.valid_loss)
+        history.stopped_early = stopping is not None and stopping.update(epoch.valid_loss)
         history.diverged = diverged
         history.epochs.append(epoch)
         history.best = index
