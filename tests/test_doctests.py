@@ -26,6 +26,7 @@ MODULES = sorted(
 )
 # What a module imports that not everybody has.
 NEEDS = {
+    "gradstep.sklearn": "sklearn",
     "gradstep.torch": "torch",
     "gradstep.bench.torch_networks": "torch",
     "gradstep.bench.numba_loops": "numba",
@@ -43,8 +44,8 @@ def test_docstrings(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_pages(page: Path) -> None:
-    if page.name == "torch.md":
-        pytest.importorskip("torch")
+    if page.stem in ("torch", "sklearn"):
+        pytest.importorskip(page.stem)
     result = doctest.testfile(str(ROOT / page), module_relative=False)
     assert result.failed == 0
 

@@ -26,6 +26,7 @@ PLACES: dict[str, set[str]] = {
     "nn": {*LOW, "spec", "ops", "optim"},
     "train": {*LOW, "spec", "ops", "optim", "nn", "runtime"},
     "torch": {*LOW, "spec", "ops", "optim", "nn", "runtime", "_core", "gradstep"},
+    "sklearn": {*LOW, "spec", "ops", "optim", "nn", "train", "runtime"},
     "gradstep": {"spec", "ops", "optim", "nn", "train", "runtime", "_core", "_load"},
     "_load": {"_core"},  # the first import, whose errors a command prints
     "__main__": {"train"},
