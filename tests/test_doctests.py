@@ -53,7 +53,7 @@ def test_pages(page: Path) -> None:
     assert result.failed == 0
 
 
-MODULES_OF_NAMES = (gradstep, gradstep.nn, metrics)
+MODULES_OF_NAMES = (gradstep, gradstep.nn, gradstep.train, metrics)
 VALUES = {"DROPOUTS", "OPTIMIZERS", "SCHEDULES", "Schedule", "__version__"}
 PUBLIC = [(m, name) for m in MODULES_OF_NAMES for name in sorted({*m.__all__} - VALUES)]
 
