@@ -51,9 +51,7 @@ class MultiClass(Objective):
         return classes
 
     def __call__(self, raw: Array, target: Array, weight: Array | None, total: float) -> float:
-        if weight is None:
-            return _cross_entropy(raw, target, self._smoothing)
-        return _weighted(raw, target, self._smoothing, weight, total)
+        return _cross_entropy(raw, target, weight, self._smoothing)
 
     def predict(self, raw: Array) -> Array:
         return softmax(raw, out=raw)
@@ -77,31 +75,22 @@ class Binary(Objective):
         outputs: int = raw.shape[1]
         logits = np.zeros((raw.size, 2), raw.dtype)
         logits[:, 1] = raw.reshape(-1)
-        if weight is None:
-            loss = outputs * _cross_entropy(logits, target.reshape(-1), self._smoothing)
-            scale = outputs
-        else:
-            repeated = weight if outputs == 1 else np.repeat(weight, outputs)
-            loss = _weighted(logits, target.reshape(-1), self._smoothing, repeated, total)
-            scale = 1
-        np.multiply(logits[:, 1], raw.dtype.type(scale), out=raw.reshape(-1))
+        if weight is not None and outputs > 1:
+            weight = np.repeat(weight, outputs)
+        loss = outputs * _cross_entropy(logits, target.reshape(-1), weight, self._smoothing)
+        np.multiply(logits[:, 1], raw.dtype.type(outputs), out=raw.reshape(-1))
         return loss
 
     def predict(self, raw: Array) -> Array:
         return sigmoid(raw, out=raw)
 
 
-def _cross_entropy(logits: Array, target: Array, smoothing: float) -> float:
-    loss, _ = cross_entropy(logits, target, label_smoothing=smoothing, out=logits)
-    return float(loss)
-
-
-def _weighted(logits: Array, target: Array, smoothing: float, weight: Array, total: float) -> float:
-    losses, _ = cross_entropy(
-        logits, target, label_smoothing=smoothing, reduction="none", out=logits
+def _cross_entropy(logits: Array, target: Array, weight: Array | None, smoothing: float) -> float:
+    """The mean over rows or their weights; the gradient goes to logits."""
+    loss, _ = cross_entropy(
+        logits, target, sample_weight=weight, label_smoothing=smoothing, out=logits
     )
-    logits *= (weight / total).astype(logits.dtype)[:, np.newaxis]
-    return float(np.sum(losses * weight, dtype=np.float64) / total)
+    return float(loss)
 
 
 class Residual(Objective):
