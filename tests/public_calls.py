@@ -227,6 +227,10 @@ ARGUMENTS: dict[str, Argument] = {
     ),
     "prediction": array(4, 6, order="any"),
     "target": LIKE_X,
+    "sample_weight": Argument(
+        partial(filled, 4),
+        lambda v: v is None or (isinstance(v, np.ndarray) and v.shape == (4,)),
+    ),
     "stats": sequence([(filled(6, dtype=F8), filled(6, dtype=F8), 4)] * 2, lambda v: False),
     # trees
     "grads": tree(written=True),
