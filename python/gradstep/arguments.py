@@ -25,6 +25,7 @@ __all__ = [
     "function",
     "generator",
     "integer",
+    "is_integer",
     "mapping",
     "number",
     "probability",
@@ -73,6 +74,11 @@ def _index(value: Any) -> int | None:
         return operator.index(value)
     except TypeError:
         return None
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value counts as an integer: anybody's, but no truth value."""
+    return _index(value) is not None
 
 
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:

@@ -177,11 +177,11 @@ def update_batch_norm(model: Layer, batches: Iterable[Any]) -> None:
         raise TypeError(f"model: {type(model).__name__}, expected a layer of gradstep.nn")
     norms = [layer for layer in walk(model) if isinstance(layer, BatchNorm)]
     before = {name: buffer.copy() for name, buffer in model.buffers.items()}
-    momenta = [layer._momentum for layer in norms]
+    momenta = [layer.momentum for layer in norms]
     calls = [(layer, layer.calls) for layer in walk(model) if isinstance(layer, Dropout)]
     try:
         for layer in norms:
-            layer._momentum = None
+            layer.momentum = None
             layer.buffers["num_batches_tracked"].fill(0)
         count = 0
         for batch in batches:
@@ -194,6 +194,6 @@ def update_batch_norm(model: Layer, batches: Iterable[Any]) -> None:
         raise
     finally:
         for layer, momentum in zip(norms, momenta, strict=True):
-            layer._momentum = momentum
+            layer.momentum = momentum
         for drop, number_of_calls in calls:
             drop._calls = number_of_calls
