@@ -98,8 +98,8 @@ uint64_t sums() {
     const int type = sizeof(T) == 4 ? kFloat32 : kFloat64;
     std::vector<double> blocks((n + kSumBlock - 1) / kSumBlock);
     std::vector<BlockSummary> summaries(blocks.size());
-    active_table().optim->sum_squares[type](x.data(), n, blocks.data());
-    active_table().optim->summarize[type](x.data(), n, summaries.data());
+    active_table().optim->sum_squares.plain[type](x.data(), n, blocks.data());
+    active_table().optim->summarize.plain[type](x.data(), n, summaries.data());
     fnv.add(blocks.data(), blocks.size() * sizeof(double));
     fnv.add(summaries.data(), summaries.size() * sizeof(BlockSummary));
   }
