@@ -218,30 +218,26 @@ def layout_of(
     master, state_dtype = group["master"], group["state_dtype"]
     dtype = getattr(array, "dtype", None)
     half = dtype == np.float16 or is_bfloat16(dtype)
+    where = label("params", name)
     if not half and master is not None:
         raise ValueError(
-            f"master: {master!r} for {label('params', name)} of {dtype}, expected None: only "
-            "bfloat16 and float16 parameters have one"
+            f"{where}: {dtype} with master={master!r}, expected None: only bfloat16 and float16 "
+            "parameters have one"
         )
     if dtype == np.float16 and master != "float32":
         raise ValueError(
-            f"master: {master!r} for {label('params', name)} of float16, expected 'float32', as "
-            "small steps would be lost"
+            f"{where}: float16 with master={master!r}, expected master='float32', without which "
+            "small steps are lost"
         )
     if copy is not None and dtype != np.float32:
-        raise TypeError(
-            f"copy_to: for {label('params', name)} of {dtype}, expected float32 parameters"
-        )
+        raise TypeError(f"{where}: {dtype} with copy_to, expected float32")
     if copy is not None and not (
         isinstance(copy, np.ndarray) and (copy.dtype == np.float16 or is_bfloat16(copy.dtype))
     ):
         found = copy.dtype if isinstance(copy, np.ndarray) else type(copy).__name__
         raise TypeError(f"{label('copy_to', name)}: {found}, expected bfloat16 or float16 arrays")
     if state_dtype != "float32" and not (half or dtype == np.float32):
-        raise TypeError(
-            f"state_dtype: {state_dtype!r} for {label('params', name)} of {dtype}, expected "
-            "'float32', which leaves states of float64 parameters float64"
-        )
+        raise TypeError(f"{where}: {dtype} with state_dtype={state_dtype!r}, expected 'float32'")
     if not half and copy is None and state_dtype == "float32":
         return None
     states: dict[str, np.dtype[Any]] = {}
