@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradstep as gs
@@ -229,6 +230,19 @@ def test_a_resumed_run_is_the_run_to_the_bit(parameter: str, states: str) -> Non
             p[...] = w
         for t in range(3, 6):
             other.step(gradients(t, F4))
+        assert contents(other, others, more) == contents(made, params, copies)
+
+
+def test_a_checkpoint_holds_every_layout(tmp_path: Path) -> None:
+    for number, (parameter, states) in enumerate(layouts()):
+        path = tmp_path / f"{number}.safetensors"
+        made, params, copies = optimizer("AdamW", parameter, states)
+        made.step(gradients(0, F4))
+        gs.save(path, params=params, optimizer=made)
+        made.step(gradients(1, F4))
+        other, others, more = optimizer("AdamW", parameter, states)
+        gs.load(path, params=others, optimizer=other)
+        other.step(gradients(1, F4))
         assert contents(other, others, more) == contents(made, params, copies)
 
 

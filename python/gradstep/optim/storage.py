@@ -33,14 +33,13 @@ def is_bfloat16(dtype: Any) -> bool:
     return getattr(dtype, "name", None) == "bfloat16"
 
 
-def bfloat16() -> np.dtype[Any]:
-    """NumPy's dtype for bfloat16. Raises ImportError without the package that brings it."""
+def bfloat16(what: str = "state_dtype='bfloat16'") -> np.dtype[Any]:
+    """NumPy's dtype for bfloat16. Raises ImportError, naming `what`, without its package."""
     try:
         import ml_dtypes
     except ImportError:
         raise ImportError(
-            "state_dtype='bfloat16' needs ml_dtypes, which is not installed: "
-            "pip install 'gradstep[bfloat16]'"
+            f"{what} needs ml_dtypes, which is not installed: pip install 'gradstep[bfloat16]'"
         ) from None
     dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return dtype
