@@ -243,7 +243,7 @@ struct Signed8 {
 struct Positive8 {
   static constexpr int kShift = 19, kLargest = 255;
   static ALWAYS_INLINE i32 code(i32 steps, i32 bits) {
-    return (bits > 0) & (steps < 1) ? i32{} + 1 : steps;
+    return ((bits > 0) & (steps < 1)) ? i32{} + 1 : steps;
   }
   static ALWAYS_INLINE f32 value(i32 byte, i32 largest) {
     const i32 code = byte & 255;
