@@ -624,7 +624,7 @@ def test_info_tells_what_is_not_installed(run, monkeypatch):
         raise cli.metadata.PackageNotFoundError
 
     monkeypatch.setattr(cli.metadata, "version", missing)
-    assert run("info").out.count("not installed") == 5
+    assert run("info").out.count("not installed") == 6
 
 
 def test_version_and_help_exit_with_0(capsys):

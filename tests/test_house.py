@@ -25,8 +25,9 @@ PLACES: dict[str, set[str]] = {
     "optim": {*LOW, "spec", "ops", "_core"},
     "nn": {*LOW, "spec", "ops", "optim"},
     "train": {*LOW, "spec", "ops", "optim", "nn", "runtime"},
+    "checkpoint": {*LOW, "optim", "nn"},
     "torch": {*LOW, "spec", "ops", "optim", "nn", "runtime", "_core", "gradstep"},
-    "gradstep": {"spec", "ops", "optim", "nn", "train", "runtime", "_core", "_load"},
+    "gradstep": {"spec", "ops", "optim", "nn", "train", "runtime", "_core", "_load", "checkpoint"},
     "_load": {"_core"},  # the first import, whose errors a command prints
     "__main__": {"train"},
     "_core": LOW,  # its types

@@ -413,7 +413,7 @@ def _bench(argv: Sequence[str]) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     console = Console()
     build = build_info()
-    extras = ("matplotlib", "tqdm", "scikit-learn", "mlxtend", "torch")
+    extras = ("matplotlib", "tqdm", "scikit-learn", "mlxtend", "safetensors", "torch")
     lines = {
         "gradstep": build["version"],
         "SIMD": f"{build['simd_level']} (this CPU runs {', '.join(build['simd_levels'])})",
