@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gradstep.train import datasets
 
@@ -18,6 +19,7 @@ pytest.importorskip("mlxtend")
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 adam_paper: Any = importlib.import_module("adam_paper")
 batch_sizes: Any = importlib.import_module("batch_sizes")
+click_through: Any = importlib.import_module("click_through")
 vanishing_gradients: Any = importlib.import_module("vanishing_gradients")
 
 LARGEST_PICTURE = 150_000  # bytes
@@ -87,7 +89,53 @@ def test_gradients_vanish_with_sigmoids_alone(tmp_path: Path) -> None:
     assert drawn(tmp_path / "picture.png")
 
 
-@pytest.mark.parametrize("module", [adam_paper, batch_sizes, vanishing_gradients])
+def test_auc_and_group_auc_disagree_about_models(tmp_path: Path) -> None:
+    past, later = click_through.impressions(users=400, items=60)
+    assert (len(past.clicked), len(later.clicked)) == (400 * 50, 400 * 25)
+    runs = click_through.compare(past, later, epochs=8)
+    plain, _, from_pairs = runs.values()
+    assert plain.auc[-1] > from_pairs.auc[-1] + 0.03
+    assert plain.group_auc[-1] < from_pairs.group_auc[-1] - 0.03
+    assert "group AUC" in click_through.report(runs)
+    click_through.draw(runs, tmp_path / "picture.png")
+    assert drawn(tmp_path / "picture.png")
+
+
+def test_pairs_are_a_click_and_none_of_one_user() -> None:
+    past, _ = click_through.impressions(users=30, items=10)
+    clicked = {(u, i, c) for (u, i), c in zip(past.pairs.tolist(), past.clicked, strict=True)}
+    rows = 0
+    for pairs, _ in click_through.by_pair(past, 64, np.random.default_rng(0)):
+        above, below = np.split(pairs, 2)
+        np.testing.assert_array_equal(above[:, 0], below[:, 0])
+        assert {(u, i, 1) for u, i in above.tolist()} <= clicked
+        assert {(u, i, 0) for u, i in below.tolist()} <= clicked
+        rows += len(above)
+    both = np.bincount(past.pairs[:, 0], weights=1 - past.clicked) > 0
+    assert rows == past.clicked[both[past.pairs[:, 0]]].sum()
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_the_layer_of_embeddings_backs_up_its_sums(products: bool) -> None:
+    rng = np.random.default_rng(3)
+    layer = click_through.Embeddings(3, 4, products, rng)
+    pairs = np.array([[0, 1], [2, 1], [0, 3]])
+    dy = rng.standard_normal(layer.forward(pairs).shape).astype(np.float32)
+    layer.backward(dy)
+    for name, table in layer.params.items():
+        kept, step = table.copy(), np.float32(1e-2)
+        for at in ((0, 0), (1, 3), (2, 5)):
+            values = []
+            for sign in (1, -1):
+                table[...] = kept
+                table[at] += sign * step
+                values.append(float(np.sum(layer.forward(pairs) * dy, dtype=np.float64)))
+            table[...] = kept
+            expected = (values[0] - values[1]) / (2 * step)
+            assert layer.grads[name][at] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("module", [adam_paper, batch_sizes, click_through, vanishing_gradients])
 def test_pictures_of_the_page_are_there_and_small(module: Any) -> None:
     assert drawn(module.PICTURE)
     page = module.PICTURE.parents[1] / "examples.md"

@@ -206,7 +206,7 @@ class Tabular:
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
         self.recipe, self.columns = recipe, Columns.of(x)
-        self._outputs, self._seed, self._dtype = outputs, seed, np.dtype(dtype)
+        self._outputs, self._seed, self.dtype = outputs, seed, np.dtype(dtype)
         self.network, self._dropouts = self._built()
         rng = np.random.default_rng([seed, 1])
         rows = self.columns(x[:ROWS_SEEN], dtype)
@@ -216,7 +216,7 @@ class Tabular:
             rows = layer.forward(rows, False)
 
     def _built(self) -> tuple[Sequential, list[Dropout]]:
-        recipe, dtype = self.recipe, self._dtype
+        recipe, dtype = self.recipe, self.dtype
         rng = np.random.default_rng([self._seed, 0])
         layers: list[Layer] = []
         inputs = len(self.columns.median)
@@ -241,11 +241,15 @@ class Tabular:
 
     def predict(self, x: FloatArray) -> FloatArray:
         """Return the outputs (N, K) for rows x (N, I); threads may predict at the same time."""
+        return self.outputs(self.columns(x, self.dtype))
+
+    def outputs(self, rows: FloatArray) -> FloatArray:
+        """The same for rows that `columns` has changed."""
         network = self.network.twin()
-        y = np.empty((len(x), self._outputs), self._dtype)
-        for start in range(0, len(x), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
-            y[rows] = network.forward(self.columns(x[rows], self._dtype), False)
+        y = np.empty((len(rows), self._outputs), self.dtype)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            y[part] = network.forward(rows[part], False)
         return y
 
     def epochs(
@@ -261,7 +265,7 @@ class Tabular:
         loss of a batch and writes its gradient over raw (n, K). weight: of each row (N,); total is
         their sum, or n. Rows that do not fill a batch sit an epoch out, others in every one.
         """
-        recipe, rows = self.recipe, self.columns(x, self._dtype)
+        recipe, rows = self.recipe, self.columns(x, self.dtype)
         size = min(recipe.batch_size, len(rows))
         starts = range(0, len(rows) - size + 1, size)
         steps = recipe.epochs * len(starts)
