@@ -27,6 +27,7 @@ PLACES: dict[str, set[str]] = {
     "train": {*LOW, "spec", "ops", "optim", "nn", "runtime"},
     "checkpoint": {*LOW, "optim", "nn"},
     "torch": {*LOW, "spec", "ops", "optim", "nn", "runtime", "_core", "gradstep"},
+    "sklearn": {*LOW, "spec", "ops", "optim", "nn", "train", "runtime"},
     "gradstep": {"spec", "ops", "optim", "nn", "train", "runtime", "_core", "_load", "checkpoint"},
     "_load": {"_core"},  # the first import, whose errors a command prints
     "__main__": {"train"},

@@ -125,6 +125,12 @@ bool use_blas_threads(bool on) {
   return threads != nullptr;
 }
 
+bool uses_blas_threads() {
+  const bool on = ThreadPool::use_lent(false);
+  ThreadPool::use_lent(on);
+  return on;
+}
+
 void read_environment() {
   if (const char* level = std::getenv("GRADSTEP_SIMD"); level && *level)
     use_simd(level, "GRADSTEP_SIMD");
@@ -160,6 +166,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("use_team", &ThreadPool::use_team, py::arg("on"));
   m.def("return_threads", [] { ThreadPool::instance().borrow(nullptr); });
   m.def("use_blas_threads", use_blas_threads, py::arg("on"));
+  m.def("uses_blas_threads", uses_blas_threads);
   m.def("threads_borrowed", [] { return ThreadPool::instance().borrows(); });
   m.def("optimizer_kernels", [] { return kernels(true); });
   m.def("assignment_kernels", [] { return kernels(false); });

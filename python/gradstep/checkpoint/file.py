@@ -6,6 +6,7 @@ the header before a byte of data is used.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -187,5 +188,8 @@ def _sync_folder(folder: str) -> None:
     place = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(place)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such call
+            raise
     finally:
         os.close(place)
