@@ -27,6 +27,12 @@ __all__ = ["MODELS", "main", "markdown", "measure"]
 TEST_SHARE = 0.2
 
 
+def _tabular(classes: bool, seed: int) -> Any:
+    from gradstep.sklearn import MLPClassifier, MLPRegressor
+
+    return (MLPClassifier if classes else MLPRegressor)(preset="tabular", random_state=seed)
+
+
 def _realmlp(classes: bool, seed: int) -> Any:
     from pytabkit import RealMLP_TD_Classifier, RealMLP_TD_Regressor
 
@@ -52,6 +58,7 @@ def _trees(classes: bool, seed: int) -> Any:
 
 # Name -> a function of whether there are classes, and of the seed, that makes an estimator.
 MODELS: dict[str, Callable[[bool, int], Any]] = {
+    "gradstep tabular": _tabular,
     "RealMLP": _realmlp,
     "scikit-learn MLP": _sklearn_mlp,
     "boosted trees": _trees,

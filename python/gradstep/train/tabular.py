@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+import gradstep.nn as nn
+from gradstep.arguments import choice, integer, number, several
 from gradstep.nn import Dropout, FloatArray, Layer, Linear, Sequential
-from gradstep.nn.activations import ACTIVATIONS, Activation
+from gradstep.nn.activations import Activation
 from gradstep.nn.tabular import Parametric, PeriodicEmbedding, Scale
 from gradstep.optim.optimizers import AdamW
 
@@ -107,11 +109,30 @@ class FlatCosine:
         return self.value * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
+# Activations that learn nothing and give a value for each.
+FUNCTIONS: dict[str, Callable[[], Activation]] = {
+    "leaky_relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "selu": nn.SELU,
+    "mish": nn.Mish,
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The numbers of the recipe; `..._rate` are factors of `lr` for a kind of parameter.
 
-    hidden: units of each hidden layer. batch_size: rows of a step.
+    activation: a name of FUNCTIONS. hidden: units of each hidden layer. batch_size: rows of a step.
+    validation_fraction: share of the rows that is held out to choose an epoch; of estimators.
+    Raises TypeError or ValueError.
+
+    >>> Recipe(lr=0.1, activation="selu", dropout=1.0)
+    Traceback (most recent call last):
+    ValueError: dropout: 1.0, expected a number in [0, 1)
     """
 
     lr: float
@@ -128,6 +149,17 @@ class Recipe:
     activation_rate: float = 0.1
     embedding_rate: float = 0.1
     validation_fraction: float = 0.2
+
+    def __post_init__(self) -> None:
+        choice("activation", self.activation, FUNCTIONS)
+        several("hidden", self.hidden, lambda name, size: integer(name, size, 1))
+        for name in ("epochs", "batch_size"):
+            integer(name, getattr(self, name), 1)
+        rates = ("scale_rate", "bias_rate", "activation_rate", "embedding_rate")
+        for name in ("lr", "weight_decay", *rates):
+            number(name, getattr(self, name), "a number >= 0", lambda x: x >= 0)
+        for name in ("dropout", "label_smoothing", "validation_fraction"):
+            number(name, getattr(self, name), "a number in [0, 1)", lambda p: 0 <= p < 1)
 
 
 CLASSES = Recipe(lr=0.04, activation="selu")
@@ -227,10 +259,9 @@ class Tabular:
             inputs += embedding.params["bias"].size
         layers.append(Scale(inputs, dtype))
         dropouts = []
-        for number, size in enumerate(recipe.hidden):
-            function = ACTIVATIONS[recipe.activation]()
-            assert isinstance(function, Activation)
-            entropy = np.random.SeedSequence([self._seed, 2, number])
+        for depth, size in enumerate(recipe.hidden):
+            function = FUNCTIONS[recipe.activation]()
+            entropy = np.random.SeedSequence([self._seed, 2, depth])
             dropout = Dropout(recipe.dropout, int(entropy.generate_state(1, np.uint64)[0]))
             linear = Linear(inputs, size, rng, dtype, init="zeros")
             layers += [linear, Parametric(function, size, dtype), dropout]
@@ -323,11 +354,11 @@ class Tabular:
         """(kind, inputs of a product, else 1) -> name -> array, always in one order."""
         kinds = {Scale: "scale", Parametric: "activation", PeriodicEmbedding: "embedding"}
         found: defaultdict[tuple[str, int], dict[str, FloatArray]] = defaultdict(dict)
-        for number, layer in enumerate(self.network.layers):
+        for place, layer in enumerate(self.network.layers):
             for name, param in layer.params.items():
                 kind = kinds.get(type(layer), name)
                 inputs = param.shape[1] if kind == "weight" else 1
-                found[kind, inputs][f"{number}.{name}"] = arrays[f"{number}.{name}"]
+                found[kind, inputs][f"{place}.{name}"] = arrays[f"{place}.{name}"]
         return found
 
     def __getstate__(self) -> dict[str, Any]:
