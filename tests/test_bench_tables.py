@@ -1,4 +1,4 @@
-"""The comparison on tables: sets that are whole, fits and scores, a table of what the file holds."""
+"""The comparison on tables: sets that are whole, scores, what is run again."""
 
 from __future__ import annotations
 
@@ -59,11 +59,12 @@ def test_rows_in_the_file_are_not_run_again(
     assert tables.main([*arguments, "1"]) == 0
     first = json.loads(path.read_text())
     calls = []
-    monkeypatch.setattr(
-        tables,
-        "measure",
-        lambda table, model, split: calls.append(split) or {**first[0], "split": 1},
-    )
+
+    def measured(table: Any, model: str, split: int) -> dict[str, Any]:
+        calls.append(split)
+        return {**first[0], "split": split}
+
+    monkeypatch.setattr(tables, "measure", measured)
     assert tables.main([*arguments, "2"]) == 0 and calls == [1]
     rows = json.loads(path.read_text())
     assert rows[0] == first[0] and len(rows) == 2
