@@ -17,8 +17,9 @@ from typing import Any
 
 import gradstep as gs
 from gradstep.nn import mlp
-from gradstep.train.datasets import Split, make_split, mnist5k, stratified_split
+from gradstep.train.datasets import Split, make_split, mnist5k
 from gradstep.train.loop import DEFAULT_LR, History, make_optimizer, train
+from gradstep.train.splits import validation_split
 
 OPTIMIZERS = {
     "adagrad": "AdaGrad",
@@ -50,7 +51,7 @@ SETTINGS = (
 def data(rows: int | None = None) -> Split:
     """4,000 rows to train on and 1,000 to validate on, or fewer of both."""
     digits = mnist5k()
-    train_rows, valid_rows = stratified_split(digits.y, 0.2)
+    train_rows, valid_rows = validation_split(digits.y, stratify=digits.y)
     return make_split(digits, train_rows[:rows], valid_rows[:rows])
 
 
@@ -86,7 +87,7 @@ def report(results: dict[str, dict[str, Any]]) -> str:
             final = history.final
             lines.append(
                 f"  {OPTIMIZERS[name]:28} rate {rate:<7.3g} training loss {final.train_loss:.4f}  "
-                f"validation accuracy {final.valid_accuracy:.1%}"
+                f"validation accuracy {final.valid_scores['accuracy']:.1%}"
             )
     return "\n".join(lines)
 

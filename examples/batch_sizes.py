@@ -19,8 +19,9 @@ import gradstep as gs
 import numpy as np
 from gradstep.nn import mlp
 from gradstep.train.batches import batches
-from gradstep.train.datasets import Split, make_split, mnist5k, stratified_split
+from gradstep.train.datasets import Split, make_split, mnist5k
 from gradstep.train.loop import evaluate
+from gradstep.train.splits import validation_split
 
 SIZES = (1, 4, 16, 64, 256, 1024, 4000)
 RATES = (0.02, 0.1, 0.5)
@@ -42,7 +43,7 @@ class Run:
 def data(rows: int | None = None) -> Split:
     """4,000 rows to train on and 1,000 to validate on, or fewer of both."""
     digits = mnist5k()
-    train_rows, valid_rows = stratified_split(digits.y, 0.2)
+    train_rows, valid_rows = validation_split(digits.y, stratify=digits.y)
     return make_split(digits, train_rows[:rows], valid_rows[:rows])
 
 
@@ -68,7 +69,8 @@ def until(split: Split, size: int, rate: float, accuracy: float, most_epochs: fl
             steps += 1
             if steps % every == 0:
                 seconds += perf_counter() - start
-                if evaluate(model, split.valid_x, split.valid_y)[1] >= accuracy:
+                _, scores = evaluate(model, split.valid_x, split.valid_y)
+                if scores["accuracy"] >= accuracy:
                     return Run(size, rate, steps, steps * size / rows, seconds)
                 start = perf_counter()
         seconds += perf_counter() - start

@@ -17,8 +17,9 @@ from typing import Any
 
 import gradstep as gs
 from gradstep.nn import Layer, mlp
-from gradstep.train.datasets import Split, digits, make_split, stratified_split
+from gradstep.train.datasets import Split, digits, make_split
 from gradstep.train.loop import History, train
+from gradstep.train.splits import validation_split
 
 # What to call it -> arguments of `mlp`: each changes one thing in the one before.
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -46,7 +47,7 @@ class Run:
 def data() -> Split:
     """Four fifths of the digits to train on, the rest to validate on."""
     found = digits()
-    return make_split(found, *stratified_split(found.y, 0.2))
+    return make_split(found, *validation_split(found.y, stratify=found.y))
 
 
 def gradient_sizes(model: Layer, split: Split) -> list[float]:
@@ -73,7 +74,7 @@ def report(runs: dict[str, Run]) -> str:
     return "\n".join(
         f"{name:32} gradient first/last layer {run.gradients[0] / run.gradients[-1]:8.1e}  "
         f"training loss {run.history.final.train_loss:.4f}  "
-        f"validation accuracy {run.history.final.valid_accuracy:.1%}"
+        f"validation accuracy {run.history.final.valid_scores['accuracy']:.1%}"
         for name, run in runs.items()
     )
 
