@@ -109,6 +109,7 @@ def report(runs: Sequence[Run]) -> str:
 def draw(runs: Sequence[Run], path: Path) -> None:
     """Write the picture; needs matplotlib."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     panels = {"epochs": "Rows: epochs", "steps": "Updates: steps", "seconds": "Time: seconds"}
     figure = Figure(figsize=(10, 3.6), layout="constrained")
@@ -121,6 +122,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.minorticks_off()
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_title(title, loc="left", fontsize=11, weight="bold")
