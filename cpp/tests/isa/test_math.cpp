@@ -20,7 +20,7 @@ using test::Function;
 namespace gradstep::baseline {
 extern const test::MathCases kMathCases;
 }
-#if defined(__x86_64__)
+#if defined(GRADSTEP_HAS_AVX)
 namespace gradstep::avx2 {
 extern const test::MathCases kMathCases;
 }
@@ -32,7 +32,7 @@ extern const test::MathCases kMathCases;
 namespace {
 
 const test::MathCases& cases_of([[maybe_unused]] const std::string& isa) {
-#if defined(__x86_64__)
+#if defined(GRADSTEP_HAS_AVX)
   if (isa == "avx2") return avx2::kMathCases;
   if (isa == "avx512") return avx512::kMathCases;
 #endif
