@@ -361,7 +361,8 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: EMA([X], lambda t: 2).update(), ValueError, "decay: 2, expected a number in [0, 1)"),
     (lambda: EMA([X[:, ::2]]), ValueError, "model['0']: not contiguous, expected C or F order"),
     (lambda: SWA([X.astype("f2")]), TypeError, "model['0']: float16, expected float32 or float64"),
-    (lambda: EMA([FROZEN]), ValueError, "model['0']: read-only, expected a writable array"),
+    (lambda: EMA([FROZEN]), ValueError, "model[0]: read-only, expected a writable array"),
+    (lambda: EarlyStopping(FROZEN, 1), ValueError, "model: read-only, expected a writable array"),
     (lambda: SWA([X]).load_state_dict({"updates": -1}), ValueError, "state_dict['updates']: -1"),
     (
         lambda: update_batch_norm([X], [X]),
