@@ -20,6 +20,7 @@ from gradstep import nn
 
 F4, F8 = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = (F4, F8)
+STORED = (*FLOATS, np.dtype(np.float16))  # what gradients may be, and bfloat16
 Takes = Callable[[Any], bool]
 
 
@@ -74,7 +75,7 @@ def is_tree(value: Any, written: bool) -> bool:
         value = list(value.values())
     if isinstance(value, (list, tuple)):
         return all(is_tree(branch, written) for branch in value)
-    return dense(value, order="any", written=written)
+    return dense(value, FLOATS if written else STORED, "any", written)
 
 
 # Kinds of arguments
@@ -299,6 +300,16 @@ ARGUMENTS: dict[str, Argument] = {
     "outputs": SIZE,
     "channels": SIZE,
     "dtype": Argument(lambda: np.float32, is_dtype),
+    "columns": SIZE,
+    "frequencies": SIZE,
+    "features": integer(3, 1),
+    "sigma": number(0.1, RATE),
+    "function": instance(nn.ReLU, nn.Layer),
+    "master": choice(None, "split", "float32"),
+    "state_dtype": choice("float32", "bfloat16", "int8"),
+    "copy_to": Argument(
+        lambda: None, lambda v: v is None or getattr(v, "dtype", None) == np.float16
+    ),
     "rng": Argument(
         lambda: np.random.default_rng(0),
         lambda v: v is None or isinstance(v, np.random.Generator) or (is_index(v) and int(v) >= 0),
@@ -328,7 +339,7 @@ DROPPING = ("dropout", "drop_connect", "drop_path", "spatial_dropout", "alpha_dr
 SPECIAL: dict[str, Argument] = {
     **{
         f"{name}.x": any_array(4, 6, order="any")
-        for name in ("relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu")
+        for name in ("relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "selu", "mish")
     },
     "batch_norm.momentum": optional(PROBABILITY),
     "layer_norm_backward.mean": array(4, dtype=F8),
@@ -362,6 +373,15 @@ SPECIAL: dict[str, Argument] = {
     "find_lr.steps": integer(2, 2),
     "BatchNorm.momentum": optional(PROBABILITY),
     "mlp.seed": integer(3, 0),
+    "PeriodicEmbedding.columns": sequence([1, 4], lambda v: is_index(v) and int(v) >= 0),
+    "PeriodicEmbedding.forward.x": any_array(4, 6, order="none"),
+    "PeriodicEmbedding.backward.dy": array(4, 12, dtype=FLOATS, order="none"),
+    "PeriodicEmbedding.parameter_gradients.dy": array(4, 12, dtype=FLOATS, order="none"),
+    "Scale.forward.x": any_array(4, 6, order="none"),
+    "Scale.backward.dy": array(4, 6, dtype=FLOATS, order="none"),
+    "Scale.parameter_gradients.dy": array(4, 6, dtype=FLOATS, order="none"),
+    "Parametric.backward.dy": array(4, 6, order="none"),
+    "Parametric.parameter_gradients.dy": array(4, 6, order="none"),
     "mlp.activation": choice("relu", *nn.ACTIVATIONS),
     "Linear.bias": flag(True),
     "Linear.forward.x": any_array(4, 6, order="none"),
@@ -376,9 +396,10 @@ SPECIAL: dict[str, Argument] = {
     "SpatialDropout.axis": integer(1),
     "Maxout.k": SIZE._replace(make=lambda: 2),
     "Optimizer.add_param_group.group": mapping(lambda: {"params": filled(3)}),
-    "Optimizer.bind.grads": optional(LIKE_X),  # None leaves a tensor alone
-    "Optimizer.step.grads": LIKE_X,
-    "Optimizer.reference_step.grads": LIKE_X,
+    "ewma_.value": array(4, 6, dtype=STORED),
+    "Optimizer.bind.grads": optional(array(4, 6, dtype=STORED)),  # None leaves a tensor alone
+    "Optimizer.step.grads": array(4, 6, dtype=STORED),
+    "Optimizer.reference_step.grads": array(4, 6, dtype=STORED),
 }
 
 # What the library makes for its users, names of types, and bases.

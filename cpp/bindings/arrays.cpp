@@ -24,16 +24,36 @@ bool f_order(py::handle array) { return flags(array) & npy_api::NPY_ARRAY_F_CONT
 
 py::array borrowed(py::handle array) { return py::reinterpret_borrow<py::array>(array); }
 
-// -1: not a floating type of ours in native byte order.
+bool is_bfloat16(const py::dtype& dtype) {
+  return dtype.kind() == 'V' && dtype.itemsize() == 2 && text(dtype.attr("name")) == "bfloat16";
+}
+
+// -1: no type of ours in native byte order.
 int dtype_of(py::handle array) {
   PyObject* descr = proxy(array)->descr;
-  for (int type = 0; type < kDTypes; ++type)
+  for (int type = 0; type < kAllDTypes; ++type)
     if (descr == dtypes[type]) return type;
   const auto dtype = py::reinterpret_borrow<py::dtype>(descr);
-  if (dtype.byteorder() != '=') return -1;
-  for (int type = 0; type < kDTypes; ++type)
-    if (dtype.num() == py::reinterpret_borrow<py::dtype>(dtypes[type]).num()) return type;
-  return -1;
+  if (dtype.byteorder() != '=' && dtype.byteorder() != '|') return -1;
+  for (int type = 0; type < kAllDTypes; ++type)
+    if (dtypes[type] && dtype.num() == py::reinterpret_borrow<py::dtype>(dtypes[type]).num())
+      return type;
+  if (dtypes[kBfloat16] || !is_bfloat16(dtype)) return -1;
+  dtypes[kBfloat16] = py::object(dtype).release().ptr();
+  return kBfloat16;
+}
+
+std::string names_of(Types accepted) {
+  std::string names;
+  for (int type = 0; type < kAllDTypes; ++type) {
+    if (!(accepted & types(type))) continue;
+    accepted &= ~types(type);
+    names += (names.empty() ? ""
+              : accepted    ? ", "
+                            : " or ") +
+             std::string(name_of(static_cast<DType>(type)));
+  }
+  return names;
 }
 
 bool same_shape(py::handle a, py::handle b) {
@@ -43,7 +63,7 @@ bool same_shape(py::handle a, py::handle b) {
 
 }  // namespace
 
-ByType<PyObject*> dtypes = {};
+PyObject* dtypes[kAllDTypes] = {};
 
 std::string label(const std::string& argument, py::handle name) {
   if (name.is_none()) return argument;
@@ -64,13 +84,13 @@ py::object number_array(py::handle number) { return py::handle(asarray)(number);
 
 py::object readable(py::handle object, DType type) {
   if (PyFloat_CheckExact(object.ptr()))
-    return py::handle(asarray)(object, py::handle(dtypes[type]));
+    return py::handle(asarray)(object, py::handle(dtypes[type == kFloat64 ? type : kFloat32]));
   if (py::isinstance(object, generic)) return number_array(object);
   return py::reinterpret_borrow<py::object>(object);
 }
 
 ArrayView check_array(py::handle object, Access access, const std::string& argument,
-                      py::handle name, const std::string& layout) {
+                      py::handle name, Types accepted, const std::string& layout) {
   const auto where = [&] { return label(argument, name) + ": "; };
   if (!py::isinstance<py::array>(object))
     throw py::type_error(where() + kind_of(object) + ", expected a numpy.ndarray");
@@ -78,9 +98,9 @@ ArrayView check_array(py::handle object, Access access, const std::string& argum
   if (is_masked(object))
     throw py::type_error(where() + "a masked array, expected a plain numpy.ndarray");
   const int type = dtype_of(object);
-  if (type < 0)
+  if (type < 0 || !(accepted & types(type)))
     throw py::type_error(where() + "dtype " + text(array.attr("dtype").attr("str")) + " (" +
-                         text(array.dtype()) + "), expected native float32 or float64");
+                         text(array.dtype()) + "), expected native " + names_of(accepted));
   if (!c_order(object) && !f_order(object))
     throw py::value_error(where() + "shape " + text(array.attr("shape")) + " with strides " +
                           text(array.attr("strides")) + ", expected " + layout);
@@ -95,14 +115,16 @@ ArrayView check_array(py::handle object, Access access, const std::string& argum
 
 ArrayView check_like(py::handle object, py::handle model, Access access,
                      const std::string& argument, const std::string& model_argument,
-                     py::handle name) {
+                     py::handle name, Types others) {
   std::string layout = "a contiguous array";
   if (!c_order(model) || !f_order(model))
     layout += (c_order(model) ? " in C order as in " : " in F order as in ") + model_argument;
-  const ArrayView view = check_array(object, access, argument, name, layout);
+  const int model_type = dtype_of(model);
+  const ArrayView view =
+      check_array(object, access, argument, name, kValueTypes | types(model_type) | others, layout);
   const py::array array = borrowed(object), like = borrowed(model);
   const auto where = [&] { return label(argument, name) + ": "; };
-  if (view.type != dtype_of(model))
+  if (view.type != model_type && !(others & types(view.type)))
     throw py::type_error(where() + "dtype " + text(array.dtype()) + ", expected " +
                          text(like.dtype()) + " as in " + model_argument);
   if (!same_shape(array, like))
@@ -146,7 +168,8 @@ Input check_dense(py::handle object, const std::string& argument) {
 
 Input check_c_order(py::handle object, const std::string& argument) {
   py::object array = readable(object);
-  const ArrayView view = check_array(array, Access::kRead, argument, py::none(), kCOrder);
+  const ArrayView view =
+      check_array(array, Access::kRead, argument, py::none(), kValueTypes, kCOrder);
   if (!c_order(array)) throw py::value_error(argument + ": F order, expected C order");
   Shape shape = shape_of(array);
   return {std::move(array), view, std::move(shape)};
@@ -164,7 +187,7 @@ Input check_shaped(py::handle object, Access access, const std::string& argument
   const bool reads_number = access == Access::kRead && shape.empty();
   py::object array =
       reads_number ? readable(object, type) : py::reinterpret_borrow<py::object>(object);
-  const ArrayView view = check_array(array, access, argument, py::none(), kCOrder);
+  const ArrayView view = check_array(array, access, argument, py::none(), kValueTypes, kCOrder);
   const Shape found = shape_of(array);
   if (found != shape)
     throw py::value_error(argument + ": shape " + shape_text(found) + ", expected " +
@@ -209,8 +232,9 @@ void load_array_types() {
   generic = py::object(numpy.attr("generic")).release().ptr();
   asarray = py::object(numpy.attr("asarray")).release().ptr();
   empty_like = py::object(numpy.attr("empty_like")).release().ptr();
-  for (int type = 0; type < kDTypes; ++type)
-    dtypes[type] = py::dtype(std::string(name_of(static_cast<DType>(type)))).release().ptr();
+  for (int type = 0; type < kAllDTypes; ++type)
+    if (type != kBfloat16)
+      dtypes[type] = py::dtype(std::string(name_of(static_cast<DType>(type)))).release().ptr();
 }
 
 }  // namespace gradstep

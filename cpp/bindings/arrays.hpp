@@ -13,7 +13,15 @@ namespace gradstep {
 // How messages call an array: argument['name'], argument[3], or argument alone for None.
 std::string label(const std::string& argument, pybind11::handle name);
 
-// A checked array: memory of n contiguous, aligned, native float32 or float64.
+// Sets of types.
+typedef unsigned Types;
+template <class... T>
+constexpr Types types(T... type) {
+  return ((1u << type) | ...);
+}
+inline constexpr Types kValueTypes = types(kFloat32, kFloat64);
+
+// A checked array: memory of n contiguous, aligned, native elements.
 struct ArrayView {
   void* data;
   DType type;
@@ -31,24 +39,26 @@ inline constexpr const char* kCOrder = "a contiguous array in C order";
 // Raises TypeError or ValueError whose message starts with label(argument, name). layout: which
 // layouts the caller takes, for the message; those that are dense pass here.
 ArrayView check_array(pybind11::handle object, Access access, const std::string& argument,
-                      pybind11::handle name = pybind11::none(), const std::string& layout = kDense);
+                      pybind11::handle name = pybind11::none(), Types accepted = kValueTypes,
+                      const std::string& layout = kDense);
 
 // Whether the object is a number that may be read as an array without axes: a scalar of NumPy's or
 // Python's float.
 bool is_scalar(pybind11::handle object);
 // A new array that holds a number, of the type that NumPy gives it.
 pybind11::object number_array(pybind11::handle number);
-// The object, or for a scalar a new array that holds it, where Python's float is of `type`.
+// The object, or for a scalar a new array that holds it, where Python's float is of `type`, or
+// float32 where that is a storage type.
 pybind11::object readable(pybind11::handle object, DType type = kFloat64);
 
 // The same where the array is to be like `model`, of `type`: only one without axes is a number.
 pybind11::object readable_like(pybind11::handle object, pybind11::handle model, DType type);
 
 // check_array for an array that belongs to `model`, itself checked and called `model_argument`:
-// same dtype, shape and order.
+// same shape and order, and the same dtype or one of `others`.
 ArrayView check_like(pybind11::handle object, pybind11::handle model, Access access,
                      const std::string& argument, const std::string& model_argument,
-                     pybind11::handle name = pybind11::none());
+                     pybind11::handle name = pybind11::none(), Types others = 0);
 
 // Whether an array that was found to be `view` is so still, and may still be accessed so: NumPy
 // lets others freeze, move, shrink and retype arrays that somebody else holds.
@@ -104,8 +114,9 @@ class LateFloat {
   pybind11::float_ object_;
 };
 
-// NumPy's own descriptors of our types.
-extern ByType<PyObject*> dtypes;
+// NumPy's own descriptors of our types; that of bfloat16, which another package brings, from when
+// it was first met.
+extern PyObject* dtypes[kAllDTypes];
 
 inline bool is_still(pybind11::handle array, const ArrayView& view, Access access) {
   typedef pybind11::detail::npy_api Api;

@@ -14,7 +14,8 @@ namespace {
 
 // One weight counts as a channel of everything.
 PreluJob prelu_job(const Input& x, py::handle weight, py::handle axis, Memory* memory) {
-  const ArrayView view = check_array(weight, Access::kRead, "weight", py::none(), kCOrder);
+  const ArrayView view =
+      check_array(weight, Access::kRead, "weight", py::none(), kValueTypes, kCOrder);
   const Shape shape = shape_of(weight);
   if (shape.size() != 1)
     throw py::value_error("weight: shape " + shape_text(shape) + ", expected one dimension");

@@ -7,7 +7,7 @@ and selections in the order of the kernels, with every scalar computed in double
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,7 +31,6 @@ __all__ = [
     "prepare",
     "shrunk",
     "sign",
-    "update",
 ]
 
 
@@ -76,25 +75,6 @@ def prepare(h: Scalars, scale: float, g: Array, p: Array) -> Array:
     if l2 != 0:
         g = g + l2 * p
     return g
-
-
-def update(
-    formula: Callable[..., tuple[Array, ...]],
-    h: Scalars,
-    scale: float,
-    t: int,
-    p: Array,
-    g: Array,
-    states: Sequence[Array],
-) -> None:
-    """Step t of one parameter by a formula, in place. scale: of the gradient."""
-    # A subclass may give its operators another meaning, as np.matrix does.
-    values = np.asarray(p)
-    with np.errstate(all="ignore"):
-        prepared = prepare(h, scale, g, values)
-        new = formula(values.dtype.type, h, t, values, prepared, *states)
-    for array, result in zip((values, *states), new, strict=True):
-        array[...] = result
 
 
 def moments(f: Round, h: Scalars, g: Array, m: Array, v: Array) -> tuple[Array, Array]:

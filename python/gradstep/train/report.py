@@ -6,20 +6,23 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gradstep.train.loop import History
+from gradstep.train.records import Record
 
 __all__ = [
     "Run",
     "check_writable",
     "divergence",
     "draw_curves",
+    "result_rows",
     "result_table",
+    "time_rows",
     "time_table",
     "write_json",
 ]
@@ -27,11 +30,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one optimizer: a history for each split."""
+    """What came of one optimizer: a history and a record for each split."""
 
     optimizer: str
     lr: float
     histories: list[History]
+    records: list[Record] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -52,6 +56,7 @@ class Style:
     """How people read a score: its name, its number times `factor` in a format, and a unit."""
 
     name: str
+    long: str
     form: str
     factor: float = 1.0
     unit: str = ""
@@ -62,10 +67,10 @@ class Style:
 
 
 STYLES = {
-    "accuracy": Style("acc", "{:.2f}", 100, " %"),
-    "rmse": Style("RMSE", "{:.4g}"),
-    "mae": Style("MAE", "{:.4g}"),
-    "r2": Style("R²", "{:.4f}"),
+    "accuracy": Style("acc", "accuracy", "{:.2f}", 100, " %"),
+    "rmse": Style("RMSE", "RMSE", "{:.4g}"),
+    "mae": Style("MAE", "MAE", "{:.4g}"),
+    "r2": Style("R²", "R²", "{:.4f}"),
 }
 
 
@@ -111,10 +116,15 @@ def result_table(runs: Sequence[Run]) -> str:
 
     A mean over the splits, with its standard deviation for the validation.
     """
+    return _aligned(result_rows(runs))
+
+
+def result_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Return the cells of `result_table`, its head first."""
     names = list(runs[0].histories[0].final.valid_scores)
     head = ["optimizer", "lr", "epochs", "train loss", "valid loss"]
     head += [f"train {STYLES[names[0]].name}", *(f"valid {STYLES[name].name}" for name in names)]
-    return _aligned([[*head, "s/epoch"], *map(_result_row, runs)])
+    return [[*head, "s/epoch"], *map(_result_row, runs)]
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -159,7 +169,12 @@ def time_table(runs: Sequence[Run]) -> str:
 
     The rest is that of putting batches together, of shortcuts, and of the loop itself.
     """
-    return _aligned([["time of", *TIMES, "rest"], *map(_time_row, runs)])
+    return _aligned(time_rows(runs))
+
+
+def time_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Return the cells of `time_table`, its head first."""
+    return [["time of", *TIMES, "rest"], *map(_time_row, runs)]
 
 
 def _time_row(run: Run) -> list[str]:
@@ -187,7 +202,7 @@ def draw_curves(runs: Sequence[tuple[str, Sequence[History]]], title: str, path:
         for number, (_, histories) in enumerate(runs):
             for history in histories:
                 _draw_history(axes, history, quantity, palette(number), len(histories) ** -0.5)
-        title = quantity if quantity in ("loss", "accuracy") else STYLES[quantity].name
+        title = STYLES[quantity].long if quantity in STYLES else quantity
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
