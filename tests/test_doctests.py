@@ -13,6 +13,7 @@ from typing import Any
 import gradstep
 import gradstep.nn
 import pytest
+from gradstep.train import metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 # The compiled module has no examples; __main__ runs the command line when imported.
@@ -26,7 +27,9 @@ MODULES = sorted(
 )
 # What a module imports that not everybody has.
 NEEDS = {
+    "gradstep.sklearn": "sklearn",
     "gradstep.torch": "torch",
+    "gradstep.checkpoint": "safetensors",
     "gradstep.bench.torch_networks": "torch",
     "gradstep.bench.numba_loops": "numba",
 }
@@ -43,14 +46,16 @@ def test_docstrings(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_pages(page: Path) -> None:
-    if page.name == "torch.md":
-        pytest.importorskip("torch")
+    needed = {"torch.md": "torch", "sklearn.md": "sklearn", "checkpoints.md": "safetensors"}
+    if page.name in needed:
+        pytest.importorskip(needed[page.name])
     result = doctest.testfile(str(ROOT / page), module_relative=False)
     assert result.failed == 0
 
 
+MODULES_OF_NAMES = (gradstep, gradstep.nn, gradstep.train, metrics)
 VALUES = {"DROPOUTS", "OPTIMIZERS", "SCHEDULES", "Schedule", "__version__"}
-PUBLIC = [(m, name) for m in (gradstep, gradstep.nn) for name in sorted({*m.__all__} - VALUES)]
+PUBLIC = [(m, name) for m in MODULES_OF_NAMES for name in sorted({*m.__all__} - VALUES)]
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda it: getattr(it, "__name__", it))

@@ -1,4 +1,7 @@
-"""Schedules: closed forms, edges, composition, errors, and agreement with PyTorch."""
+"""Schedules: closed forms, edges, composition, errors, and agreement with PyTorch.
+
+One list of schedules runs through all of it: hence the length.
+"""
 
 import copy
 import dataclasses

@@ -1,5 +1,8 @@
 """Threads of ours, threads of Python, forks and interrupts: whole steps with the same bits, or an
-error, never something between."""
+error, never something between.
+
+One promise and its helpers (children, gates, interrupted steps): hence the length.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,10 @@
 array([-0.1, -0.1, -0.1], dtype=float32)
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from gradstep._load import __version__
 from gradstep.nn import init
 from gradstep.nn.dropouts import (
@@ -28,10 +32,14 @@ from gradstep.ops.activations import (
     log_softmax_backward,
     maxout,
     maxout_backward,
+    mish,
+    mish_backward,
     prelu,
     prelu_backward,
     relu,
     relu_backward,
+    selu,
+    selu_backward,
     sigmoid,
     sigmoid_backward,
     silu,
@@ -186,11 +194,14 @@ __all__ = [
     "layer_norm_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "load",
     "log_softmax",
     "log_softmax_backward",
     "maxout",
     "maxout_backward",
     "merge_stats",
+    "mish",
+    "mish_backward",
     "mse",
     "nonfinite",
     "one_cycle",
@@ -204,7 +215,10 @@ __all__ = [
     "relu_backward",
     "rms_norm",
     "rms_norm_backward",
+    "save",
     "scaled",
+    "selu",
+    "selu_backward",
     "set_num_threads",
     "sigmoid",
     "sigmoid_backward",
@@ -223,5 +237,18 @@ __all__ = [
     "use_simd",
     "warmup",
 ]
+
+if _TYPE_CHECKING:
+    from gradstep.checkpoint import load, save
+
+_LATE = {"load": "gradstep.checkpoint", "save": "gradstep.checkpoint"}
+
+
+def __getattr__(name: str) -> _Any:
+    """What is imported when it is first asked for."""
+    if name not in _LATE:
+        raise AttributeError(f"module 'gradstep' has no attribute {name!r}")
+    return getattr(_import_module(_LATE[name]), name)
+
 
 _register_with_threadpoolctl()

@@ -21,9 +21,9 @@ from gradstep import _core
 from gradstep.optim.gradients import nonfinite
 from gradstep.optim.optimizer import Optimizer as Formula
 from gradstep.spec.optim import clip_coefficient
-from gradstep.torch.optim.binding import Binding, Member
 from gradstep.torch.optim.groups import Groups, Option, changes_in_place, check_flags
 from gradstep.torch.optim.memory import array_of
+from gradstep.torch.optim.participants import Member, Participants
 from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
 from gradstep.torch.optim.shards import sum_over_parts
 from gradstep.torch.threads import on_team
@@ -62,7 +62,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     on_nonfinite: Any = Option("apply")
     zero_grads: Any = Option(False)
 
-    _binding: Binding | None = None
+    _participants: Participants | None = None
     _groups: Groups | None = None
     _values: list[tuple[Any, ...]] | None = None  # hyperparameters of each group, as the plan's
     _volatile = False  # one of them is a tensor or a list, which may change in place
@@ -143,7 +143,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         found_inf = self.__dict__.get("found_inf")
         if found_inf is not None and float(found_inf) != 0:
             self._skip(grads, None)
-        elif self._binding is None and any(map(_is_fake, params)):
+        elif self._participants is None and any(map(_is_fake, params)):
             self._step_of_torch()
         else:
             self._step_natively(params, grads)
@@ -155,50 +155,50 @@ class NativeOptimizer(torch.optim.Optimizer):
         try:
             outcome = self._advance(params, grads)
         except (TypeError, ValueError):
-            # A tensor may have another shape in the same memory. Binding again explains, or helps.
-            self._binding = None
+            # A tensor may have another shape in the same memory: a new plan explains, or helps.
+            self._participants = None
             outcome = self._advance(params, grads)
-        binding, given, rows, norm, scale = outcome
+        participants, given, rows, norm, scale = outcome
         if scale is None:
-            self._refuse(binding, given, rows)
+            self._refuse(participants, given, rows)
             self._skip(grads, norm)
         else:
             for row in rows:
                 row.step(scale)
                 row.commit(self.state, bool(self.NUMBERS))
-            self._finish(binding, grads, given, norm)
+            self._finish(participants, grads, given, norm)
 
     @on_team
     def _advance(
         self, params: list[Any], grads: list[Any]
-    ) -> tuple[Binding, list[Any], list[Rows], float | None, float | None]:
+    ) -> tuple[Participants, list[Any], list[Rows], float | None, float | None]:
         """Steps on what is dense; gives the rows that are to follow, the norm, and the factor of
         the gradients: None where the step was skipped."""
         rows: list[Rows] = []
         if self.SPARSE and True in map(is_sparse, [g for g in grads if g is not None]):
             grads, rows = self._take_rows(params, grads)
-        binding = self._bound(params, grads)
-        given = binding.gradients(binding.own(grads), self._zero_grads)
+        participants = self._current(params, grads)
+        given = participants.gradients(participants.own(grads), self._zero_grads)
         factor = self.__dict__.get("grad_scale")
         scale = 1.0 if factor is None else 1.0 / float(factor)
         clip, checks = self._clip_norm or 0.0, self._on_nonfinite != "apply"
         norm = None
-        if (rows or binding.spread) and (clip or checks):
-            norm = self._norm(binding, given, rows) * abs(scale)
+        if (rows or participants.spread) and (clip or checks):
+            norm = self._norm(participants, given, rows) * abs(scale)
             if checks and not math.isfinite(norm):
-                return binding, given, rows, norm, None
+                return participants, given, rows, norm, None
             scale *= clip_coefficient(norm, clip)
             clip, checks = 0.0, False
-        _, own_norm, applied = binding.plan.step(given, scale, clip, checks, self._zero_grads)
+        _, own_norm, applied = participants.plan.step(given, scale, clip, checks, self._zero_grads)
         norm = own_norm if norm is None else norm
-        return binding, given, rows, norm, scale if applied else None
+        return participants, given, rows, norm, scale if applied else None
 
     @staticmethod
-    def _norm(binding: Binding, given: list[Any], rows: list[Rows]) -> float:
+    def _norm(participants: Participants, given: list[Any], rows: list[Rows]) -> float:
         """The norm of all gradients where the plan sees but a part of them."""
         gradients = [
             (parameter, grad if isinstance(grad, np.ndarray) else array_of(grad))
-            for parameter, grad in zip(binding.parameters, given, strict=True)
+            for parameter, grad in zip(participants.parameters, given, strict=True)
             if grad is not None
         ]
         gradients += [(row.member.parameter, array_of(row.values)) for row in rows]
@@ -242,38 +242,41 @@ class NativeOptimizer(torch.optim.Optimizer):
         return self.FORMULA._scalars(group, 1)
 
     def _finish(
-        self, binding: Binding, grads: list[Any], given: list[Any], norm: float | None
+        self, participants: Participants, grads: list[Any], given: list[Any], norm: float | None
     ) -> None:
         self._grad_norm, self._skipped = norm, False
         present = [i for i, grad in enumerate(given) if grad is not None]
-        parameters = binding.parameters
+        parameters = participants.parameters
         if len(present) == len(parameters):
-            self._count(binding, None)
+            self._count(participants, None)
         else:
-            self._count(binding, present)
+            self._count(participants, present)
             parameters = [parameters[i] for i in present]
         increment_version(parameters)
-        if binding.spread:
-            increment_version([binding.parts[i] for i in present])
+        if participants.spread:
+            increment_version([participants.parts[i] for i in present])
         if self._zero_grads:
             left = [grad for grad in grads if grad is not None]
             if self.SPARSE:
                 _fill_with_zeros(filter(is_sparse, left))
             increment_version(left)
 
-    def _count(self, binding: Binding, present: list[int] | None) -> None:
+    def _count(self, participants: Participants, present: list[int] | None) -> None:
         """Advances the numbers that torch keeps of the parameters at these places, or of all."""
-        binding.count(present)
+        participants.count(present)
 
     def _skip(self, grads: list[Any], norm: float | None) -> None:
         self._grad_norm, self._skipped = norm, True
         if self._zero_grads:
             _fill_with_zeros(grad for grad in grads if grad is not None)
 
-    def _refuse(self, binding: Binding, given: list[Any], rows: list[Rows]) -> None:
+    def _refuse(self, participants: Participants, given: list[Any], rows: list[Rows]) -> None:
         if self._on_nonfinite != "raise":
             return
-        found = [*zip(binding.members, given, strict=True), *((r.member, r.values) for r in rows)]
+        found = [
+            *zip(participants.members, given, strict=True),
+            *((r.member, r.values) for r in rows),
+        ]
         for member, grad in found:
             if grad is None:
                 continue
@@ -283,7 +286,7 @@ class NativeOptimizer(torch.optim.Optimizer):
                 raise FloatingPointError(
                     f"{member.label}.grad: {bad} of {array.size} elements are not finite"
                 )
-        elsewhere = "not finite on another process, or " if binding.spread else ""
+        elsewhere = "not finite on another process, or " if participants.spread else ""
         raise FloatingPointError(
             f"gradients: {elsewhere}the sum of their squares overflows float64"
         )
@@ -304,17 +307,17 @@ class NativeOptimizer(torch.optim.Optimizer):
             self._groups = Groups(self.FORMULA, self.defaults, self.OPTIONAL)
         return self._groups
 
-    def _bound(self, params: list[Any], grads: list[Any]) -> Binding:
-        binding = self._binding
-        if binding is None or not binding.fits(self.state, params, grads):
-            binding = self._bind(params, grads, self._read_groups())
+    def _current(self, params: list[Any], grads: list[Any]) -> Participants:
+        participants = self._participants
+        if participants is None or not participants.fits(self.state, params, grads):
+            participants = self._gather(params, grads, self._read_groups())
         elif self._volatile or self._differ():
             groups = self._read_groups()
-            if self._kernels(groups) == binding.kernels:
-                self._set_hyper(binding, groups)
+            if self._kernels(groups) == participants.kernels:
+                self._set_hyper(participants, groups)
             else:
-                binding = self._bind(params, grads, groups)
-        return binding
+                participants = self._gather(params, grads, groups)
+        return participants
 
     def _differ(self) -> bool:
         """Whether the hyperparameters are others than the plan's."""
@@ -334,20 +337,22 @@ class NativeOptimizer(torch.optim.Optimizer):
     def _kernels(self, groups: list[dict[str, Any]]) -> list[str]:
         return [self.FORMULA.kernel(group) for group in groups]
 
-    def _set_hyper(self, binding: Binding, groups: list[dict[str, Any]]) -> None:
+    def _set_hyper(self, participants: Participants, groups: list[dict[str, Any]]) -> None:
         scalars = [self.FORMULA._scalars(group, 1) for group in groups]
         for number, h in enumerate(scalars):
-            binding.plan.set_hyper(number, list(h.values()))
+            participants.plan.set_hyper(number, list(h.values()))
         self._scalars = scalars
         self._values = self._hyperparameters().values(self.param_groups)
         self._volatile = changes_in_place(self._values)
 
-    def _bind(self, params: list[Any], grads: list[Any], groups: list[dict[str, Any]]) -> Binding:
-        before = set(map(id, self._binding.parameters)) if self._binding else set()
+    def _gather(
+        self, params: list[Any], grads: list[Any], groups: list[dict[str, Any]]
+    ) -> Participants:
+        before = set(map(id, self._participants.parameters)) if self._participants else set()
         takes_part = [
             grad is not None or id(p) in before for p, grad in zip(params, grads, strict=True)
         ]
-        binding = Binding(
+        participants = Participants(
             self._members(takes_part),
             params,
             self.state,
@@ -357,13 +362,13 @@ class NativeOptimizer(torch.optim.Optimizer):
             self.defaults,
             type(self).__name__,
         )
-        own = binding.own(grads)
-        binding.check_gradients(own)
-        binding.plan.check(binding.gradients(own, self._zero_grads))
-        self._set_hyper(binding, groups)
-        binding.commit(self.state)
-        self._binding = binding
-        return binding
+        own = participants.own(grads)
+        participants.check_gradients(own)
+        participants.plan.check(participants.gradients(own, self._zero_grads))
+        self._set_hyper(participants, groups)
+        participants.commit(self.state)
+        self._participants = participants
+        return participants
 
     def _members(self, takes_part: list[bool]) -> list[Member]:
         """The parameters at these places."""
@@ -382,7 +387,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), **{key: getattr(self, key) for key in OPTIONS}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._binding = self._groups = None
+        self._participants = self._groups = None
         kept = dict(state)
         for key in OPTIONS:
             if key in kept:

@@ -9,8 +9,8 @@ import torch
 
 from gradstep.optim import optimizers as formulas
 from gradstep.optim.hyperparameters import check_hyperparameter
-from gradstep.torch.optim.binding import Binding
 from gradstep.torch.optim.optimizer import NativeOptimizer
+from gradstep.torch.optim.participants import Participants
 
 __all__ = [
     "SGD",
@@ -107,12 +107,12 @@ class NAdam(NativeOptimizer, torch.optim.NAdam):
     FORMULA: ClassVar = formulas.NAdam
     NUMBERS: ClassVar = ("step", "mu_product")
 
-    def _count(self, binding: Binding, present: list[int] | None) -> None:
-        super()._count(binding, present)
-        products = binding.numbers["mu_product"]
-        values, steps = products.values, binding.numbers["step"].values
+    def _count(self, participants: Participants, present: list[int] | None) -> None:
+        super()._count(participants, present)
+        products = participants.numbers["mu_product"]
+        values, steps = products.values, participants.numbers["step"].values
         for i in range(len(values)) if present is None else present:
-            h = self._scalars[binding.members[i].group]
+            h = self._scalars[participants.members[i].group]
             values[i] *= h["beta1"] * (1 - 0.5 * 0.96 ** (steps[i] * h["momentum_decay"]))
         products.write(values)
 
@@ -154,12 +154,14 @@ class SparseAdam(NativeOptimizer, torch.optim.SparseAdam):
         scalars["eps"] /= math.sqrt(1 - scalars["beta2"] ** t)
         return scalars
 
-    def _bind(self, params: list[Any], grads: list[Any], groups: list[dict[str, Any]]) -> Binding:
+    def _gather(
+        self, params: list[Any], grads: list[Any], groups: list[dict[str, Any]]
+    ) -> Participants:
         for member in self._members([g is not None for g in grads]):
             raise TypeError(
                 f"{member.label}.grad: dense, expected a sparse gradient; use gradstep.torch.Adam"
             )
-        return super()._bind(params, grads, groups)
+        return super()._gather(params, grads, groups)
 
 
 class Lion(NativeOptimizer):

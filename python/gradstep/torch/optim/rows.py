@@ -9,8 +9,8 @@ import torch
 
 from gradstep import _core
 from gradstep.optim.optimizer import Optimizer as Formula
-from gradstep.torch.optim.binding import Member, State, state_array
 from gradstep.torch.optim.memory import array_of, check_parameter
+from gradstep.torch.optim.participants import Member, State, state_array
 from gradstep.torch.optim.shards import is_spread
 from gradstep.torch.tensors import refusal
 

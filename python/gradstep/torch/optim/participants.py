@@ -1,4 +1,4 @@
-"""A native plan over the memory of torch's tensors, and whether it still fits them."""
+"""The parameters that take part in steps: a native plan over their memory, and whether it fits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gradstep.torch.optim.memory import (
 from gradstep.torch.optim.shards import check_placement, is_spread, part_of
 from gradstep.torch.tensors import refusal
 
-__all__ = ["Binding", "Member", "state_array"]
+__all__ = ["Member", "Participants", "state_array"]
 
 State = dict[str, Any]
 NO_STATE: State = {}
@@ -44,8 +44,8 @@ class Member:
         return f"params[{self.name!r}]"
 
 
-class Binding:
-    """The plan of some parameters: those that have had a gradient."""
+class Participants:
+    """The parameters that have had a gradient: their memory, their states and the native plan."""
 
     def __init__(
         self,
