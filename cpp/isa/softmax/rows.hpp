@@ -222,14 +222,13 @@ static void softmax_together(const SoftmaxJob& job, int64_t row, int64_t count) 
   for (int64_t r = 0; r < count; ++r) {
     stats[r] = {0, 0, 0, logit_of_target<T>(job, row + r)};
     if (job.kind <= kCrossEntropy) stats[r].max = softmax_max<T>(job, row + r, 0, n);
+    // Before the exponentials take the place of x, where the call works in place.
+    stats[r].smooth = smooth_sum(job, block(r), static_cast<T>(stats[r].max));
   }
   if (job.kind <= kCrossEntropy)
     for (int64_t r = 0; r < count; ++r)
       softmax_exponentials(job, block(r), static_cast<T>(stats[r].max));
-  for (int64_t r = 0; r < count; ++r) {
-    stats[r].smooth = smooth_sum(job, block(r), static_cast<T>(stats[r].max));
-    stats[r].sum = softmax_sum(job, block(r));
-  }
+  for (int64_t r = 0; r < count; ++r) stats[r].sum = softmax_sum(job, block(r));
   for (int64_t r = 0; r < count; ++r) softmax_finish<T>(job, row + r, 0, n, stats[r]);
 }
 
