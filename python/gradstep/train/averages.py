@@ -58,6 +58,8 @@ class _Average(ABC):
     def swap(self) -> None:
         """Exchange the averages and the weights, in place; once more changes them back."""
         for name, live in self._live.items():
+            _check(name, live)
+        for name, live in self._live.items():
             kept = live.copy(order="K")
             np.copyto(live, self._averages[name])
             np.copyto(self._averages[name], kept)

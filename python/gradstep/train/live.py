@@ -52,6 +52,9 @@ def check_copies(state: Any, key: str, live: Mapping[str, Array]) -> Mapping[str
 
 
 def put(arrays: Mapping[str, Array], values: Mapping[str, Array]) -> None:
-    """Writes the values over the arrays of the same names."""
+    """Writes the values over the arrays of the same names, if all of these are writable."""
+    for name, array in arrays.items():
+        if not array.flags.writeable:
+            raise ValueError(f"{name}: read-only, expected a writable array")
     for name, array in arrays.items():
         np.copyto(array, values[name])
