@@ -40,6 +40,8 @@ ACTIVATIONS: dict[str, Activation | None] = {
     "leaky_relu": Activation(activations.leaky_relu, activations.leaky_relu_backward, "sign"),
     "silu": Activation(activations.silu, activations.silu_backward, "x"),
     "gelu": Activation(activations.gelu, activations.gelu_backward, "x"),
+    "selu": Activation(activations.selu, activations.selu_backward, "y"),
+    "mish": Activation(activations.mish, activations.mish_backward, "x"),
 }
 
 
