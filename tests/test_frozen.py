@@ -24,6 +24,9 @@ DOORS: dict[str, Callable[[Any, Any, Any], Any]] = {
     "step": lambda opt, grads, saved: opt.step(grads),
     "bound step": lambda opt, grads, saved: opt.step(),
     "reference_step": lambda opt, grads, saved: opt.reference_step(grads),
+    "bind": lambda opt, grads, saved: opt.bind(grads),
+    "load": lambda opt, grads, saved: opt.load_state_dict(saved[0]),
+    "load with another kernel": lambda opt, grads, saved: opt.load_state_dict(saved[1]),
 }
 
 
@@ -52,6 +55,18 @@ def test_parameters(door: str, change: str) -> None:
         DOORS[door](opt, grads, saved)
     assert str(caught.value) == f"params[1]: {message}"
     assert all_of_it() == before
+
+
+def test_copies_in_another_type() -> None:
+    params, grads = [np.zeros(5, F32), np.zeros(5, F32)], [np.ones(5, F32), np.ones(5, F32)]
+    copies = [np.zeros(5, np.float16), np.zeros(5, np.float16)]
+    opt = gs.SGD(params, lr=1.0, copy_to=copies)
+    opt.step(grads)
+    assert (copies[1] == -1).all()
+    copies[1].flags.writeable = False
+    with pytest.raises(ValueError, match=r"^copy_to\[1\]: read-only, expected a writable array$"):
+        opt.step(grads)
+    assert all((a == -1).all() for a in (*params, *copies)) and opt.step_count == 1
 
 
 def test_parameters_that_are_writable_again() -> None:
