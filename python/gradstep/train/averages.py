@@ -15,7 +15,7 @@ from gradstep.nn import BatchNorm, Layer
 from gradstep.nn.dropouts import Dropout
 from gradstep.nn.layer import walk
 from gradstep.optim.averages import BoundAverage
-from gradstep.train.live import check_copies, live_arrays, put
+from gradstep.train.live import check_copies, check_writable, live_arrays, put
 
 __all__ = ["EMA", "SWA", "update_batch_norm"]
 
@@ -64,6 +64,7 @@ class _Average(ABC):
 
     def swap(self) -> None:
         """Exchange the averages and the weights, in place; once more changes them back."""
+        check_writable(self._live)
         for name, live in self._live.items():
             kept = live.copy(order="K")
             np.copyto(live, self._averages[name])
