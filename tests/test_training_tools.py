@@ -92,6 +92,8 @@ def test_reduce_on_plateau_lowers_numbers_and_schedules() -> None:
         0.0,
     ]
     opt.step([[np.ones(2)], [np.ones(2)]])
+    opt.param_groups[0]["lr"] = 1.0  # what the user sets meanwhile is what is lowered next
+    assert [plateau.update(2), plateau.update(2), opt.param_groups[0]["lr"]] == [False, True, 0.5]
 
 
 def test_reduce_on_plateau_waits_after_a_change() -> None:
@@ -359,7 +361,8 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: EMA([X], lambda t: 2).update(), ValueError, "decay: 2, expected a number in [0, 1)"),
     (lambda: EMA([X[:, ::2]]), ValueError, "model['0']: not contiguous, expected C or F order"),
     (lambda: SWA([X.astype("f2")]), TypeError, "model['0']: float16, expected float32 or float64"),
-    (lambda: EMA([FROZEN]), ValueError, "model['0']: read-only, expected a writable array"),
+    (lambda: EMA([FROZEN]), ValueError, "model[0]: read-only, expected a writable array"),
+    (lambda: EarlyStopping(FROZEN, 1), ValueError, "model: read-only, expected a writable array"),
     (lambda: SWA([X]).load_state_dict({"updates": -1}), ValueError, "state_dict['updates']: -1"),
     (
         lambda: update_batch_norm([X], [X]),
