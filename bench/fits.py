@@ -153,9 +153,9 @@ def sklearn_fits(quick: bool) -> list[Fit]:
         return [Fit(epochs=1, batch=128)]
     found = []
     for dtype in ("float64", "float32"):
-        found.append(Fit(epochs=2, batch=128, dtype=dtype))
+        found.append(Fit(epochs=1, batch=128, dtype=dtype))
         found.append(Fit((100,), 1_797, 10, dtype, data="digits"))
-        found += [Fit((size,), 1_000, 2, dtype) for size in SIZES]
+        found += [Fit((size,), 1_000, 1, dtype) for size in SIZES]
     found += [
         Fit((size, size), 1_000, 2, "float32", SMALL_BATCH, data="digits") for size in SMALL_SIZES
     ]
