@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import gradstep as gs
 import numpy as np
 import pytest
-from gradstep.train import cli, job
+from gradstep.train import cli, job, options
 from gradstep.train import loop as training
 from gradstep.train.cli import main
 
@@ -125,8 +125,8 @@ def test_network_options_reach_the_network(monkeypatch, train):
         return made[-1]
 
     monkeypatch.setattr(job, "mlp", spy)
-    options = ["--batch-norm", "--dropout", "0.25", "--activation", "Leaky-ReLU"]
-    out = train(*options, "--init", "xavier_uniform", "--early-stopping", 1).out
+    network = ["--batch-norm", "--dropout", "0.25", "--activation", "Leaky-ReLU"]
+    out = train(*network, "--init", "xavier_uniform", "--early-stopping", 1).out
     layers = made[-1].layers
     names = [type(layer).__name__ for layer in layers]
     assert names == ["Linear", "BatchNorm", "LeakyReLU", "Dropout", "Linear"]
@@ -169,11 +169,11 @@ def test_seed_reaches_split_weights_and_batches(train, monkeypatch):
 
         monkeypatch.setattr(owner, name, called)
 
-    spy(cli.datasets, "stratified_split")
+    spy(cli.splits, "validation_split")
     spy(job, "mlp")
     spy(training, "train")
     train("--seed", 23)
-    assert seeds == {"stratified_split": 23, "mlp": 23, "train": 23}
+    assert seeds == {"validation_split": 23, "mlp": 23, "train": 23}
 
 
 def test_threads_are_limited_during_the_training_only(train, monkeypatch):
@@ -379,23 +379,42 @@ def test_a_loss_that_stays_where_it_was_is_no_divergence(train, options):
         ),
         (["train", "--header", "maybe"], "argument --header: invalid choice: 'maybe' .*"),
         (["train", "--header", "no"], "header: False with data 'digits', expected only with .*"),
-        (["train", "--data", "."], "data: '.', expected digits, mnist5k or a .npz or .csv file"),
+        (["train", "--data", "."], "data: '.', expected digits, mnist5k or a .npz, .csv, .*"),
         (["train", "--data", "folder.csv"], "data: folder.csv: a folder, expected a file"),
-        (["train", "--data", "empty.csv"], "data: empty.csv: an empty file, expected numbers .*"),
+        (["train", "--data", "empty.csv"], "data: empty.csv: an empty file, expected columns .*"),
         (["train", "--data", "empty.npz"], "data: empty.npz: an empty file"),
         (
-            ["train", "--data", "target.csv"],
-            "data: target.csv: y: 40 different numbers .* classes .*",
+            ["train", "--data", "target.csv", "--class-weights", "balanced"],
+            "--class-weights: balanced, expected only with classes, not numbers",
+        ),
+        (
+            ["train", "--data", "three.npz", "--loss", "huber"],
+            "--loss: huber, expected only with --task regression",
+        ),
+        (
+            ["train", "--data", "target.csv", "--drop", "7"],
+            "data: target.csv: --drop: '7', no such column, expected one of 0",
+        ),
+        (
+            ["train", "--data", "digits", "--task", "regression"],
+            "--task: regression with data 'digits', expected numbers to learn",
+        ),
+        (
+            ["train", "--data", "rare.npz", "--task", "regression"],
+            "data: rare.npz: y: <U3, expected numbers for a regression",
         ),
         (["train", "--data", "no.csv"], "data: no.csv: no such file"),
         (["train", "--data", "mnist"], "data: 'mnist', expected digits, mnist5k or .*"),
-        (["train", "--data", "three.npz", "--folds", "999"], "folds: 999, expected 2 to .*"),
+        (
+            ["train", "--data", "three.npz", "--folds", "999"],
+            "folds: 999, expected an integer from 2 to 180",
+        ),
         (
             ["train", "--data", "three.npz", "--overfit", "999"],
             "--overfit: 999, expected at most the 144 rows to train on",
         ),
-        (["train", "--data", "nan.npz"], "data: nan.npz: X: nan in row 0, column 0, .*"),
-        (["train", "--data", "floats.npz"], "data: floats.npz: y: 2 different numbers .*"),
+        (["train", "--data", "inf.npz"], "data: inf.npz: X: inf in row 0, column 0, .*"),
+        (["train", "--data", "same.npz"], "data: same.npz: y: 0.5 in all rows, expected .*"),
         (
             ["train", "--data", "rare.npz"],
             "y: class cat has one row, expected at least two .*",
@@ -404,8 +423,8 @@ def test_a_loss_that_stays_where_it_was_is_no_divergence(train, options):
     ],
 )
 def test_every_mistake_is_one_line_and_exit_code_2(run, arguments, message):
-    np.savez("nan.npz", X=[[np.nan], [1]], y=[0, 1])
-    np.savez("floats.npz", X=[[0.0], [1]], y=[0.5, 1])
+    np.savez("inf.npz", X=[[np.inf], [1]], y=[0, 1])
+    np.savez("same.npz", X=[[0.0], [1]], y=[0.5, 0.5])
     np.savez("rare.npz", X=np.eye(3), y=["dog", "dog", "cat"])
     os.mkdir("folder.csv")
     for name in ("empty.csv", "empty.npz"):
@@ -433,7 +452,7 @@ def test_missing_data_package_names_the_extra(run, monkeypatch, module, argument
 
 
 def test_missing_matplotlib_is_told_before_the_training(run, monkeypatch):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
     done = run("train", code=2)
     assert done.out == ""
     assert done.err == (
