@@ -98,6 +98,10 @@ FUNCTIONS: dict[str, Case] = {
     "group_norm_backward": function("group_norm_backward", BIG, BIG, 3, W, *GROUPS, "out"),
     "activate": function("activate", 0, BIG, "out", 0.0),
     "activate_backward": function("activate_backward", 0, BIG, BIG, "y", "out", 0.0),
+    "bias_activation": function("bias_activation", 0, LOGITS, filled(10), 0.0, 0.5, 1, 0, "out"),
+    "bias_activation_backward": function(
+        "bias_activation_backward", 4, LOGITS, LOGITS, "saved", filled(10), 0.0, 0.5, 1, 0, "out"
+    ),
     "softmax": function("softmax", False, LOGITS, 1, "out"),
     "softmax of a long row": function("softmax", False, LONG, 1, "out"),
     "softmax_backward": function("softmax_backward", False, LOGITS, LOGITS, 1, "out"),
@@ -123,6 +127,10 @@ STATE: dict[str, Case] = {
     "steps": optimizer(lambda opt, p, g: setattr(opt._plan, "steps", [7, 7])),
     "gradient_block_sums": optimizer(lambda opt, p, g: opt._plan.gradient_block_sums(g)),
     "a new plan": optimizer(lambda opt, p, g: gs.SGD(p)),
+    "a step of 8 bits": optimizer(
+        lambda opt, p, g: opt._plan.step(g, 1.0, 0.5, True, False), state_dtype="int8"
+    ),
+    "a new plan of 8 bits": optimizer(lambda opt, p, g: gs.Adam(p, state_dtype="int8")),
 }
 CASES = FUNCTIONS | STATE
 
@@ -195,7 +203,7 @@ NO_MEMORY = {
     "fail_allocation", "set_num_threads", "get_num_threads", "tune", "use_simd", "simd_level",
     "simd_levels", "compiled_simd_levels", "optimizer_kernels", "assignment_kernels",
     "borrow_threads", "return_threads", "threads_borrowed", "use_team", "use_blas_threads",
-    "philox_block", "are_floats", "tensor_array",
+    "uses_blas_threads", "philox_block", "are_floats", "tensor_array",
 }  # fmt: skip
 
 

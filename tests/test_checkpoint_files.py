@@ -226,13 +226,12 @@ def test_other_safetensors_files_are_refused(
         gs.load(path)
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
+@pytest.mark.parametrize("dtype", ["F8_E5M2", "F8_E4M3"])
 def test_a_type_that_numpy_lacks_is_named(dtype: str, tmp_path: Path) -> None:
-    size = 2 if dtype == "BF16" else 1
-    entry = {"dtype": dtype, "shape": [4], "data_offsets": [0, 4 * size]}
+    entry = {"dtype": dtype, "shape": [4], "data_offsets": [0, 4]}
     header = json.dumps({"__metadata__": ABOUT, "model": entry}).encode()
     path = tmp_path / "low.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4 * size))
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(ValueError, match=f"low.safetensors: 'model' is {dtype}, expected one of"):
         gs.load(path)
 

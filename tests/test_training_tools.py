@@ -92,6 +92,8 @@ def test_reduce_on_plateau_lowers_numbers_and_schedules() -> None:
         0.0,
     ]
     opt.step([[np.ones(2)], [np.ones(2)]])
+    opt.param_groups[0]["lr"] = 1.0  # what the user sets meanwhile is what is lowered next
+    assert [plateau.update(2), plateau.update(2), opt.param_groups[0]["lr"]] == [False, True, 0.5]
 
 
 def test_reduce_on_plateau_waits_after_a_change() -> None:

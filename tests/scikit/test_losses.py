@@ -72,7 +72,7 @@ def compare(net: Network, objective: Objective, weight: Array | None) -> None:
     ((gradient, loss, found),) = seen
     assert np.isfinite(loss)
     # Losses over several outputs are means where the gradient is that of the sum: see Residual.
-    means = type(objective).__name__ in ("Residual", "_Squared")
+    means = type(objective).__name__ in ("Residual", "Squared")
     if means:
         penalty = 0.5 / rows.total * np.concatenate([_decay(layer) for layer in net.layers])
         gradient = (gradient - penalty) / OUTPUTS + penalty

@@ -22,6 +22,8 @@ BIASED: dict[str, tuple[int, float, bool]] = {
     "tanh": (_core.ACTIVATIONS["tanh"], 0.0, False),
     "silu": (_core.ACTIVATIONS["silu"], 0.0, True),
     "gelu": (_core.ACTIVATIONS["gelu"], 0.0, True),
+    "selu": (_core.ACTIVATIONS["selu"], 0.0, False),
+    "mish": (_core.ACTIVATIONS["mish"], 0.0, True),
 }
 
 
@@ -62,17 +64,18 @@ def bias_activation_backward(
 ) -> tuple[Array, Array]:
     """The gradients of `bias_activation`: (dx, dbias), from that of its result.
 
-    saved: what forward returned; or, with `bias`, its x. The latter is needed for "silu" and
-    "gelu", and for "sigmoid" and "tanh" with dropout. out: where dx goes, like dy or dy itself.
+    saved: what forward returned; or, with `bias`, its x. The latter is needed for "silu", "gelu"
+    and "mish", and with dropout for all but the two ReLUs. out: where dx goes, like dy or dy
+    itself; a new array if None.
 
     >>> import numpy as np
     >>> bias_activation_backward(np.array([[5.0, 5.0]]), np.array([[1.5, 0.0]]), "relu")
     (array([[5., 0.]]), array([5., 0.]))
     """
     index, parameter, reads_x = BIASED[choice("activation", activation, BIASED)]
-    dropped = p != 0 and activation in ("sigmoid", "tanh")
+    dropped = p != 0 and activation not in ("relu", "leaky_relu")
     if bias is None and (reads_x or dropped):
-        after = " after dropout" if dropped else ""
+        after = " after dropout" if not reads_x else ""
         raise ValueError(
             f"bias: None, expected an array, and saved to be x, for {activation}{after}"
         )

@@ -113,6 +113,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         callbacks: Any = None,
         n_threads: int | None = None,
         dtype: Any = "float32",
+        preset: Any = None,
     ) -> None:
         self._keep(locals())
 

@@ -33,6 +33,7 @@ from gradstep.sklearn.fitting import (
 from gradstep.sklearn.losses import Objective
 from gradstep.sklearn.network import ACTIVATIONS, Layer, Network, Norm, NormedLayer, mask_seeds
 from gradstep.sklearn.parameters import Arguments
+from gradstep.sklearn.preset import Fitted, fit_preset
 from gradstep.sklearn.progress import Progress
 from gradstep.sklearn.solvers import Maker, Solver, adam, optimizer_maker, scheduled, sgd
 
@@ -90,7 +91,7 @@ class Perceptron(Arguments, BaseEstimator, ABC):
         X_val: Any = None,
         y_val: Any = None,
     ) -> Any:
-        sizes = self._hidden_sizes()
+        self._hidden_sizes()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
@@ -104,8 +105,25 @@ class Perceptron(Arguments, BaseEstimator, ABC):
         self.n_outputs_ = y.shape[1]
         self._random_state = check_random_state(self.random_state)
         objective = self._objective()
+        if self.preset is not None:
+            fit_preset(self, X, y, weight, objective, validation)
+        else:
+            self.__dict__.pop("tabular_", None)
+            self._fit_network(X, y, weight, objective, validation, incremental, first)
+        return self
+
+    def _fit_network(
+        self,
+        X: Any,
+        y: Array,
+        weight: Array | None,
+        objective: Objective,
+        validation: tuple[Any, Array] | None,
+        incremental: bool,
+        first: bool,
+    ) -> None:
         if first:
-            self._initialize(X, sizes, objective)
+            self._initialize(X, self._hidden_sizes(), objective)
         with threads_of_fit(self.n_threads):
             if self._lbfgs:
                 self._fit_lbfgs(Rows(X, objective.targets(y, np.float64), weight), objective)
@@ -116,7 +134,6 @@ class Perceptron(Arguments, BaseEstimator, ABC):
                 "Solver produced non-finite parameter weights. The input data may"
                 " contain large values and need to be preprocessed."
             )
-        return self
 
     @property
     def _lbfgs(self) -> bool:
@@ -435,6 +452,8 @@ class Perceptron(Arguments, BaseEstimator, ABC):
         return adam(rate, self.beta_1, self.beta_2, self.epsilon, **options)
 
     def _check_solver(self) -> bool:
+        if self.preset is not None:
+            raise AttributeError("partial_fit is not there with a preset, whose schedules end.")
         if self._lbfgs:
             raise AttributeError(
                 "partial_fit is only available for stochastic"
@@ -447,9 +466,11 @@ class Perceptron(Arguments, BaseEstimator, ABC):
     def _raw(self, X: Any) -> Array:
         """Outputs (N, K) before their activation."""
         check_is_fitted(self)
-        dtype = self.coefs_[0].dtype
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=dtype, reset=False)
-        return self._network().infer(X)
+        fitted: Fitted | None = getattr(self, "tabular_", None)
+        dtype = fitted.model.dtype if fitted else self.coefs_[0].dtype
+        sparse: Any = False if fitted else ["csr", "csc"]
+        X = validate_data(self, X, accept_sparse=sparse, dtype=dtype, reset=False)
+        return fitted.raw(X) if fitted else self._network().infer(X)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
@@ -460,5 +481,5 @@ class Perceptron(Arguments, BaseEstimator, ABC):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
+        tags.input_tags.sparse = self.preset is None
         return tags

@@ -17,7 +17,16 @@ from gradstep.arrays import Array
 from gradstep.ops.activations import sigmoid, softmax
 from gradstep.ops.losses import cross_entropy, mse
 
-__all__ = ["REGRESSION", "Binary", "Custom", "MultiClass", "Objective", "Poisson", "Residual"]
+__all__ = [
+    "REGRESSION",
+    "Binary",
+    "Custom",
+    "MultiClass",
+    "Objective",
+    "Poisson",
+    "Residual",
+    "Squared",
+]
 
 
 class Objective(ABC):
@@ -111,7 +120,7 @@ class Residual(Objective):
         return _averaged(raw, losses, slopes, weight, total) / float(raw.shape[1])
 
 
-class _Squared(Residual):
+class Squared(Residual):
     """(prediction - target)² / 2."""
 
     def __init__(self) -> None:
@@ -213,7 +222,7 @@ def _pinball(quantile: float) -> Callable[[Array], tuple[Array, Array]]:
 
 # Name -> the objective, made from `delta` and `quantile`.
 REGRESSION: dict[str, Callable[[float, float], Objective]] = {
-    "squared_error": lambda delta, quantile: _Squared(),
+    "squared_error": lambda delta, quantile: Squared(),
     "absolute_error": lambda delta, quantile: Residual(_absolute),
     "huber": lambda delta, quantile: Residual(_huber(delta)),
     "quantile": lambda delta, quantile: Residual(_pinball(quantile)),

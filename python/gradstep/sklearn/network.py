@@ -47,6 +47,8 @@ ACTIVATIONS: dict[str, Activation | None] = {
     "leaky_relu": _activation("leaky_relu", "sign"),
     "silu": _activation("silu", "x"),
     "gelu": _activation("gelu", "x"),
+    "selu": _activation("selu", "y"),
+    "mish": _activation("mish", "x"),
 }
 
 

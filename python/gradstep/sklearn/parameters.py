@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from gradstep.nn.layers import INITIALISERS
 from gradstep.optim.optimizer import Optimizer
 from gradstep.sklearn.network import ACTIVATIONS
+from gradstep.train.tabular import Recipe
 
 __all__ = ["Arguments", "documented"]
 
@@ -30,7 +31,8 @@ PARAMETERS = """
     nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon,
     n_iter_no_change, max_fun. Also:
     {own}
-    activation: "relu", "tanh", "logistic", "identity", "leaky_relu", "silu" or "gelu"
+    activation: "relu", "tanh", "logistic", "identity", or another function of gradstep that learns
+        nothing: "leaky_relu", "silu", "gelu", "selu", "mish"
     optimizer: None, a name, an optimizer, its class, or a function of params
         In place of `solver`: "adamw", `gs.Lion`, `functools.partial(gs.SGD, momentum=0.9)`. Of an
         optimizer over whatever parameters the hyperparameters are taken. The rate is
@@ -57,6 +59,12 @@ PARAMETERS = """
         Threads of gradstep and BLAS during the fit; None leaves them as they are.
     dtype: "float32", "float64", or "auto" for that of X
         Of rows, parameters and predictions. lbfgs always computes in float64.
+    preset: None, "tabular", or a `gradstep.train.tabular.Recipe`
+        All that is left at its default comes from a recipe for tables (RealMLP), scales of the
+        columns too. hidden_layer_sizes, max_iter, batch_size, learning_rate_init, weight_decay,
+        dropout, label_smoothing and validation_fraction replace its numbers; others of the
+        network and the optimizer must stay at their defaults. Dense X. The epoch that validated
+        best is kept.
 
     Attributes
     ----------
@@ -70,6 +78,8 @@ PARAMETERS = """
         The rate at the end of every epoch.
     norms_
         Weights and running statistics of the hidden layers, with batch_norm or layer_norm.
+    tabular_
+        With a preset, in place of coefs_ and intercepts_: its network and scales.
 
     Raises ValueError or TypeError. Kingma & Ba 2015 (arXiv:1412.6980), Glorot & Bengio 2010,
     Srivastava et al. 2014, Ioffe & Szegedy 2015 (arXiv:1502.03167).
@@ -125,6 +135,7 @@ class Arguments:
         "callbacks": [None, callable, "array-like"],
         "n_threads": [None, COUNT],
         "dtype": [StrOptions({"float32", "float64", "auto"}), type, np.dtype],
+        "preset": [None, StrOptions({"tabular"}), Recipe],
     }
 
     hidden_layer_sizes: Any
@@ -163,6 +174,7 @@ class Arguments:
     callbacks: Any
     n_threads: int | None
     dtype: Any
+    preset: Any
 
     def _keep(self, given: Mapping[str, Any]) -> None:
         """Stores the arguments of __init__, which `given` has beside its other local names."""

@@ -98,6 +98,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
         callbacks: Any = None,
         n_threads: int | None = None,
         dtype: Any = "float32",
+        preset: Any = None,
     ) -> None:
         self._keep(locals())
 

@@ -13,7 +13,7 @@ from gradstep.spec.dropout import dropout
 
 __all__ = ["bias_activation", "bias_activation_backward", "column_sums"]
 
-READS_X = ("silu", "gelu")
+READS_X = ("silu", "gelu", "mish")
 
 
 def bias_activation(

@@ -1,4 +1,4 @@
-"""The command line: `gradstep train`, `gradstep bench` and `gradstep info`.
+"""The command line: `gradstep train`, `predict`, `bench` and `info`.
 
 Everything a user can get wrong ends in one line on stderr and exit code 2, if it can be known
 before the work starts; see `main`. Results in files do not get lost for what happens to stdout.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib import import_module, metadata
@@ -27,7 +27,10 @@ from gradstep.train.files import Reading, load_dataset
 from gradstep.train.frame import Choices
 from gradstep.train.job import Job, OnEpoch
 from gradstep.train.loop import DEFAULT_LR, REGRESSION_LR, Epoch, History, Training
-from gradstep.train.options import check, check_task, parser
+from gradstep.train.model_file import digest, read_model, write_model
+from gradstep.train.options import check, check_task, going_on, parser, resumed
+from gradstep.train.predict import predict
+from gradstep.train.records import Record
 from gradstep.train.report import Run
 
 __all__ = ["main"]
@@ -74,19 +77,26 @@ def _run(argv: Sequence[str]) -> int:
     if argv[:1] == ["bench"]:
         Console()
         return _bench(argv[1:])
-    arguments = parser({"info": _info, "train": _train}).parse_args(argv)
+    commands = {"info": _info, "train": _train, "predict": predict}
+    arguments = parser(commands).parse_args(argv)
+    arguments.given = vars(parser(commands, defaults=False).parse_args(argv))
     code: int = arguments.command(arguments)
     return code
 
 
 def _train(arguments: argparse.Namespace) -> int:
     console = Console(arguments.quiet)
+    saved = None if arguments.resume is None else read_model(arguments.resume)
+    arguments = arguments if saved is None else resumed(arguments, saved)
     check(arguments)
     data = load_dataset(arguments.data, _reading(arguments))
     check_task(arguments, data.task)
+    if saved is not None and digest(data) != saved.digest:
+        rows = f"{saved.path} was trained on other rows than those of {arguments.data}"
+        raise ValueError(f"--resume: {rows}")
     job = Job(arguments, data, _splits(arguments, data))
-    console.say(_describe(job))
-    files = arguments.output or arguments.json
+    console.say(_describe(job) + ("" if saved is None else going_on(arguments, saved)))
+    files = arguments.output or arguments.json or arguments.save
     if console.error and not (files and isinstance(console.error, BrokenPipeError)):
         raise console.error
     with _threads(arguments.threads):
@@ -95,7 +105,7 @@ def _train(arguments: argparse.Namespace) -> int:
         rates = {name: arguments.lr or usual[name] for name in names}
         if arguments.find_lr:
             rates = {name: job.find_rate(name, console.say) for name in names}
-        runs, interrupted = _train_all(job, rates)
+        runs, interrupted = _train_all(job, rates, None if saved is None else saved.training)
     console.say(f"{report.result_table(runs)}\n\n{report.time_table(runs)}")
     failures = _write_files(job, runs, console)
     code = _end(runs, interrupted)
@@ -113,37 +123,41 @@ def _reading(arguments: argparse.Namespace) -> Reading:
     return Reading(arguments.label, header, arguments.task, choices, missing)
 
 
-def _train_all(job: Job, rates: dict[str, float]) -> tuple[list[Run], str | None]:
+def _train_all(
+    job: Job, rates: dict[str, float], start: Mapping[str, Any] | None
+) -> tuple[list[Run], str | None]:
     """Train with each optimizer on each split; return the runs, and where Ctrl-C ended them."""
     runs: list[Run] = []
-    epochs: list[Epoch] = []
-
-    def noting(show: OnEpoch) -> OnEpoch:
-        def note(training: Training) -> None:
-            epochs.append(training.history.epochs[-1])
-            show(training)
-
-        return note
-
+    keep = job.arguments.save is not None
     try:
         with _progress(job.arguments, len(rates) * len(job.splits)) as progress:
             for name, lr in rates.items():
                 runs.append(Run(name, lr, []))
                 for split in job.splits:
-                    epochs.clear()
-                    history = job.fit(name, lr, split, noting(progress(name)))
-                    runs[-1].histories.append(history)
+                    record = Record(keep)
+                    runs[-1].records.append(record)
+                    note = partial(record.note, show=progress(name))
+                    runs[-1].histories.append(job.fit(name, lr, split, note, start))
     except KeyboardInterrupt:
-        split_number = len(runs[-1].histories) + 1 if runs else 1
-        if runs and epochs and split_number <= len(job.splits):
-            runs[-1].histories.append(_unfinished(epochs, job.arguments.early_stopping))
-        finished = [run for run in runs if run.histories]
-        if not finished:
-            raise
-        fold = f", fold {split_number} of {len(job.splits)}" if len(job.splits) > 1 else ""
-        place = f"{runs[-1].optimizer}{fold}, after epoch {len(epochs)} of {job.arguments.epochs}"
-        return finished, place
+        return _interrupted(job, runs)
     return runs, None
+
+
+def _interrupted(job: Job, runs: list[Run]) -> tuple[list[Run], str]:
+    """Return the runs that have an epoch, and where Ctrl-C came; raise it again if none has."""
+    place = ""
+    for run in runs[-1:]:
+        fold, epochs = len(run.records), run.records[-1].epochs if run.records else []
+        if epochs and len(run.histories) < fold:
+            run.histories.append(_unfinished(epochs, job.arguments.early_stopping))
+        del run.records[len(run.histories) :]
+        of_folds = f", fold {max(fold, 1)} of {len(job.splits)}" if len(job.splits) > 1 else ""
+        end = f"after epoch {len(epochs)} of {job.arguments.epochs}"
+        place = f"{run.optimizer}{of_folds}, {end}"
+    finished = [run for run in runs if run.histories]
+    if not finished:
+        raise KeyboardInterrupt
+    return finished, place
 
 
 def _unfinished(epochs: list[Epoch], patience: int | None) -> History:
@@ -157,7 +171,7 @@ def _write_files(job: Job, runs: list[Run], console: Console) -> list[str]:
     options, data = job.arguments, job.data
     content = {
         "gradstep": build_info()["version"],
-        "options": {name: v for name, v in vars(options).items() if name != "command"},
+        "options": {n: v for n, v in vars(options).items() if n not in ("command", "given")},
         "data": {"name": data.name, "rows": len(data.y), "classes": data.classes},
         "task": data.task,
         "network": job.sizes(job.splits[0]),
@@ -167,6 +181,10 @@ def _write_files(job: Job, runs: list[Run], console: Console) -> list[str]:
         ("history", "--json", options.json, partial(report.write_json, content, runs)),
         ("curves", "--output", options.output, partial(report.draw_curves, curves, data.name)),
     ]
+    state = runs[0].records[0].state
+    if state is not None:
+        model = partial(write_model, job, runs[0].lr, state)
+        writers.append(("model", "--save", options.save, model))
     failures = []
     for what, option, path, write in writers:
         if path is None:

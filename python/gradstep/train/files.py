@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,20 @@ from gradstep.train.datasets import (
     learnable,
     make_dataset,
 )
-from gradstep.train.frame import EVERY, Choices, arrange
-from gradstep.train.labels import MOST_NUMBERS
-from gradstep.train.tables import Table, read_table
+from gradstep.train.frame import EVERY, Choices, Column, Frame, arrange, arrange_like
+from gradstep.train.labels import MOST_NUMBERS, is_one_hot
+from gradstep.train.tables import Known, Table, read_table
 
-__all__ = ["Reading", "from_csv", "from_npz", "from_parquet", "load_dataset", "read_arrays"]
+__all__ = [
+    "Reading",
+    "Rows",
+    "from_csv",
+    "from_npz",
+    "from_parquet",
+    "load_dataset",
+    "load_rows",
+    "read_arrays",
+]
 
 TABLES = {*sources.TEXT, ".parquet"}
 KINDS = f"{', '.join(BUILT_IN)} or a .npz, .csv, .tsv (or these .gz) or .parquet file, or - (stdin)"
@@ -171,6 +180,121 @@ def from_parquet(path: str | Path, reading: Reading = PLAIN) -> Dataset:
         return replace(_from_table(table, reading), name=Path(path).name)
     except ValueError as error:
         raise ValueError(f"data: {path}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to predict: as a frame, and their labels, if there are any, as texts."""
+
+    frame: Frame
+    labels: list[str] | None
+
+
+class Model(Protocol):
+    """What a model says of the data that it was trained on."""
+
+    @property
+    def columns(self) -> tuple[Column, ...]: ...
+    @property
+    def label(self) -> LabelColumn: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+
+
+def load_rows(
+    source: str, model: Model, label: str | None = None, header: bool | None = None
+) -> Rows:
+    """Return the columns that a model was trained on, from a source as `load_dataset` takes it.
+
+    Columns are found by their names where both tables have names, and by position otherwise; the
+    label may be there or not. label, header: as for `load_dataset`.
+    Raises what that raises, and ValueError naming a column that is missing or does not fit.
+    """
+    kind = sources.kind_of(source)
+    if source not in BUILT_IN and kind not in {".npz", *TABLES}:
+        raise ValueError(f"data: {source!r}, expected {KINDS}")
+    if source not in BUILT_IN and source != sources.STDIN:
+        sources.check_file(source)
+    name = "standard input" if source == sources.STDIN else source
+    try:
+        if source in BUILT_IN or kind == ".npz":
+            return _array_rows(source, model)
+        return _table_rows(source, kind, model, label, header)
+    except ValueError as error:
+        raise ValueError(f"data: {name}: {error}") from None
+
+
+def _table_rows(
+    source: str, kind: str, model: Model, label: str | None, header: bool | None
+) -> Rows:
+    trained = model.label
+    names = tuple(column.name for column in model.columns) if trained.named else ()
+    width = trained.width + (trained.position is None)
+    known = Known(names, trained.name, trained.position, width)
+    missing = model.options["missing"]
+    if kind == ".parquet":
+        table = parquet.read_parquet(source, label, missing=missing, known=known)
+    else:
+        delimiter = sources.TEXT.get(kind)
+        with sources.open_text(source) as file:
+            table = read_table(
+                file, label, header, delimiter=delimiter, missing=missing, known=known
+            )
+    if not len(table.cells.x):
+        raise ValueError("no rows, expected some below the header")
+    columns = model.columns
+    if not (names and table.header):
+        columns = tuple(_moved(column, trained.position, table.position) for column in columns)
+    return Rows(arrange_like(table.cells, columns, bool(names) and table.header), table.labels)
+
+
+def _moved(column: Column, old: int | None, new: int | None) -> Column:
+    """The column's place in a table whose label stands at `new`, where it stood at `old`."""
+    place = column.position
+    place -= old is not None and place > old
+    place += new is not None and place >= new
+    return replace(column, position=place)
+
+
+def _array_rows(source: str, model: Model) -> Rows:
+    if source in BUILT_IN:
+        data = BUILT_IN[source]()
+        x = data.x
+        labels: list[str] | None = [data.classes[code] for code in data.y]
+    else:
+        x, y = read_arrays(source)
+        labels = None if y is None else _label_texts(y)
+    if x.ndim < 2 or x.dtype.kind not in "biuf":
+        raise ValueError(f"X: shape {x.shape}, {x.dtype}, expected rows and columns of numbers")
+    rows = x.reshape(len(x), -1)
+    named = model.label.named or any(column.category for column in model.columns)
+    if named or rows.shape[1] != len(model.columns):
+        names = f", {model.columns[0].name}, ..." if named else ""
+        expected = f"expected the {len(model.columns)} that were trained on{names}"
+        raise ValueError(f"X: {rows.shape[1]} columns without names, {expected}")
+    if labels is not None and len(labels) != len(rows):
+        raise ValueError(f"y: {len(labels)} labels for {len(rows)} rows, expected one each")
+    if rows.dtype.kind == "f" and np.isinf(rows).any():
+        row, place = np.argwhere(np.isinf(rows))[0]
+        raise ValueError(f"X: {rows[row, place]} in row {row}, column {place}, expected finite")
+    origins = [column.origin for column in model.columns]
+    numbers = rows if not any(origins) else _less(rows, origins)
+    return Rows(Frame(model.columns, numbers), labels)
+
+
+def _less(rows: npt.NDArray[Any], origins: Sequence[int]) -> npt.NDArray[np.float64]:
+    exact = rows.astype(object) if rows.dtype.kind in "iu" else rows.astype(np.float64)
+    return np.asarray(exact - np.array(origins, object), np.float64)
+
+
+def _label_texts(y: npt.NDArray[Any]) -> list[str]:
+    if is_one_hot(y):
+        y = y.argmax(axis=1)
+    flat = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if flat.ndim != 1:
+        raise ValueError(f"y: shape {y.shape}, expected one label per row")
+    whole = flat.dtype.kind == "f" and bool((flat == np.trunc(flat)).all())
+    return [str(int(v)) if whole else str(v) for v in flat.tolist()]
 
 
 def _from_table(table: Table, reading: Reading) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,11 +86,19 @@ class Job:
         say(f"{name}, 100 steps at each rate\n{found}\n")
         return found.suggestion
 
-    def fit(self, name: str, lr: float, split: Split, on_epoch: OnEpoch) -> History:
-        """Train on one split."""
+    def fit(
+        self,
+        name: str,
+        lr: float,
+        split: Split,
+        on_epoch: OnEpoch,
+        start: Mapping[str, Any] | None = None,
+    ) -> History:
+        """Train on one split; start: see `train`."""
         options, steps = self.arguments, self.steps(split)
         schedule = SCHEDULE_NAMES[options.schedule](lr, steps * options.epochs, steps)
         model, optimizer, keywords = self.set_up(name, schedule, split)
         keywords |= {"epochs": options.epochs, "patience": options.early_stopping}
         keywords["augment"] = self.augment
-        return training.train(model, split, optimizer, on_epoch=on_epoch, **keywords)
+        keywords |= {"on_epoch": on_epoch, "start": start}
+        return training.train(model, split, optimizer, **keywords)

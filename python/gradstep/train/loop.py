@@ -220,6 +220,30 @@ class Training:
         history.diverged |= min(final.train_loss, final.valid_loss) > limit
         return history
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of all that the next epoch depends on, and of the history."""
+        history = self.history
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self._rng.bit_generator.state,
+            "stopping": None if self._stopping is None else self._stopping.state_dict(),
+            "untrained": self._untrained,
+            "history": {**vars(history), "epochs": [{**vars(e)} for e in history.epochs]},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave. Raises TypeError or ValueError if it does not fit."""
+        self.model.load_state_dict(state_dict["model"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        if self._stopping is not None:
+            self._stopping.load_state_dict(state_dict["stopping"])
+        self._rng.bit_generator.state = state_dict["order"]
+        self._untrained = state_dict["untrained"]
+        history = dict(state_dict["history"])
+        epochs = [Epoch(**epoch) for epoch in history.pop("epochs")]
+        self.history = History(epochs=epochs, **history)
+
     def _epoch(self) -> tuple[Epoch, float]:
         """Train for an epoch; return it, and the loss of its first batch."""
         model, data, objective = self.model, self.data, self.objective
@@ -259,6 +283,7 @@ def train(
     patience: int | None = None,
     augment: Augmentation | None = None,
     on_epoch: Callable[[Training], None] | None = None,
+    start: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a network and return its history; the state of `history.best` stays in the model.
 
@@ -267,7 +292,8 @@ def train(
     is all of them, 1 is single-sample descent. seed: of the order of the rows. objective: loss and
     scores; classification unless given. patience: epochs without a lower validation loss before
     training stops; None never stops. augment: changes every batch before it is used. on_epoch:
-    called after every epoch.
+    called after every epoch. start: what `Training.state_dict` gave of such a training, after some
+    of the epochs; it goes on from there to the bit.
     Raises ValueError if a number is out of range, or a batch too small for the model: batch norm
     needs two rows, so a last batch of one row is joined to the one before.
 
@@ -291,6 +317,8 @@ def train(
         patience=patience,
         augment=augment,
     )
+    if start is not None:
+        training.load_state_dict(start)
     while len(training.history.epochs) < epochs:
         more = training.epoch()
         if on_epoch is not None:

@@ -15,10 +15,11 @@ from gradstep.runtime import build_info
 from gradstep.train import datasets, report
 from gradstep.train.datasets import MissingExtraError
 from gradstep.train.loop import OPTIMIZER_NAMES, SCHEDULE_NAMES
+from gradstep.train.model_file import ANEW, Saved, check_extra
 from gradstep.train.objectives import LOSSES
 from gradstep.train.sources import STDIN
 
-__all__ = ["Parser", "check", "check_task", "parser"]
+__all__ = ["Parser", "check", "check_task", "going_on", "parser", "resumed"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,8 +30,13 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parser:
-    """Return the parser of the whole command; commands: name -> what runs it."""
+def parser(
+    commands: Mapping[str, Callable[[argparse.Namespace], int]], defaults: bool = True
+) -> Parser:
+    """Return the parser of the whole command; commands: name -> what runs it.
+
+    defaults: without them, it finds only what was given.
+    """
     whole = Parser(prog="gradstep", description="SIMD optimizer steps for NumPy arrays.")
     version = f"gradstep {build_info()['version']}"
     whole.add_argument("--version", action="version", version=version)
@@ -44,20 +50,76 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> Parse
     _add_data_options(train)
     _add_network_options(train)
     _add_training_options(train)
-    for name, command in (("info", info), ("train", train)):
+    about = "say what a model of train --save expects for other rows, as CSV"
+    predict = add("predict", help=about, description=about, allow_abbrev=False)
+    _add_predict_options(predict)
+    for name, command in (("info", info), ("train", train), ("predict", predict)):
         command.set_defaults(command=commands[name])
+        for action in () if defaults else command._actions:
+            action.default = argparse.SUPPRESS
     return whole
+
+
+def resumed(arguments: argparse.Namespace, saved: Saved) -> argparse.Namespace:
+    """Return the options of a training that goes on: those it had, and what may be new.
+
+    Raises ValueError for an option that would make it another training, or none at all.
+    """
+    path, given = saved.path, arguments.given
+    new = {"data", "epochs", *ANEW}
+    for name, value in given.items():
+        known = saved.options.get(name)
+        if name not in new and value != known:
+            shown = "none" if known in (None, [], False) else known
+            raise ValueError(f"--{name.replace('_', '-')}: {value}, expected {shown} as in {path}")
+    history = saved.training["history"]
+    if history["stopped_early"] or history["diverged"]:
+        how = "diverged" if history["diverged"] else "stopped early"
+        raise ValueError(f"--resume: the training in {path} {how}, expected one that can go on")
+    options = {**vars(arguments), **saved.options}
+    options |= {name: getattr(arguments, name) for name in ANEW}
+    options |= {name: given[name] for name in ("data", "epochs") if name in given}
+    if options["epochs"] <= saved.epochs:
+        expected = f"expected more than the {saved.epochs} that {path} has"
+        raise ValueError(f"--epochs: {options['epochs']}, {expected}")
+    return argparse.Namespace(**options)
+
+
+# Rates of these do not depend on how many epochs there will be.
+ENDLESS = ("constant", "power")
+
+
+def going_on(arguments: argparse.Namespace, saved: Saved) -> str:
+    """Say where a training goes on, and whether its schedule is another one now."""
+    line = f"goes on after epoch {saved.epochs} of {saved.path}\n"
+    before, now = saved.options["epochs"], arguments.epochs
+    if arguments.schedule not in ENDLESS and before != now:
+        change = f"over {now} epochs from here on, over {before} before"
+        line += f"          schedule {arguments.schedule} {change}\n"
+    return f"          {line}"
+
+
+SOURCES = (
+    f"{', '.join(datasets.BUILT_IN)}, a .npz, .csv, .tsv, .csv.gz, .tsv.gz or .parquet file, -"
+)
+
+
+def _add_predict_options(parser: Parser) -> None:
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="the file of gradstep train --save")
+    add("data", metavar="DATA", help=f"{SOURCES}; with the label column or without")
+    add("--label", metavar="COLUMN", help="of a table, if it is not that of the training")
+    add("--header", choices=["yes", "no"], help="does it begin with names? [found out]")
+    add("--output", type=Path, metavar="FILE", help="[standard output]")
 
 
 def _add_data_options(parser: Parser) -> None:
     share = _number(float, "a number between 0 and 1", lambda x: 0 < x < 1)
     folds = _number(int, "an integer >= 2", lambda n: n >= 2)
     shift = _number(int, "an integer >= 0", lambda n: n >= 0)
-    built_in = ", ".join(datasets.BUILT_IN)
-    sources = f"{built_in}, a .npz, .csv, .tsv, .csv.gz, .tsv.gz or .parquet file, - [digits]"
     names = _list(str.strip)
     add = parser.add_argument_group("data").add_argument
-    add("--data", default="digits", metavar="SOURCE", help=sources)
+    add("--data", default="digits", metavar="SOURCE", help=f"{SOURCES} [digits]")
     add("--task", choices=datasets.TASKS, help="[found out by the labels, said]")
     add("--label", metavar="COLUMN", help="of a table: first, last, a name or an index [last]")
     add("--header", choices=["yes", "no"], help="does it begin with names? [found out, said]")
@@ -110,6 +172,8 @@ def _add_training_options(parser: Parser) -> None:
     add("--output", type=Path, default="gradstep-train.png", metavar="FILE", help="[%(default)s]")
     add("--no-output", action="store_const", const=None, dest="output", help="draw no picture")
     add("--json", type=Path, metavar="FILE", help="write the options and every epoch there")
+    add("--save", type=Path, metavar="FILE", help="write the model and all it takes to go on")
+    add("--resume", type=Path, metavar="FILE", help="go on with what --save wrote")
     add("--quiet", action="store_true", help="print errors only")
 
 
@@ -161,10 +225,16 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--output: {arguments.output}, expected a .png, .svg or .pdf file")
     if arguments.output and not find_spec("matplotlib"):
         raise MissingExtraError("matplotlib", "the picture (--no-output draws none)")
+    if arguments.save and (arguments.folds or len(arguments.compare or ()) > 1):
+        several = "--folds" if arguments.folds else "--compare"
+        raise ValueError(f"--save: with {several}, expected one training")
+    if arguments.save:
+        check_extra()
     taken = {}
     if arguments.data != STDIN:
         taken[os.path.realpath(arguments.data)] = f"the data, {arguments.data}"
-    for option, path in (("--output", arguments.output), ("--json", arguments.json)):
+    for option in ("--output", "--json", "--save"):
+        path = getattr(arguments, option.strip("-"))
         if path is None:
             continue
         place = os.path.realpath(path)

@@ -6,13 +6,14 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gradstep.train.loop import History
+from gradstep.train.records import Record
 
 __all__ = [
     "Run",
@@ -27,11 +28,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one optimizer: a history for each split."""
+    """What came of one optimizer: a history and a record for each split."""
 
     optimizer: str
     lr: float
     histories: list[History]
+    records: list[Record] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -52,6 +54,7 @@ class Style:
     """How people read a score: its name, its number times `factor` in a format, and a unit."""
 
     name: str
+    long: str
     form: str
     factor: float = 1.0
     unit: str = ""
@@ -62,10 +65,10 @@ class Style:
 
 
 STYLES = {
-    "accuracy": Style("acc", "{:.2f}", 100, " %"),
-    "rmse": Style("RMSE", "{:.4g}"),
-    "mae": Style("MAE", "{:.4g}"),
-    "r2": Style("R²", "{:.4f}"),
+    "accuracy": Style("acc", "accuracy", "{:.2f}", 100, " %"),
+    "rmse": Style("RMSE", "RMSE", "{:.4g}"),
+    "mae": Style("MAE", "MAE", "{:.4g}"),
+    "r2": Style("R²", "R²", "{:.4f}"),
 }
 
 
@@ -187,7 +190,7 @@ def draw_curves(runs: Sequence[tuple[str, Sequence[History]]], title: str, path:
         for number, (_, histories) in enumerate(runs):
             for history in histories:
                 _draw_history(axes, history, quantity, palette(number), len(histories) ** -0.5)
-        title = quantity if quantity in ("loss", "accuracy") else STYLES[quantity].name
+        title = STYLES[quantity].long if quantity in STYLES else quantity
         axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)

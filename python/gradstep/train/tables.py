@@ -309,16 +309,15 @@ def label_position(
         if at is None and first.count(known.label) == 1:
             at = first.index(known.label)
         return at, True
-    if label:
+    if len(first) == known.width - 1 and not label:
+        return None, False
+    if len(first) == known.width and label:
         return _label_column(first, label)
     if len(first) == known.width and known.position is not None:
         return known.position, False
-    if len(first) == known.width - 1 or known.position is None:
-        return None, False
-    raise ValueError(
-        f"{len(first)} columns without the names of those that were trained on, "
-        f"expected {known.width - 1}, or {known.width} with the label"
-    )
+    unnamed = " without the names of those that were trained on" if known.names else ""
+    expected = f"expected {known.width - 1}, or {known.width} with the label"
+    raise ValueError(f"{len(first)} columns{unnamed}, {expected}")
 
 
 def _is_text(cell: str, missing: Collection[str] = MISSING) -> bool:
