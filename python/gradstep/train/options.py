@@ -15,11 +15,12 @@ from gradstep.runtime import build_info
 from gradstep.train import datasets, report
 from gradstep.train.datasets import MissingExtraError
 from gradstep.train.loop import OPTIMIZER_NAMES, SCHEDULE_NAMES
-from gradstep.train.model_file import ANEW, Saved, check_extra
+from gradstep.train.model_file import ANEW, NOT_OPTIONS, Saved, check_extra
 from gradstep.train.objectives import LOSSES
+from gradstep.train.page import check_folder
 from gradstep.train.sources import STDIN
 
-__all__ = ["Parser", "check", "check_task", "going_on", "parser", "resumed"]
+__all__ = ["NOT_OPTIONS", "Parser", "check", "check_task", "going_on", "parser", "resumed"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -174,6 +175,7 @@ def _add_training_options(parser: Parser) -> None:
     add("--json", type=Path, metavar="FILE", help="write the options and every epoch there")
     add("--save", type=Path, metavar="FILE", help="write the model and all it takes to go on")
     add("--resume", type=Path, metavar="FILE", help="go on with what --save wrote")
+    add("--report", type=Path, metavar="DIR", help="write a page of all there, index.html")
     add("--quiet", action="store_true", help="print errors only")
 
 
@@ -230,6 +232,11 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--save: with {several}, expected one training")
     if arguments.save:
         check_extra()
+    if arguments.report:
+        try:
+            check_folder(arguments.report)
+        except ValueError as error:
+            raise ValueError(f"--report: {error}") from None
     taken = {}
     if arguments.data != STDIN:
         taken[os.path.realpath(arguments.data)] = f"the data, {arguments.data}"

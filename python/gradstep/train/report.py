@@ -20,7 +20,9 @@ __all__ = [
     "check_writable",
     "divergence",
     "draw_curves",
+    "result_rows",
     "result_table",
+    "time_rows",
     "time_table",
     "write_json",
 ]
@@ -114,10 +116,15 @@ def result_table(runs: Sequence[Run]) -> str:
 
     A mean over the splits, with its standard deviation for the validation.
     """
+    return _aligned(result_rows(runs))
+
+
+def result_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Return the cells of `result_table`, its head first."""
     names = list(runs[0].histories[0].final.valid_scores)
     head = ["optimizer", "lr", "epochs", "train loss", "valid loss"]
     head += [f"train {STYLES[names[0]].name}", *(f"valid {STYLES[name].name}" for name in names)]
-    return _aligned([[*head, "s/epoch"], *map(_result_row, runs)])
+    return [[*head, "s/epoch"], *map(_result_row, runs)]
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -162,7 +169,12 @@ def time_table(runs: Sequence[Run]) -> str:
 
     The rest is that of putting batches together, of shortcuts, and of the loop itself.
     """
-    return _aligned([["time of", *TIMES, "rest"], *map(_time_row, runs)])
+    return _aligned(time_rows(runs))
+
+
+def time_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Return the cells of `time_table`, its head first."""
+    return [["time of", *TIMES, "rest"], *map(_time_row, runs)]
 
 
 def _time_row(run: Run) -> list[str]:
