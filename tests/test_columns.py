@@ -51,7 +51,9 @@ def test_validation_rows_teach_the_encoding_nothing(read):
 
 def test_missing_numbers_are_the_median_of_the_training_rows_and_a_flag():
     x = np.array([[1.0, 7], [np.nan, 7], [4, 7], [10, 7], [np.nan, np.nan], [6, 9]])
-    split = make_split(make_dataset("m", x, [0, 1, 0, 1, 0, 1]), np.arange(4), np.array([4, 5]))
+    data = make_dataset("m", x, [0, 1, 0, 1, 0, 1])
+    assert data.notes == ("missing: 0 (2), 1 (1), taken as the median, with a flag column",)
+    split = make_split(data, np.arange(4), np.array([4, 5]))
     known = np.array([1.0, 4, 4, 10])
     expected = (np.array([4, 6]) - known.mean()) / known.std()
     np.testing.assert_allclose(split.valid_x[:, 0], expected, rtol=1e-6)

@@ -216,6 +216,8 @@ def test_large_integers_are_counted_from_where_the_training_began(train, run, fo
         (["predict", "m", "nothing.csv"], "data: nothing.csv: no such file"),
         (["predict", "m", "mixed"], "data: 'mixed', expected digits, .*"),
         (["predict", "m", "wide.npz"], "data: wide.npz: X: 7 columns .*, expected the 6 .*"),
+        (["predict", "m", "three.npz", "--output", "m"], "--output: m is the model, m, expected.*"),
+        (["predict", "m", "three.npz", "--output", "./three.npz"], "--output: .* is the data, .*"),
         (["predict", "m", "three.npz", "--output", "no/x"], "--output: no/x, expected a file .*"),
     ],
 )
