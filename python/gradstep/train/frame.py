@@ -16,6 +16,8 @@ __all__ = ["EVERY", "Cells", "Choices", "Column", "Frame", "arrange", "arrange_l
 
 Rows = npt.NDArray[Any]
 MANY_TEXTS = 10
+# Levels of a category that get a column each; the rarer ones have none.
+MOST_LEVELS = 100
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,9 @@ def _notes(frame: Frame, left_out: list[str]) -> tuple[str, ...]:
     count = frame.numbers.shape[1]
     if frame.categories:
         levels = [len({*texts} - {None}) for texts in frame.categories]
-        shown = [f"{n} ({k:,})" for n, k in zip(frame.names[count:], levels, strict=True)]
+        few = f", the {MOST_LEVELS} most frequent have a column"
+        pairs = zip(frame.names[count:], levels, strict=True)
+        shown = [f"{name} ({n:,}{few if n > MOST_LEVELS else ''})" for name, n in pairs]
         notes.append(f"categories, with their levels, one-hot: {_some(shown)}")
     notes += _gaps(frame)
     for name, texts in zip(frame.names[count:], frame.categories, strict=True):
