@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,16 @@ from gradstep.train.frame import Choices
 from gradstep.train.job import Job, OnEpoch
 from gradstep.train.loop import DEFAULT_LR, REGRESSION_LR, Epoch, History, Training
 from gradstep.train.model_file import digest, read_model, write_model
-from gradstep.train.options import check, check_task, going_on, parser, resumed
+from gradstep.train.options import NOT_OPTIONS, check, check_task, going_on, parser, resumed
+from gradstep.train.page import write_page
 from gradstep.train.predict import predict
 from gradstep.train.records import Record
 from gradstep.train.report import Run
 
 __all__ = ["main"]
+
+# Seconds between two writings of the model while it is trained.
+SAVE_EVERY = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,6 +84,7 @@ def _run(argv: Sequence[str]) -> int:
         return _bench(argv[1:])
     commands = {"info": _info, "train": _train, "predict": predict}
     arguments = parser(commands).parse_args(argv)
+    arguments.line = list(argv)
     arguments.given = vars(parser(commands, defaults=False).parse_args(argv))
     code: int = arguments.command(arguments)
     return code
@@ -96,7 +102,7 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--resume: {rows}")
     job = Job(arguments, data, _splits(arguments, data))
     console.say(_describe(job) + ("" if saved is None else going_on(arguments, saved)))
-    files = arguments.output or arguments.json or arguments.save
+    files = any((arguments.output, arguments.json, arguments.save, arguments.report))
     if console.error and not (files and isinstance(console.error, BrokenPipeError)):
         raise console.error
     with _threads(arguments.threads):
@@ -107,7 +113,7 @@ def _train(arguments: argparse.Namespace) -> int:
             rates = {name: job.find_rate(name, console.say) for name in names}
         runs, interrupted = _train_all(job, rates, None if saved is None else saved.training)
     console.say(f"{report.result_table(runs)}\n\n{report.time_table(runs)}")
-    failures = _write_files(job, runs, console)
+    failures = _write_files(job, runs, console, interrupted)
     code = _end(runs, interrupted)
     if failures:
         raise OSError("; ".join(failures))
@@ -128,7 +134,7 @@ def _train_all(
 ) -> tuple[list[Run], str | None]:
     """Train with each optimizer on each split; return the runs, and where Ctrl-C ended them."""
     runs: list[Run] = []
-    keep = job.arguments.save is not None
+    keep = bool(job.arguments.save or job.arguments.report)
     try:
         with _progress(job.arguments, len(rates) * len(job.splits)) as progress:
             for name, lr in rates.items():
@@ -136,11 +142,29 @@ def _train_all(
                 for split in job.splits:
                     record = Record(keep)
                     runs[-1].records.append(record)
-                    note = partial(record.note, show=progress(name))
+                    note = _saving(job, lr, record, partial(record.note, show=progress(name)))
                     runs[-1].histories.append(job.fit(name, lr, split, note, start))
     except KeyboardInterrupt:
         return _interrupted(job, runs)
     return runs, None
+
+
+def _saving(job: Job, lr: float, record: Record, note: OnEpoch) -> OnEpoch:
+    """Write the model from time to time too, so that a loss of power costs little.
+
+    A disk that is full meanwhile does not end the training: the end tells.
+    """
+    path, last = job.arguments.save, perf_counter()
+
+    def noted(training: Training) -> None:
+        nonlocal last
+        note(training)
+        if path is not None and record.state is not None and perf_counter() - last > SAVE_EVERY:
+            with suppress(OSError):
+                write_model(job, lr, record.state, path)
+            last = perf_counter()
+
+    return noted
 
 
 def _interrupted(job: Job, runs: list[Run]) -> tuple[list[Run], str]:
@@ -166,12 +190,12 @@ def _unfinished(epochs: list[Epoch], patience: int | None) -> History:
     return History(list(epochs), best)
 
 
-def _write_files(job: Job, runs: list[Run], console: Console) -> list[str]:
+def _write_files(job: Job, runs: list[Run], console: Console, interrupted: str | None) -> list[str]:
     """Write what was asked for; return why a file could not be written, a line each."""
     options, data = job.arguments, job.data
     content = {
         "gradstep": build_info()["version"],
-        "options": {n: v for n, v in vars(options).items() if n not in ("command", "given")},
+        "options": {name: v for name, v in vars(options).items() if name not in NOT_OPTIONS},
         "data": {"name": data.name, "rows": len(data.y), "classes": data.classes},
         "task": data.task,
         "network": job.sizes(job.splits[0]),
@@ -185,6 +209,9 @@ def _write_files(job: Job, runs: list[Run], console: Console) -> list[str]:
     if state is not None:
         model = partial(write_model, job, runs[0].lr, state)
         writers.append(("model", "--save", options.save, model))
+    if options.report is not None:
+        page = partial(write_page, job, runs, options.line, interrupted)
+        writers.append(("report", "--report", options.report, page))
     failures = []
     for what, option, path, write in writers:
         if path is None:

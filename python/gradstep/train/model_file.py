@@ -18,6 +18,7 @@ from gradstep.train.datasets import Dataset, LabelColumn, MissingExtraError
 from gradstep.train.encoding import Encoding, Scale
 from gradstep.train.frame import Column
 from gradstep.train.job import Job
+from gradstep.train.records import kept_weights
 
 __all__ = ["ANEW", "NETWORK_OPTIONS", "Saved", "check_extra", "digest", "read_model", "write_model"]
 
@@ -53,8 +54,7 @@ class Saved:
     def model(self) -> Sequential:
         """Return the network with the weights that training would have kept."""
         model = mlp(self.sizes, **{name: self.options[name] for name in NETWORK_OPTIONS})
-        stopping = self.training["stopping"]
-        model.load_state_dict(stopping["arrays"] if stopping else self.training["model"])
+        model.load_state_dict(kept_weights(self.training))
         return model
 
 
@@ -99,12 +99,14 @@ def write_model(job: Job, lr: float, training: Mapping[str, Any], path: Path) ->
     )
 
 
+# What the command itself notes beside the options: the function, what was given, and how.
+NOT_OPTIONS = ("command", "given", "line")
 # What a later command says anew; all else must be as it was.
 ANEW = (
-    "command",
-    "given",
+    *NOT_OPTIONS,
     "save",
     "resume",
+    "report",
     "output",
     "json",
     "quiet",

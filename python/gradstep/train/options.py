@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,11 +14,11 @@ from gradstep.runtime import build_info
 from gradstep.train import datasets, report
 from gradstep.train.datasets import MissingExtraError
 from gradstep.train.loop import OPTIMIZER_NAMES, SCHEDULE_NAMES
-from gradstep.train.model_file import ANEW, Saved, check_extra
+from gradstep.train.model_file import ANEW, NOT_OPTIONS, Saved, check_extra
 from gradstep.train.objectives import LOSSES
-from gradstep.train.sources import STDIN
+from gradstep.train.page import check_folder
 
-__all__ = ["Parser", "check", "check_task", "going_on", "parser", "resumed"]
+__all__ = ["NOT_OPTIONS", "Parser", "check", "check_task", "going_on", "parser", "resumed"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -174,6 +173,7 @@ def _add_training_options(parser: Parser) -> None:
     add("--json", type=Path, metavar="FILE", help="write the options and every epoch there")
     add("--save", type=Path, metavar="FILE", help="write the model and all it takes to go on")
     add("--resume", type=Path, metavar="FILE", help="go on with what --save wrote")
+    add("--report", type=Path, metavar="DIR", help="write a page of all there, index.html")
     add("--quiet", action="store_true", help="print errors only")
 
 
@@ -230,21 +230,13 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--save: with {several}, expected one training")
     if arguments.save:
         check_extra()
-    taken = {}
-    if arguments.data != STDIN:
-        taken[os.path.realpath(arguments.data)] = f"the data, {arguments.data}"
-    for option in ("--output", "--json", "--save"):
-        path = getattr(arguments, option.strip("-"))
-        if path is None:
-            continue
-        place = os.path.realpath(path)
-        if place in taken:
-            raise ValueError(f"{option}: {path} is {taken[place]}, expected another file")
-        taken[place] = f"that of {option}"
+    if arguments.report:
         try:
-            report.check_writable(path)
+            check_folder(arguments.report)
         except ValueError as error:
-            raise ValueError(f"{option}: {error}") from None
+            raise ValueError(f"--report: {error}") from None
+    files = {f"--{name}": getattr(arguments, name) for name in ("output", "json", "save")}
+    report.check_files(files, {"the data": arguments.data})
 
 
 def check_task(arguments: argparse.Namespace, task: str) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 from gradstep.optim.gradients import describe
 from gradstep.train.loop import Epoch, Training
 
-__all__ = ["Record"]
+__all__ = ["Record", "kept_weights"]
+
+
+def kept_weights(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return parameters and buffers that a training of this state would keep: its best, or all."""
+    stopping = state["stopping"]
+    kept: Mapping[str, Any] = stopping["arrays"] if stopping else state["model"]
+    return kept
 
 
 @dataclass

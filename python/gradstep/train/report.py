@@ -17,10 +17,13 @@ from gradstep.train.records import Record
 
 __all__ = [
     "Run",
+    "check_files",
     "check_writable",
     "divergence",
     "draw_curves",
+    "result_rows",
     "result_table",
+    "time_rows",
     "time_table",
     "write_json",
 ]
@@ -87,6 +90,25 @@ def check_writable(path: Path) -> None:
         raise ValueError(f"{path}: {error.strerror}, expected a file that can be written") from None
 
 
+def check_files(files: Mapping[str, Path | None], inputs: Mapping[str, str]) -> None:
+    """Raise ValueError unless all files can be written, and none is another one or an input.
+
+    files: option -> where to write, None for nowhere. inputs: what it is -> where it is read.
+    """
+    taken = {os.path.realpath(path): f"{what}, {path}" for what, path in inputs.items()}
+    for option, path in files.items():
+        if path is None:
+            continue
+        place = os.path.realpath(path)
+        if place in taken:
+            raise ValueError(f"{option}: {path} is {taken[place]}, expected another file")
+        taken[place] = f"that of {option}"
+        try:
+            check_writable(path)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}") from None
+
+
 def write_json(content: Mapping[str, Any], runs: Sequence[Run], path: Path) -> None:
     """Write the content and the runs, with every epoch; null stands for a loss that is no number.
 
@@ -114,10 +136,15 @@ def result_table(runs: Sequence[Run]) -> str:
 
     A mean over the splits, with its standard deviation for the validation.
     """
+    return _aligned(result_rows(runs))
+
+
+def result_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Return the cells of `result_table`, its head first."""
     names = list(runs[0].histories[0].final.valid_scores)
     head = ["optimizer", "lr", "epochs", "train loss", "valid loss"]
     head += [f"train {STYLES[names[0]].name}", *(f"valid {STYLES[name].name}" for name in names)]
-    return _aligned([[*head, "s/epoch"], *map(_result_row, runs)])
+    return [[*head, "s/epoch"], *map(_result_row, runs)]
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -162,7 +189,12 @@ def time_table(runs: Sequence[Run]) -> str:
 
     The rest is that of putting batches together, of shortcuts, and of the loop itself.
     """
-    return _aligned([["time of", *TIMES, "rest"], *map(_time_row, runs)])
+    return _aligned(time_rows(runs))
+
+
+def time_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Return the cells of `time_table`, its head first."""
+    return [["time of", *TIMES, "rest"], *map(_time_row, runs)]
 
 
 def _time_row(run: Run) -> list[str]:
