@@ -165,6 +165,8 @@ class BatchNorm(Layer):
         check_forward(x, training, *shape, dtype=self.params["weight"].dtype)
         tracked = self.buffers["num_batches_tracked"]
         number = int(tracked) + 1
+        if training and not tracked.flags.writeable:
+            raise ValueError("num_batches_tracked: read-only, expected a writable array")
         y, mean, invstd = norm.batch_norm(
             x,
             self.params["weight"],
