@@ -266,6 +266,12 @@ def test_missing_safetensors_names_the_extra(train, run, monkeypatch):
         assert done.err.endswith("not installed: pip install 'gradstep[checkpoint]'\n")
 
 
+def test_a_single_row_is_predicted(train, run, folder, numbers):
+    train("--data", "numbers.csv", "--save", "m")
+    (folder / "row.csv").write_text("0.1,0.2,0.3\n")
+    assert len(predictions(run("predict", "m", "row.csv").out)) == 1
+
+
 def test_a_pipe_gives_the_data(train, run, mixed, monkeypatch):
     train("--data", "mixed.csv", "--label", "kind", "--save", "m")
     expected = run("predict", "m", "mixed.csv").out
