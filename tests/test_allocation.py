@@ -109,6 +109,10 @@ FUNCTIONS: dict[str, Case] = {
     "group_norm_backward": function("group_norm_backward", BIG, BIG, 3, W, *GROUPS, "out"),
     "activate": function("activate", 0, BIG, "out", 0.0),
     "activate_backward": function("activate_backward", 0, BIG, BIG, "y", "out", 0.0),
+    "bias_activation": function("bias_activation", 0, LOGITS, filled(10), 0.0, 0.5, 1, 0, "out"),
+    "bias_activation_backward": function(
+        "bias_activation_backward", 4, LOGITS, LOGITS, "saved", filled(10), 0.0, 0.5, 1, 0, "out"
+    ),
     "softmax": function("softmax", False, LOGITS, 1, "out"),
     "softmax of a long row": function("softmax", False, LONG, 1, "out"),
     "softmax_backward": function("softmax_backward", False, LOGITS, LOGITS, 1, "out"),

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 from gradstep.train.datasets import make_dataset, make_split
-from gradstep.train.encoding import MOST_LEVELS, Encoding, Scale
+from gradstep.train.encoding import Encoding, Scale
 from gradstep.train.files import Reading, from_csv, load_dataset
-from gradstep.train.frame import Choices
+from gradstep.train.frame import MOST_LEVELS, Choices
 from gradstep.train.labels import measured
 
 TABLE = "age,color,size,kind\n1,red,S,a\n2,blue,?,b\nNA,red,L,a\n4,green,S,b\n"
@@ -100,6 +100,12 @@ def test_rare_levels_beyond_the_limit_have_no_column():
     assert encoding.columns == MOST_LEVELS and "0" not in encoding.levels[0]
     rows = encoding.apply(np.empty((2, 0)), [["0", "7"]])
     assert rows.sum(axis=1).tolist() == [0, 1]
+
+
+def test_a_limit_on_levels_is_said(read):
+    data = read("code,k\n" + "".join(f"c{i % 150},{'ab'[i % 2]}\n" for i in range(600)))
+    expected = "one-hot: code (150, the 100 most frequent have a column)"
+    assert data.notes[1].endswith(expected)
 
 
 @pytest.mark.parametrize(

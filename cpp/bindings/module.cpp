@@ -187,6 +187,7 @@ PYBIND11_MODULE(_core, m) {
   define_row_norm(m);
   define_group_norm(m);
   define_elementwise(m);
+  define_biased(m);
   define_softmax(m);
   define_losses(m);
   define_channels(m);

@@ -167,6 +167,21 @@ def activate(index: int, x: Any, out: Any, parameter: float) -> NDArray[Any]: ..
 def activate_backward(
     index: int, dy: Any, saved: Any, argument: str, out: Any, parameter: float
 ) -> NDArray[Any]: ...
+def bias_activation(
+    index: int, x: Any, bias: Any, parameter: float, p: Any, seed: Any, offset: Any, out: Any
+) -> NDArray[Any]: ...
+def bias_activation_backward(
+    index: int,
+    dy: Any,
+    saved: Any,
+    argument: str,
+    bias: Any,
+    parameter: float,
+    p: Any,
+    seed: Any,
+    offset: Any,
+    out: Any,
+) -> tuple[NDArray[Any], NDArray[Any]]: ...
 def softmax(log_form: bool, x: Any, axis: int, out: Any) -> NDArray[Any]: ...
 def softmax_backward(log_form: bool, dy: Any, y: Any, axis: int, out: Any) -> NDArray[Any]: ...
 def cross_entropy(

@@ -8,6 +8,7 @@ import sys
 import gradstep as gs
 import numpy as np
 import pytest
+from gradstep.train import cli
 from gradstep.train import loop as training
 
 pytest.importorskip("safetensors")
@@ -96,6 +97,24 @@ def test_interrupted_it_goes_on_to_the_bit_with_any_schedule(train, numbers, mon
     assert "interrupted (adam, after epoch 3 of 5)" in done.err and "model     part" in done.out
     monkeypatch.setattr(training, "evaluate", evaluate)
     train_on(train, "part", "--save", "part")
+    assert parts("part") == parts("whole")
+
+
+def test_a_training_that_was_killed_goes_on_from_its_last_file(train, numbers, monkeypatch):
+    options = ["--data", "numbers.csv", "--epochs", 5]
+    train(*options, "--save", "whole")
+    evaluate, calls = training.evaluate, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        return evaluate(*arguments) if len(calls) < 4 else 1 / 0
+
+    monkeypatch.setattr(training, "evaluate", killed)
+    monkeypatch.setattr(cli, "SAVE_EVERY", 0)
+    with pytest.raises(ZeroDivisionError):
+        train(*options, "--save", "part")
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    assert "goes on after epoch 3 of part" in train_on(train, "part", "--save", "part").out
     assert parts("part") == parts("whole")
 
 
@@ -245,6 +264,12 @@ def test_missing_safetensors_names_the_extra(train, run, monkeypatch):
     monkeypatch.setattr(model_file, "find_spec", lambda name: None)
     for done in (train("--save", "m", code=2), run("predict", "m", "three.npz", code=2)):
         assert done.err.endswith("not installed: pip install 'gradstep[checkpoint]'\n")
+
+
+def test_a_single_row_is_predicted(train, run, folder, numbers):
+    train("--data", "numbers.csv", "--save", "m")
+    (folder / "row.csv").write_text("0.1,0.2,0.3\n")
+    assert len(predictions(run("predict", "m", "row.csv").out)) == 1
 
 
 def test_a_pipe_gives_the_data(train, run, mixed, monkeypatch):

@@ -2,8 +2,11 @@
 // and of the backward pass. At the end the list that everything else enumerates.
 // T is the element type, V a value: a vector, or T in the tail.
 #pragma once
+#include <type_traits>
+
 #include "isa/elementwise.hpp"
 #include "isa/math.hpp"
+#include "isa/piecewise.hpp"
 
 namespace gradstep::GRADSTEP_ISA::activation {
 
@@ -12,6 +15,7 @@ namespace gradstep::GRADSTEP_ISA::activation {
 // Nair & Hinton 2010. s: x or y. NaN stays NaN.
 template <class T>
 struct Relu {
+  static constexpr bool kReadsX = false, kStopsAtZero = true;
   explicit Relu(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
@@ -26,6 +30,7 @@ struct Relu {
 // Maas, Hannun & Ng 2013. s: x, or y where slope >= 0.
 template <class T>
 struct LeakyRelu {
+  static constexpr bool kReadsX = false, kStopsAtZero = false;
   T slope;
   explicit LeakyRelu(double parameter) : slope(parameter) {}
   template <class V>
@@ -41,6 +46,7 @@ struct LeakyRelu {
 // s: y.
 template <class T>
 struct Sigmoid {
+  static constexpr bool kReadsX = false, kStopsAtZero = false;
   explicit Sigmoid(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
@@ -55,10 +61,14 @@ struct Sigmoid {
 // s: y.
 template <class T>
 struct Tanh {
+  static constexpr bool kReadsX = false, kStopsAtZero = false;
   explicit Tanh(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
-    return tanh(x);
+    if constexpr (std::is_same_v<T, float>)
+      return tanh_by_intervals(x);
+    else
+      return tanh(x);
   }
   template <class V>
   ALWAYS_INLINE V backward(V dy, V y) const {
@@ -70,6 +80,7 @@ struct Tanh {
 // other of the kind: infinity times 0 would be NaN.
 template <class T>
 struct Silu {
+  static constexpr bool kReadsX = true, kStopsAtZero = false;
   explicit Silu(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
@@ -86,17 +97,45 @@ struct Silu {
 };
 
 // x Phi(x), Phi the distribution of a standard normal variable; Hendrycks & Gimpel 2016. s: x.
+// Beyond the intervals, which is rare, float goes the way of double.
 template <class T>
 struct Gelu {
+  static constexpr bool kReadsX = true, kStopsAtZero = false;
   explicit Gelu(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
+    if constexpr (std::is_same_v<T, float>) {
+      const V a = at_most(abs(x), kNormalEnd);
+      const V y = at_least(x, 0) - a * by_normal_intervals(kNormalAbove, a);
+      if (!any_above(abs(x), kNormalEnd)) [[likely]]
+        return y;
+      return abs(x) > splat<V>(kNormalEnd) ? forward_of_tail(x) : y;
+    } else {
+      return forward_of_tail(x);
+    }
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V x) const {
+    if constexpr (std::is_same_v<T, float>) {
+      const V a = at_most(abs(x), kNormalEnd), below = by_normal_intervals(kGeluSlope, a);
+      const V dx = dy * (x < V{} ? below : T(1) - below);
+      if (!any_above(abs(x), kNormalEnd)) [[likely]]
+        return dx;
+      return abs(x) > splat<V>(kNormalEnd) ? backward_of_tail(dy, x) : dx;
+    } else {
+      return backward_of_tail(dy, x);
+    }
+  }
+
+ private:
+  template <class V>
+  ALWAYS_INLINE V forward_of_tail(V x) const {
     const NormalTail<V> tail = normal_tail(x);
     const V outside = tail.density.times(tail.a * tail.ratio);
     return x < V{} ? -outside : x - outside;
   }
   template <class V>
-  ALWAYS_INLINE V backward(V dy, V x) const {
+  ALWAYS_INLINE V backward_of_tail(V dy, V x) const {
     const NormalTail<V> tail = normal_tail(x);
     const V e = tail.density.value(), above = e * tail.ratio;
     const V phi = e * T(0.398942280401432678);  // 1 / sqrt(2 pi)
@@ -109,6 +148,7 @@ struct Gelu {
 // Hendrycks & Gimpel 2016. s: x.
 template <class T>
 struct GeluTanh {
+  static constexpr bool kReadsX = true, kStopsAtZero = false;
   static constexpr T kLinear = T(1.59576912160573071);  // 2 sqrt(2/pi)
   static constexpr T kCubic = T(1.59576912160573071 * 0.044715);
   explicit GeluTanh(double) {}
@@ -130,6 +170,7 @@ struct GeluTanh {
 // lambda x, or lambda alpha (exp(x) - 1) for x < 0; Klambauer et al. 2017. s: y.
 template <class T>
 struct Selu {
+  static constexpr bool kReadsX = false, kStopsAtZero = false;
   static constexpr T kAbove = T(1.0507009873554804934), kBelow = T(1.7580993408473768599);
   explicit Selu(double) {}
   template <class V>
@@ -148,6 +189,7 @@ struct Selu {
 // in Silu.
 template <class T>
 struct Mish {
+  static constexpr bool kReadsX = true, kStopsAtZero = false;
   explicit Mish(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {

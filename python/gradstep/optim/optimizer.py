@@ -322,7 +322,8 @@ class Optimizer:
             raise
 
     def _take_over(self, t: int) -> None:
-        current = [self._scalars(group, t) for group in self._groups]
+        groups = [group._values for group in self._groups]
+        current = [self._scalars(group, t) for group in groups]
         scale = at_step("grad_scale", self.grad_scale, t)
         clip = 0.0 if self.clip_norm is None else at_step("clip_norm", self.clip_norm, t)
         if self._needs_plan():
@@ -332,7 +333,7 @@ class Optimizer:
         self._current = current
         self._scale, self._clip = scale, clip
         self._checks = self.on_nonfinite != "apply"
-        values = [value for group in self._groups for value in group.values()]
+        values = [value for group in groups for value in group.values()]
         if any(map(is_schedule, [*values, self.grad_scale, self.clip_norm])):
             self._stale = True
         self._lr = current[0]["lr"] if current else 0.0
