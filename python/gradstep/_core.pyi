@@ -158,6 +158,53 @@ def group_norm_backward(
     out: _Array | None,
 ) -> tuple[_Array, _Array, _Array]: ...
 
+# The same on torch's tensors: None where an argument is none that the call takes. needs: which
+# inputs of an autograd function want a gradient.
+def use_torch(
+    tensor: type, parameter: type, empty_like: Any, large_like: Any, large: int
+) -> None: ...
+def tensor_layer_norm(x: Any, sizes: Any, weight: Any, bias: Any, eps: Any) -> Any: ...
+def tensor_layer_norm_backward(
+    dy: Any, x: Any, weight: Any, mean: _Doubles, invstd: _Doubles, axes: int, needs: Any
+) -> Any: ...
+def tensor_rms_norm(x: Any, sizes: Any, weight: Any, eps: Any) -> Any: ...
+def tensor_rms_norm_backward(
+    dy: Any, x: Any, weight: Any, invstd: _Doubles, axes: int, needs: Any
+) -> Any: ...
+def tensor_group_norm(x: Any, groups: int | None, weight: Any, bias: Any, eps: Any) -> Any: ...
+def tensor_group_norm_backward(
+    dy: Any,
+    x: Any,
+    groups: int | None,
+    weight: Any,
+    mean: _Doubles,
+    invstd: _Doubles,
+    needs: Any,
+) -> Any: ...
+def tensor_batch_norm(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: Any,
+    eps: Any,
+    relu: bool,
+) -> Any: ...
+def tensor_batch_norm_backward(
+    dy: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: _Doubles,
+    invstd: _Doubles,
+    training: bool,
+    channels_last: bool,
+    relu: bool,
+    needs: Any,
+) -> Any: ...
+
 # Activations and losses; the index is that of ACTIVATIONS.
 def activate(index: int, x: Any, out: Any, parameter: float) -> NDArray[Any]: ...
 def activate_backward(

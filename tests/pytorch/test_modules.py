@@ -12,8 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import gradstep.torch as gt  # noqa: E402
-from gradstep.torch.nn import modules, norms  # noqa: E402
-from module_cases import NORMS, Case, assert_close, copied  # noqa: E402
+from gradstep.torch.nn import modules  # noqa: E402
+from module_cases import NORMS, Case, NativeCalls, assert_close, copied  # noqa: E402
 from pairs import pairwise  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -61,31 +61,22 @@ def test_the_kernels_are_ours(case: Case, monkeypatch: pytest.MonkeyPatch) -> No
     channels_last = case.layout == "channels_last" and len(case.shape) > 3
     if channels_last and not case.name.startswith("BatchNorm"):
         pytest.skip("torch's own kernel reads channels last")
-    calls: list[Any] = []
-    forward = norms._forward
-    monkeypatch.setattr(norms, "_forward", lambda *args: calls.append(args) or forward(*args))
-    case.module(gt, torch.float32)(case.x(torch.float32))
-    assert len(calls) == 1
+    calls = NativeCalls(monkeypatch)
+    y = case.module(gt, torch.float32)(case.x(torch.float32).requires_grad_())
+    y.backward(torch.ones_like(y))
+    assert (calls.forward, len(calls.taken)) == (1, 2)
 
 
 @pytest.mark.parametrize("dims", (2, 3))
 def test_channels_last_is_not_copied(dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: set[int] = set()
-    array = norms.array
-
-    def recorded(x: Any, order: Any = None) -> Any:
-        found = array(x, order)
-        seen.add(found.__array_interface__["data"][0])
-        return found
-
-    monkeypatch.setattr(norms, "array", recorded)
+    calls = NativeCalls(monkeypatch)
     x = torch.randn((2, 3, 4, 5, 6)[: dims + 2]).movedim(1, -1).contiguous().movedim(-1, 1)
     y = getattr(gt, f"BatchNorm{dims}d")(3)(x.requires_grad_())
     assert y.stride() == x.stride()
     dy = torch.randn_like(y)
-    y.backward(dy)
-    assert seen == {x.data_ptr(), y.data_ptr(), dy.data_ptr(), x.grad.data_ptr()}
-    assert x.grad.stride() == x.stride()
+    (dx,) = torch.autograd.grad(y, x, dy)
+    assert calls.memory() == {each.data_ptr() for each in (x, y, dy, dx)}
+    assert dx.stride() == x.stride()
 
 
 @pytest.mark.parametrize("training", (True, False), ids=("train", "eval"))
