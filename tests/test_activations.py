@@ -284,6 +284,10 @@ LOSSES: list[dict[str, Any]] = [
     {"weight": True, "label_smoothing": 0.3, "reduction": "sum"},
     {"weight": True, "label_smoothing": 1.0, "ignore_index": 2},
     {"ignore_index": 0, "reduction": "none", "weight": True},
+    {"sample_weight": True},
+    {"sample_weight": True, "reduction": "sum", "label_smoothing": 0.2},
+    {"sample_weight": True, "reduction": "none", "ignore_index": 1},
+    {"sample_weight": True, "weight": True, "label_smoothing": 0.3, "ignore_index": 1},
 ]
 LOGITS = [(5, 3), (1, 10), (70, 10), (33, 130), (3, 5000), (4, 10, 6), (3, 80, 5, 2), (7,), (0, 3)]
 
@@ -295,6 +299,8 @@ def loss_case(shape: Any, options: dict[str, Any], dtype: Any) -> Any:
     if options.get("weight"):
         options["weight"] = rng.uniform(0.5, 2, classes).astype(dtype)
     rest = () if len(shape) == 1 else (shape[0], *shape[2:])
+    if options.get("sample_weight"):
+        options["sample_weight"] = np.asarray(rng.integers(0, 4, rest) / 3)
     targets = rng.integers(0, classes, rest).astype(rng.choice([np.int32, np.int64]))
     return drawn(shape, dtype, 4), np.asarray(targets), options
 

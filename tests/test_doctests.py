@@ -13,6 +13,7 @@ from typing import Any
 import gradstep
 import gradstep.nn
 import pytest
+from gradstep.train import metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 # The compiled module has no examples; __main__ runs the command line when imported.
@@ -50,8 +51,9 @@ def test_pages(page: Path) -> None:
     assert result.failed == 0
 
 
+MODULES_OF_NAMES = (gradstep, gradstep.nn, gradstep.train, metrics)
 VALUES = {"DROPOUTS", "OPTIMIZERS", "SCHEDULES", "Schedule", "__version__"}
-PUBLIC = [(m, name) for m in (gradstep, gradstep.nn) for name in sorted({*m.__all__} - VALUES)]
+PUBLIC = [(m, name) for m in MODULES_OF_NAMES for name in sorted({*m.__all__} - VALUES)]
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda it: getattr(it, "__name__", it))

@@ -4,13 +4,12 @@ import gradstep as gs
 import numpy as np
 import pytest
 from gradstep.nn import mlp
-from gradstep.train.batches import balanced_class_weights, batches
+from gradstep.train.batches import batches
 from gradstep.train.datasets import Split
 from gradstep.train.loop import (
     DEFAULT_LR,
     OPTIMIZER_NAMES,
     SCHEDULE_NAMES,
-    EarlyStopping,
     Epoch,
     History,
     evaluate,
@@ -18,7 +17,9 @@ from gradstep.train.loop import (
     step_function,
     train,
 )
+from gradstep.train.monitors import EarlyStopping
 from gradstep.train.report import Run, draw_curves, time_table
+from gradstep.train.weights import balanced_class_weights
 
 
 def two_rings(count, seed):
@@ -275,7 +276,7 @@ def test_curves_are_drawn_for_many_short_and_diverged_runs(tmp_path):
     [
         ({"epochs": 0}, "epochs: 0, expected at least 1"),
         ({"batch_size": 0}, "batch_size: 0, expected at least 1"),
-        ({"patience": 0}, "patience: 0, expected at least 1"),
+        ({"patience": 0}, "patience: 0, expected an integer >= 1"),
         (
             {"batch_size": 1, "network": REGULAR},
             "batch_size: 1, expected at least 2 with batch norm",
@@ -320,6 +321,6 @@ def test_patience_counts_epochs_since_the_lowest_loss():
     stops = []
     for epoch, loss in enumerate([3.0, 1.0, 2.0, 1.0]):
         w[:] = epoch
-        stops.append(stopping.update(epoch, loss))
+        stops.append(stopping.update(loss))
     assert stops == [False, False, False, True]
     assert stopping.restore() == 1 and w[0] == 1

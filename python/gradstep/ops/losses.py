@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import numpy as np
 
 from gradstep import _core
 from gradstep.arguments import choice, integer, probability
@@ -18,6 +21,7 @@ def cross_entropy(
     targets: Array,
     *,
     weight: Array | None = None,
+    sample_weight: Array | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -27,9 +31,10 @@ def cross_entropy(
 
     logits: shape (N, C), (N, C, d1, ...) or (C,), in C order. targets: int32 or int64, that shape
     without C, each 0 to C - 1 or `ignore_index`, which takes no part. weight: shape (C,), of the
-    classes. label_smoothing: in [0, 1], the share of the target spread evenly over all classes.
-    reduction: "mean" (over the weights of the targets), "sum": the loss is a float, summed in
-    double in one order; "none": an array shaped like targets, and the gradient is of their sum.
+    classes. sample_weight: numbers >= 0, shaped like targets, which multiply the losses; they cost
+    a pass in NumPy. label_smoothing: in [0, 1], the share of the target spread evenly over all
+    classes. reduction: "mean" (over the weights of the targets), "sum": the loss is a float, summed
+    in double in one order; "none": an array shaped like targets, and the gradient is of their sum.
     out: for the gradient; may be logits. With "mean" and no target that takes part the loss is NaN
     and the gradient 0.
 
@@ -44,7 +49,51 @@ def cross_entropy(
     smoothing = probability("label_smoothing", label_smoothing)
     ignored = integer("ignore_index", ignore_index, -(2**63), 2**63 - 1)
     kind = _REDUCTIONS[choice("reduction", reduction, _REDUCTIONS)]
-    return _core.cross_entropy(logits, targets, weight, smoothing, ignored, kind, out)
+    if sample_weight is None:
+        return _core.cross_entropy(logits, targets, weight, smoothing, ignored, kind, out)
+    rows = _row_weights(sample_weight, targets)
+    none = _REDUCTIONS["none"]
+    losses, dlogits = _core.cross_entropy(logits, targets, weight, smoothing, ignored, none, out)
+    rows[np.asarray(targets) == ignored] = 0
+    return _weighted(losses, dlogits, rows, targets, weight, reduction)
+
+
+def _row_weights(given: Any, targets: Any) -> Array:
+    """A copy of the weights, checked, in double."""
+    if not isinstance(given, np.ndarray) or isinstance(given, np.ma.MaskedArray):
+        raise TypeError(f"sample_weight: {type(given).__name__}, expected a numpy.ndarray")
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"sample_weight: dtype {given.dtype}, expected numbers")
+    if given.shape != np.shape(targets):
+        raise ValueError(f"sample_weight: shape {given.shape}, expected {np.shape(targets)}")
+    rows = given.astype(np.float64)
+    if not (np.isfinite(rows) & (rows >= 0)).all():
+        raise ValueError("sample_weight: negative or not finite, expected numbers >= 0")
+    return rows
+
+
+def _weighted(
+    losses: Array, dlogits: Array, rows: Array, targets: Array, weight: Array | None, reduction: str
+) -> tuple[Any, Array]:
+    """Losses of rows and their gradients, times the weights of the rows."""
+    counted = rows > 0  # a row that does not count may hold anything
+    wide = np.where(counted, losses, 0.0) * rows
+    count = 1.0
+    if reduction == "mean":
+        of_class = 1.0 if weight is None else weight[np.where(counted, targets, 0)]
+        count = _sum(rows * of_class)
+    axis = 0 if dlogits.ndim == 1 else 1
+    share = np.expand_dims((rows / count if count else rows).astype(dlogits.dtype), axis)
+    np.multiply(dlogits, share, out=dlogits, where=share > 0)
+    np.copyto(dlogits, 0, where=share <= 0)
+    if reduction == "none":
+        return wide.astype(dlogits.dtype), dlogits
+    return (_sum(wide) / count if count else math.nan), dlogits
+
+
+def _sum(values: Array) -> float:
+    [(_, _, total, _, bad)] = _core.summarize([np.asarray(values)], [None], "losses")
+    return float(values.sum()) if bad else total
 
 
 def mse(prediction: Array, target: Array, *, out: Array | None = None) -> tuple[float, Array]:

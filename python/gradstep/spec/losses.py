@@ -22,6 +22,7 @@ def cross_entropy(
     targets: Array,
     *,
     weight: Array | None = None,
+    sample_weight: Array | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -38,9 +39,11 @@ def cross_entropy(
     hot = np.where(used, chosen, 0)
     share[np.arange(len(rows)), hot] += (1 - label_smoothing) * weights[hot]
     share[~used] = 0
+    counts = np.ones(len(rows)) if sample_weight is None else sample_weight.reshape(-1)
+    share *= counts[:, None]
     scores = log_softmax(rows) if len(rows) else rows
     losses = np.where(share != 0, -share * scores, 0).sum(1)
-    count = float(weights[hot][used].sum())
+    count = float((counts * weights[hot])[used].sum())
     scale = 1 / count if reduction == "mean" and count else 1.0
     gradient = scale * (np.exp(scores) * share.sum(1, keepdims=True) - share)
     moved = np.moveaxis(logits, axis, -1).shape

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradstep.train.labels import MOST_NUMBERS, encode_labels, encode_text, is_one_hot
+from gradstep.train.splits import stratified_folds, stratified_split
 from gradstep.train.tables import EXACT, Table, read_table
 
 __all__ = [
@@ -306,55 +306,6 @@ class Split:
     y: IntArray
     valid_x: FloatArray
     valid_y: IntArray
-
-
-def stratified_split(y: Labels, fraction: float, seed: int = 0) -> tuple[IntArray, IntArray]:
-    """Return row numbers to train on and to validate on, every class with its share in both.
-
-    y: (N,) class labels. fraction: of each class that goes to validation, between 0 and 1; at least
-    one row goes to either side. Both parts are in random order.
-    Raises ValueError if fraction is out of range or a class has a single row.
-
-    >>> train_rows, valid_rows = stratified_split(np.array([0] * 8 + [1] * 4), 0.25)
-    >>> len(train_rows), len(valid_rows)
-    (9, 3)
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction: {fraction}, expected a number between 0 and 1")
-    rng = np.random.default_rng(seed)
-    parts: tuple[list[IntArray], list[IntArray]] = ([], [])
-    for rows in _rows_of_classes(y, rng):
-        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-        parts[0].append(rows[count:])
-        parts[1].append(rows[:count])
-    return rng.permutation(np.concatenate(parts[0])), rng.permutation(np.concatenate(parts[1]))
-
-
-def stratified_folds(y: Labels, folds: int, seed: int = 0) -> list[tuple[IntArray, IntArray]]:
-    """Return K splits (rows to train on, rows to validate on); every row validates exactly once.
-
-    y: (N,) class labels; each keeps its share in every fold. folds: K, at least 2 and at most N.
-    Raises ValueError if folds is out of range or a class has a single row. Source: Kohavi 1995, "A
-    study of cross-validation and bootstrap".
-
-    >>> [len(rows) for _, rows in stratified_folds(np.array([0, 0, 1, 1, 1]), 2)]
-    [3, 2]
-    """
-    if not 2 <= folds <= len(y):
-        raise ValueError(f"folds: {folds}, expected 2 to the number of rows, {len(y)}")
-    rng = np.random.default_rng(seed)
-    # Dealt out class by class, so sizes of folds, and counts of a class in them, differ by 1.
-    order = np.concatenate(list(_rows_of_classes(y, rng)))
-    dealt_to = np.arange(len(order)) % folds
-    return [(order[dealt_to != fold], order[dealt_to == fold]) for fold in range(folds)]
-
-
-def _rows_of_classes(y: Labels, rng: np.random.Generator) -> Iterator[IntArray]:
-    for label in np.unique(y):
-        rows = np.flatnonzero(y == label)
-        if len(rows) < 2:
-            raise ValueError(f"y: class {label} has one row, expected at least two to split")
-        yield rng.permutation(rows)
 
 
 def make_split(data: Dataset, train_rows: IntArray, valid_rows: IntArray) -> Split:

@@ -11,10 +11,10 @@ from typing import Any
 from gradstep.nn import Sequential, mlp
 from gradstep.train import loop as training
 from gradstep.train.augmentation import Augmentation, random_shift
-from gradstep.train.batches import balanced_class_weights
 from gradstep.train.datasets import Dataset, Split
 from gradstep.train.loop import SCHEDULE_NAMES, Epoch, History
 from gradstep.train.lr_search import find_lr
+from gradstep.train.weights import class_weights
 
 __all__ = ["Job", "OnEpoch"]
 
@@ -63,7 +63,7 @@ class Job:
         settings = {"weight_decay": options.weight_decay, "clip_norm": options.clip_norm}
         optimizer = training.make_optimizer(name, model.params, lr, **settings)
         balanced = options.class_weights == "balanced"
-        weights = balanced_class_weights(split.y, self.sizes[-1]) if balanced else None
+        weights = class_weights(split.y, "balanced", classes=self.sizes[-1]) if balanced else None
         keywords = {"batch_size": options.batch, "seed": options.seed, "class_weights": weights}
         return model, optimizer, keywords
 

@@ -6,7 +6,7 @@ Prints nothing. Everything random comes from the seed, so two runs differ only w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from statistics import median
@@ -14,7 +14,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gradstep.nn import FloatArray, Layer
 from gradstep.ops.losses import cross_entropy
@@ -24,12 +23,12 @@ from gradstep.optim.optimizers import OPTIMIZERS
 from gradstep.train.augmentation import Augmentation
 from gradstep.train.batches import IntArray, batches, check_batch_size
 from gradstep.train.datasets import Split
+from gradstep.train.monitors import EarlyStopping
 
 __all__ = [
     "DEFAULT_LR",
     "OPTIMIZER_NAMES",
     "SCHEDULE_NAMES",
-    "EarlyStopping",
     "Epoch",
     "History",
     "evaluate",
@@ -145,46 +144,6 @@ class History:
         return spent / sum(e.seconds for e in self.epochs)
 
 
-class EarlyStopping:
-    """Keeps a copy of the arrays at the lowest loss; tells when it is `patience` epochs old.
-
-    arrays: name -> array, the live parameters and running statistics. patience: epochs, at least 1.
-    Raises ValueError if patience is below 1. Source: Prechelt 1998, "Early stopping - but when?".
-
-    >>> w = np.array([1.0])
-    >>> stopping = EarlyStopping({"w": w}, patience=1)
-    >>> stopping.update(0, 0.5)
-    False
-    >>> w += 1
-    >>> stopping.update(1, 0.7)
-    True
-    >>> stopping.restore(), w.tolist()
-    (0, [1.0])
-    """
-
-    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], patience: int) -> None:
-        if patience < 1:
-            raise ValueError(f"patience: {patience}, expected at least 1")
-        self._arrays = arrays
-        self._saved = {name: array.copy() for name, array in arrays.items()}
-        self._patience = patience
-        self._best_loss, self._best_epoch = np.inf, 0
-
-    def update(self, epoch: int, loss: float) -> bool:
-        """Note the loss of an epoch; return True if training should stop."""
-        if loss < self._best_loss:
-            self._best_loss, self._best_epoch = loss, epoch
-            for name, array in self._arrays.items():
-                np.copyto(self._saved[name], array)
-        return epoch - self._best_epoch >= self._patience
-
-    def restore(self) -> int:
-        """Put the best arrays back, in place, and return their epoch."""
-        for name, array in self._arrays.items():
-            np.copyto(array, self._saved[name])
-        return self._best_epoch
-
-
 def train(
     model: Layer,
     data: Split,
@@ -221,7 +180,7 @@ def train(
     check_batch_size(model, data, batch_size)
     optimizer.bind(model.grads)
     rng = np.random.default_rng(seed)
-    stopping = None if patience is None else EarlyStopping(model.params | model.buffers, patience)
+    stopping = None if patience is None else EarlyStopping(model, patience)
     history = History()
     untrained = math.log(int(data.y.max()) + 1)  # of equal chances for every class
     for index in range(epochs):
@@ -233,7 +192,7 @@ def train(
         if on_epoch is not None:
             on_epoch(epoch)
         history.diverged = not math.isfinite(epoch.train_loss + epoch.valid_loss)
-        history.stopped_early = stopping is not None and stopping.update(index, epoch.valid_loss)
+        history.stopped_early = stopping is not None and stopping.update(epoch.valid_loss)
         if history.diverged or history.stopped_early:
             break
     if stopping is not None:
