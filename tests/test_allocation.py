@@ -195,7 +195,7 @@ NO_MEMORY = {
     "fail_allocation", "set_num_threads", "get_num_threads", "tune", "use_simd", "simd_level",
     "simd_levels", "compiled_simd_levels", "optimizer_kernels", "assignment_kernels",
     "borrow_threads", "return_threads", "threads_borrowed", "use_team", "use_blas_threads",
-    "philox_block", "are_floats", "use_torch",
+    "philox_block", "are_floats", "use_torch", "record_by", "recorded", "keep_for_backward",
 }  # fmt: skip
 
 

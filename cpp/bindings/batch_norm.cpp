@@ -146,19 +146,20 @@ py::tuple batch_norm_backward(const Library& library, const Input& x, py::handle
   return result;
 }
 
-// (y, mean, invstd, whether x is channels last, as y then is).
-py::object tensor_batch_norm(py::handle x, py::handle weight, py::handle bias,
+// Backward has to know whether x is channels last, as the result then is.
+py::object tensor_batch_norm(py::handle call, py::handle x, py::handle weight, py::handle bias,
                              py::handle running_mean, py::handle running_var, bool training,
                              py::handle momentum, py::handle eps, bool relu) {
-  return on_tensors([&]() -> py::object {
+  const py::object found = on_tensors([&]() -> py::object {
     const bool last = is_channels_last(x);
     const Tensors tensors(last);
     const Input input = tensors.read(x, Access::kRead, "x");
-    const py::tuple found = batch_norm(tensors, input, channels_of(input, last ? -1 : 1),
-                                       {weight, bias, running_mean, running_var, training, relu,
-                                        momentum, py::none(), eps, py::none()});
-    return py::make_tuple(found[0], found[1], found[2], last);
+    const py::tuple all = batch_norm(tensors, input, channels_of(input, last ? -1 : 1),
+                                     {weight, bias, running_mean, running_var, training, relu,
+                                      momentum, py::none(), eps, py::none()});
+    return py::make_tuple(all[0], all[1], all[2], py::bool_(last));
   });
+  return recorded(call, x, weight, bias, found);
 }
 
 py::object tensor_batch_norm_backward(py::handle dy, py::handle x, py::handle weight,

@@ -83,10 +83,12 @@ py::tuple group_norm_backward(const Library& library, py::handle dy, py::handle 
   return result;
 }
 
-py::object tensor_group_norm(py::handle x, py::handle groups, py::handle weight, py::handle bias,
-                             py::handle eps) {
-  return on_tensors(
-      [&] { return group_norm(Tensors(), x, groups, weight, bias, eps, py::none()); });
+py::object tensor_group_norm(py::handle call, py::handle x, py::handle groups, py::handle weight,
+                             py::handle bias, py::handle eps) {
+  const py::object found = on_tensors([&]() -> py::object {
+    return group_norm(Tensors(), x, groups, weight, bias, eps, py::none());
+  });
+  return recorded(call, x, weight, bias, found);
 }
 
 py::object tensor_group_norm_backward(py::handle dy, py::handle x, py::handle groups,

@@ -113,14 +113,16 @@ double epsilon(DType type) {
 }
 
 // eps None: the machine epsilon of x's type, as in torch.
-py::object tensor_row_norm(py::handle x, py::handle sizes, py::handle weight, py::handle bias,
-                           py::handle eps, bool centred) {
-  return on_tensors([&] {
+py::object tensor_row_norm(py::handle call, py::handle x, py::handle sizes, py::handle weight,
+                           py::handle bias, py::handle eps, bool centred) {
+  const py::object found = on_tensors([&]() -> py::object {
     const Tensors tensors;
     const Input input = tensors.read(x, Access::kRead, "x");
     Rows rows(tensors, input, first_trailing(input, check_sizes(sizes)), weight, bias, centred);
-    return row_norm(rows, eps.is_none() ? epsilon(input.view.type) : check_eps(eps), py::none());
+    const double value = eps.is_none() ? epsilon(input.view.type) : check_eps(eps);
+    return row_norm(rows, value, py::none());
   });
+  return recorded(call, x, weight, bias, found);
 }
 
 py::object tensor_row_norm_backward(py::handle dy, py::handle x, py::handle weight, py::handle mean,
@@ -159,17 +161,17 @@ void define_row_norm(py::module_& m) {
     return row_norm_backward(rows, dy, py::none(), invstd, out);
   });
   m.def("tensor_layer_norm",
-        [](py::handle x, py::handle sizes, py::handle weight, py::handle bias, py::handle eps) {
-          return tensor_row_norm(x, sizes, weight, bias, eps, true);
-        });
+        [](py::handle call, py::handle x, py::handle sizes, py::handle weight, py::handle bias,
+           py::handle eps) { return tensor_row_norm(call, x, sizes, weight, bias, eps, true); });
   m.def("tensor_layer_norm_backward",
         [](py::handle dy, py::handle x, py::handle weight, py::handle mean, py::handle invstd,
            py::handle axes, py::handle needs) {
           return tensor_row_norm_backward(dy, x, weight, mean, invstd, axes, needs, true);
         });
-  m.def("tensor_rms_norm", [](py::handle x, py::handle sizes, py::handle weight, py::handle eps) {
-    return tensor_row_norm(x, sizes, weight, py::none(), eps, false);
-  });
+  m.def("tensor_rms_norm",
+        [](py::handle call, py::handle x, py::handle sizes, py::handle weight, py::handle eps) {
+          return tensor_row_norm(call, x, sizes, weight, py::none(), eps, false);
+        });
   m.def("tensor_rms_norm_backward", [](py::handle dy, py::handle x, py::handle weight,
                                        py::handle invstd, py::handle axes, py::handle needs) {
     return tensor_row_norm_backward(dy, x, weight, py::none(), invstd, axes, needs, false);

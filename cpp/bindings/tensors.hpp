@@ -48,6 +48,12 @@ Shape check_sizes(pybind11::handle sizes);
 // `others`, inputs that have no gradient.
 pybind11::tuple gradients(const pybind11::tuple& found, const Needs& needs, int others);
 
+// The result of found = (result, statistics...) for these inputs, recorded by autograd where one of
+// them wants a gradient. call: what backward has to know; None, or
+// None found: `found` itself.
+pybind11::object recorded(pybind11::handle call, pybind11::handle x, pybind11::handle weight,
+                          pybind11::handle bias, const pybind11::object& found);
+
 // The call's result, computed on torch's team; None where an argument is none that it takes. Then
 // nothing was written, and torch's own operators have their turn, to compute or to raise.
 template <class Call>

@@ -118,7 +118,9 @@ class NativeCalls:
 
     def memory(self) -> set[int]:
         """Addresses of the tensors of more than one dimension."""
-        values = [value for _, args, result in self.taken for value in (*args, *result)]
+        results = [r if isinstance(r, tuple) else (r,) for _, _, r in self.taken]
+        values = [value for _, args, _ in self.taken for value in args]
+        values += [value for result in results for value in result]
         return {v.data_ptr() for v in values if isinstance(v, torch.Tensor) and v.dim() > 1}
 
 

@@ -125,12 +125,14 @@ def test_what_is_refused_is_left(kind: str) -> None:
     mean, var = torch.zeros(6), torch.ones(6)
     stats = np.zeros((2, 4))
     calls: dict[str, Callable[[Any], Any]] = {
-        "layer": lambda x: _core.tensor_layer_norm(x, (6,), w, w, 1e-5),
+        "layer": lambda x: _core.tensor_layer_norm(None, x, (6,), w, w, 1e-5),
         "layer backward": lambda x: _core.tensor_layer_norm_backward(x, x, w, *stats, 1, NEEDS),
         "dy": lambda dy: _core.tensor_layer_norm_backward(dy, x, w, *stats, 1, NEEDS),
-        "rms": lambda x: _core.tensor_rms_norm(x, (6,), w, None),
-        "group": lambda x: _core.tensor_group_norm(x, 2, w, w, 1e-5),
-        "batch": lambda x: _core.tensor_batch_norm(x, w, w, mean, var, True, 0.1, 1e-5, False),
+        "rms": lambda x: _core.tensor_rms_norm(None, x, (6,), w, None),
+        "group": lambda x: _core.tensor_group_norm(None, x, 2, w, w, 1e-5),
+        "batch": lambda x: _core.tensor_batch_norm(
+            None, x, w, w, mean, var, True, 0.1, 1e-5, False
+        ),
     }
     for name, call in calls.items():
         assert call(drawn(4, 6)) is not None, name
@@ -147,9 +149,9 @@ def test_a_refused_parameter_writes_nothing(kind: str) -> None:
     mean, var = torch.zeros(6), torch.ones(6)
     bad = REFUSED[kind](drawn(6))
     for given in ((bad, w, mean, var), (w, bad, mean, var), (w, w, bad, var), (w, w, mean, bad)):
-        assert _core.tensor_batch_norm(x, *given, True, 0.1, 1e-5, False) is None
+        assert _core.tensor_batch_norm(None, x, *given, True, 0.1, 1e-5, False) is None
     for weight, bias in ((bad, w), (w, bad), (drawn(5), w), (w, drawn(6, 1))):
-        assert _core.tensor_layer_norm(x, (6,), weight, bias, 1e-5) is None
+        assert _core.tensor_layer_norm(None, x, (6,), weight, bias, 1e-5) is None
     assert mean.eq(0).all() and var.eq(1).all()
 
 
@@ -158,7 +160,7 @@ def test_running_statistics_over_other_memory() -> None:
     x, mean = drawn(4, 6), both[:6]
     for var in (mean, both[3:9], x[0]):
         before = x.clone()
-        found = _core.tensor_batch_norm(x, None, None, mean, var, True, 0.1, 1e-5, False)
+        found = _core.tensor_batch_norm(None, x, None, None, mean, var, True, 0.1, 1e-5, False)
         assert found is None and both.eq(0).all() and x.equal(before)
 
 
@@ -166,8 +168,8 @@ def test_running_statistics_over_other_memory() -> None:
 def test_each_native_allocation_may_fail() -> None:
     x, w, mean, var = drawn(64, 600), drawn(600), torch.zeros(600), torch.ones(600)
     calls = (
-        lambda: _core.tensor_layer_norm(x, (600,), w, w, 1e-5),
-        lambda: _core.tensor_batch_norm(x, w, w, mean, var, True, 0.1, 1e-5, False),
+        lambda: _core.tensor_layer_norm(None, x, (600,), w, w, 1e-5),
+        lambda: _core.tensor_batch_norm(None, x, w, w, mean, var, True, 0.1, 1e-5, False),
     )
     for call in calls:
         for n in range(1, 200):

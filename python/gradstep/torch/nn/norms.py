@@ -18,13 +18,11 @@ from torch.nn import functional as F
 from gradstep import _core
 from gradstep.arrays import Array
 from gradstep.torch.tensors import (
-    Order,
     array,
     channels_last_order,
     is_plain,
     is_watched,
     laid_out,
-    wants_grad,
     written,
 )
 
@@ -40,10 +38,9 @@ class _Call(NamedTuple):
 
     kind: _Kind
     eps: Any  # None only for RMS norm
-    axes: int = 1
+    axes: int = 0  # trailing ones of weight and bias; 0: these are by channel
     groups: int | None = 1
     training: bool = True
-    order: Order = None  # of x in memory
     relu: bool = False
 
 
@@ -128,17 +125,9 @@ def _torchs_gradients(
 
 
 class _Normalize(torch.autograd.Function):
-    """Records a call that was made: found holds its result and statistics."""
+    """Records a call: backward finds it in ctx.call, and its statistics in ctx.stats."""
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: Optional, bias: Optional, call: _Call, found: Any
-    ) -> torch.Tensor:
-        ctx.call, ctx.stats = call, found[1:]
-        ctx.bias_shape = None if bias is None else bias.shape
-        ctx.save_for_backward(x, weight, bias if call.relu else None)
-        y: torch.Tensor = found[0]
-        return y
+    forward = staticmethod(_core.keep_for_backward)
 
     @staticmethod
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[Optional, ...]:
@@ -148,29 +137,22 @@ class _Normalize(torch.autograd.Function):
             backward = call.kind.backward
             found = backward(call, dy, x, weight, bias, stats, needs)
             if found is None and is_plain(dy) and is_plain(x):
-                ordered = (laid_out(each, call.order) for each in (dy, x))
+                order = (0, *range(2, x.dim()), 1) if stats[-1] is True else None
+                ordered = laid_out(dy, order), laid_out(x, order)
                 found = backward(call, *ordered, weight, bias, stats, needs)
             if found is not None:
                 gradients: tuple[Optional, ...] = found
                 return gradients
         if needs[2] and bias is None:  # it was not saved, any value will do
-            bias = torch.zeros(ctx.bias_shape, dtype=x.dtype, requires_grad=True)
+            shape = x.shape[x.dim() - call.axes :] if call.axes else x.shape[1:2]
+            bias = torch.zeros(shape, dtype=x.dtype, requires_grad=True)
         return (*_torchs_gradients(dy, (x, weight, bias), needs[:3], call, stats), None, None)
 
 
 # What torch calls in a backward pass. Its own method finds `backward` anew, in half a microsecond.
 _Normalize._backward_cls.apply = _Normalize.backward
-# Without the Python part of Function.apply, which looks after transforms: is_watched has. Any:
-# torch's own annotations leave it untyped.
-_recorded: Any = super(torch.autograd.Function, _Normalize).apply
-
-
-def _normalized(
-    call: _Call, x: torch.Tensor, weight: Optional, bias: Optional, found: Any
-) -> torch.Tensor:
-    recorded = wants_grad(x, weight, bias)
-    y: torch.Tensor = _recorded(x, weight, bias, call, found) if recorded else found[0]
-    return y
+# Without the Python part of Function.apply, which looks after transforms: is_watched has.
+_core.record_by(torch.is_grad_enabled, super(torch.autograd.Function, _Normalize).apply)
 
 
 def _is_strided(x: Any) -> bool:
@@ -202,25 +184,22 @@ def batch_norm(
     tensor([[-1.],
             [ 1.]])
     """
-    found = None
     if not is_watched() and (eps or not training):
-        found = _core.tensor_batch_norm(
-            input, weight, bias, running_mean, running_var, training, momentum, eps, relu
+        call = _call(_BATCH, eps, 0, 1, training, relu)
+        y = _core.tensor_batch_norm(
+            *(call, input, weight, bias, running_mean, running_var),
+            *(training, momentum, eps, relu),
         )
-        if found is None and _is_strided(input) and channels_last_order(input) is None:
+        if y is not None:
+            if training and running_mean is not None and running_var is not None:
+                written((running_mean, running_var))
+            return y
+        if _is_strided(input) and channels_last_order(input) is None:
             input = input.contiguous()
-            return batch_norm(
-                *(input, running_mean, running_var, weight, bias, training, momentum, eps),
-                relu=relu,
-            )
-    if found is None:
-        y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-        return F.relu(y) if relu else y
-    order = channels_last_order(input) if found[3] else None
-    call = _call(_BATCH, eps, 1, 1, training, order, relu)
-    if training and running_mean is not None and running_var is not None:
-        written([running_mean, running_var])
-    return _normalized(call, input, weight, bias, found)
+            given = (input, running_mean, running_var, weight, bias, training, momentum, eps)
+            return batch_norm(*given, relu=relu)
+    y = F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return F.relu(y) if relu else y
 
 
 def layer_norm(
@@ -241,10 +220,10 @@ def layer_norm(
     tensor([[-1.,  1.]])
     """
     if not is_watched():
-        found = _core.tensor_layer_norm(input, normalized_shape, weight, bias, eps)
-        if found is not None:
-            call = _call(_LAYER, eps, len(normalized_shape))
-            return _normalized(call, input, weight, bias, found)
+        call = _call(_LAYER, eps, len(normalized_shape))
+        y = _core.tensor_layer_norm(call, input, normalized_shape, weight, bias, eps)
+        if y is not None:
+            return y
         if _is_strided(input):
             return layer_norm(input.contiguous(), normalized_shape, weight, bias, eps)
     return F.layer_norm(input, normalized_shape, weight, bias, eps)
@@ -266,10 +245,10 @@ def rms_norm(
     tensor([[ 1.,  1., -1.]])
     """
     if not is_watched():
-        found = _core.tensor_rms_norm(input, normalized_shape, weight, eps)
-        if found is not None:
-            call = _call(_RMS, eps, len(normalized_shape))
-            return _normalized(call, input, weight, None, found)
+        call = _call(_RMS, eps, len(normalized_shape))
+        y = _core.tensor_rms_norm(call, input, normalized_shape, weight, eps)
+        if y is not None:
+            return y
         if _is_strided(input):
             return rms_norm(input.contiguous(), normalized_shape, weight, eps)
     return F.rms_norm(input, normalized_shape, weight, eps)
@@ -292,11 +271,11 @@ def group_norm(
     tensor([[-1.,  1.,  0.,  0.]])
     """
     if not is_watched() and num_groups is not None:
-        found = _core.tensor_group_norm(input, num_groups, weight, bias, eps)
+        call = _call(_GROUP, eps, 0, num_groups)
+        y = _core.tensor_group_norm(call, input, num_groups, weight, bias, eps)
         # torch's function refuses one value for each group.
-        if found is not None and input.numel() != num_groups:
-            call = _call(_GROUP, eps, 1, num_groups)
-            return _normalized(call, input, weight, bias, found)
+        if y is not None and y.numel() != num_groups:
+            return y
         if _is_strided(input) and channels_last_order(input) is None:
             return group_norm(input.contiguous(), num_groups, weight, bias, eps)
     return F.group_norm(input, num_groups, weight, bias, eps)
@@ -326,15 +305,17 @@ def instance_norm(
     if not is_watched() and channels_last_order(input) is None:
         running = (running_mean, running_var)
         if use_input_stats:
-            call = _call(_INSTANCE, eps, 1, None)
-            found = _core.tensor_group_norm(input, None, weight, bias, eps)
-            if found is not None and not _follow(running, found, input, momentum, eps):
-                found = None
+            call = _call(_INSTANCE, eps, 0, None)
+            found = _core.tensor_group_norm(None, input, None, weight, bias, eps)
+            if found is not None and _follow(running, found, input, momentum, eps):
+                return _core.recorded(call, input, weight, bias, found)
         else:
-            call = _call(_BATCH, eps, 1, 1, False)
-            found = _core.tensor_batch_norm(input, weight, bias, *running, False, 0.0, eps, False)
-        if found is not None:
-            return _normalized(call, input, weight, bias, found)
+            call = _call(_BATCH, eps, 0, 1, False)
+            y = _core.tensor_batch_norm(
+                *(call, input, weight, bias, *running), *(False, 0.0, eps, False)
+            )
+            if y is not None:
+                return y
         if _is_strided(input):
             input = input.contiguous()
             return instance_norm(input, *running, weight, bias, use_input_stats, momentum, eps)
