@@ -195,7 +195,9 @@ NO_MEMORY = {
     "fail_allocation", "set_num_threads", "get_num_threads", "tune", "use_simd", "simd_level",
     "simd_levels", "compiled_simd_levels", "optimizer_kernels", "assignment_kernels",
     "borrow_threads", "return_threads", "threads_borrowed", "use_team", "use_blas_threads",
-    "philox_block", "are_floats", "use_torch", "record_by", "recorded", "keep_for_backward",
+    "philox_block", "are_floats", "use_torch", "record_by",
+    "recorded", "keep_for_backward", "watch_by", "is_watched", "norm_backward",
+    "norm_backward_method", "norm_gradients",
 }  # fmt: skip
 
 
@@ -208,4 +210,4 @@ def test_every_native_function_is_here() -> None:
     native = {name for name in native if not name.startswith("tensor_")}  # tests/pytorch has these
     missing = native - classes - NO_MEMORY - set(FUNCTIONS)
     assert missing == set()
-    assert classes == {"Plan", "TensorNumbers", "TensorWatch"}
+    assert classes == {"NormCall", "Plan", "TensorNumbers", "TensorWatch"}

@@ -5,7 +5,7 @@
 #include "bindings/families.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/norm.hpp"
-#include "bindings/tensors.hpp"
+#include "bindings/norm_calls.hpp"
 
 namespace py = pybind11;
 
@@ -162,20 +162,6 @@ py::object tensor_batch_norm(py::handle call, py::handle x, py::handle weight, p
   return recorded(call, x, weight, bias, found);
 }
 
-py::object tensor_batch_norm_backward(py::handle dy, py::handle x, py::handle weight,
-                                      py::handle bias, py::handle mean, py::handle invstd,
-                                      bool training, bool last, bool relu, py::handle flags) {
-  return on_tensors([&]() -> py::object {
-    const Needs needs(flags);
-    const Tensors tensors(needs, weight, last);
-    const Input input = tensors.read(x, Access::kRead, "x");
-    const py::tuple found =
-        batch_norm_backward(tensors, input, dy, weight, mean, invstd, training,
-                            channels_of(input, last ? -1 : 1), relu, bias, py::none());
-    return gradients(found, needs, 2);
-  });
-}
-
 // (mean, biased variance, count) of every channel.
 py::tuple batch_norm_stats(py::handle x, py::handle axis) {
   const Input input = check_c_order(x, "x");
@@ -193,6 +179,20 @@ py::tuple batch_norm_stats(py::handle x, py::handle axis) {
 }
 
 }  // namespace
+
+py::object batch_norm_gradients(const NormCall& call, const NormGradients& given) {
+  return on_tensors([&]() -> py::object {
+    const Needs needs(given.needs);
+    const bool last = given.statistics[2].ptr() == Py_True;
+    const Tensors tensors(needs, given.weight, last);
+    const Input x = tensors.read(given.x, Access::kRead, "x");
+    const py::handle mean = given.statistics[0], invstd = given.statistics[1];
+    const py::tuple found =
+        batch_norm_backward(tensors, x, given.dy, given.weight, mean, invstd, call.training,
+                            channels_of(x, last ? -1 : 1), call.relu, given.bias, py::none());
+    return gradients(found, needs, 2);
+  });
+}
 
 void define_batch_norm(py::module_& m) {
   m.def("batch_norm",
@@ -216,7 +216,6 @@ void define_batch_norm(py::module_& m) {
                                check_activation(activation), bias, out);
   });
   m.def("tensor_batch_norm", tensor_batch_norm);
-  m.def("tensor_batch_norm_backward", tensor_batch_norm_backward);
   m.def("batch_norm_stats", batch_norm_stats);
 }
 

@@ -5,7 +5,7 @@
 #include "bindings/families.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/norm.hpp"
-#include "bindings/tensors.hpp"
+#include "bindings/norm_calls.hpp"
 
 namespace py = pybind11;
 
@@ -91,19 +91,18 @@ py::object tensor_group_norm(py::handle call, py::handle x, py::handle groups, p
   return recorded(call, x, weight, bias, found);
 }
 
-py::object tensor_group_norm_backward(py::handle dy, py::handle x, py::handle groups,
-                                      py::handle weight, py::handle mean, py::handle invstd,
-                                      py::handle flags) {
-  return on_tensors([&] {
-    const Needs needs(flags);
-    const Tensors tensors(needs, weight);
-    const py::tuple found =
-        group_norm_backward(tensors, dy, x, groups, weight, mean, invstd, py::none());
+}  // namespace
+
+py::object group_norm_gradients(const NormCall& call, const NormGradients& given) {
+  return on_tensors([&]() -> py::object {
+    const Needs needs(given.needs);
+    const Tensors tensors(needs, given.weight);
+    const py::handle mean = given.statistics[0], invstd = given.statistics[1];
+    const py::tuple found = group_norm_backward(tensors, given.dy, given.x, call.groups,
+                                                given.weight, mean, invstd, py::none());
     return gradients(found, needs, 2);
   });
 }
-
-}  // namespace
 
 void define_group_norm(py::module_& m) {
   m.def("group_norm",
@@ -114,7 +113,6 @@ void define_group_norm(py::module_& m) {
     return group_norm_backward(numpy, dy, x, groups, weight, mean, invstd, out);
   });
   m.def("tensor_group_norm", tensor_group_norm);
-  m.def("tensor_group_norm_backward", tensor_group_norm_backward);
 }
 
 }  // namespace gradstep

@@ -168,6 +168,7 @@ PYBIND11_MODULE(_core, m) {
   define_plan(m);
   define_exchange(m);
   define_tensors(m);
+  define_norm_calls(m);
   define_dropout(m);
   define_batch_norm(m);
   define_row_norm(m);

@@ -8,7 +8,7 @@
 #include "bindings/families.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/norm.hpp"
-#include "bindings/tensors.hpp"
+#include "bindings/norm_calls.hpp"
 
 namespace py = pybind11;
 
@@ -125,19 +125,21 @@ py::object tensor_row_norm(py::handle call, py::handle x, py::handle sizes, py::
   return recorded(call, x, weight, bias, found);
 }
 
-py::object tensor_row_norm_backward(py::handle dy, py::handle x, py::handle weight, py::handle mean,
-                                    py::handle invstd, py::handle axes, py::handle flags,
-                                    bool centred) {
-  return on_tensors([&] {
-    const Needs needs(flags);
-    const Tensors tensors(needs, weight);
-    const Input input = tensors.read(x, Access::kRead, "x");
-    Rows rows(tensors, input, first_trailing(input, weight, axes), weight, py::none(), centred);
-    return gradients(row_norm_backward(rows, dy, mean, invstd, py::none()), needs, 2);
+}  // namespace
+
+py::object row_norm_gradients(const NormCall& call, const NormGradients& given) {
+  return on_tensors([&]() -> py::object {
+    const bool centred = call.kind == NormCall::kLayer;
+    const Needs needs(given.needs);
+    const Tensors tensors(needs, given.weight);
+    const Input x = tensors.read(given.x, Access::kRead, "x");
+    const auto dims = static_cast<int64_t>(x.shape.size());
+    if (call.axes < 1 || call.axes > dims) throw py::value_error("x: too few dimensions");
+    Rows rows(tensors, x, dims - call.axes, given.weight, py::none(), centred);
+    const py::handle mean = given.statistics[0], invstd = given.statistics[centred ? 1 : 0];
+    return gradients(row_norm_backward(rows, given.dy, mean, invstd, py::none()), needs, 2);
   });
 }
-
-}  // namespace
 
 void define_row_norm(py::module_& m) {
   m.def("layer_norm", [](py::handle x, py::handle weight, py::handle bias, py::handle eps,
@@ -163,19 +165,10 @@ void define_row_norm(py::module_& m) {
   m.def("tensor_layer_norm",
         [](py::handle call, py::handle x, py::handle sizes, py::handle weight, py::handle bias,
            py::handle eps) { return tensor_row_norm(call, x, sizes, weight, bias, eps, true); });
-  m.def("tensor_layer_norm_backward",
-        [](py::handle dy, py::handle x, py::handle weight, py::handle mean, py::handle invstd,
-           py::handle axes, py::handle needs) {
-          return tensor_row_norm_backward(dy, x, weight, mean, invstd, axes, needs, true);
-        });
   m.def("tensor_rms_norm",
         [](py::handle call, py::handle x, py::handle sizes, py::handle weight, py::handle eps) {
           return tensor_row_norm(call, x, sizes, weight, py::none(), eps, false);
         });
-  m.def("tensor_rms_norm_backward", [](py::handle dy, py::handle x, py::handle weight,
-                                       py::handle invstd, py::handle axes, py::handle needs) {
-    return tensor_row_norm_backward(dy, x, weight, py::none(), invstd, axes, needs, false);
-  });
 }
 
 }  // namespace gradstep

@@ -17,45 +17,15 @@ struct Torch {
   PyObject *tensor = nullptr, *parameter = nullptr;  // the types that are taken: no subclasses
   PyObject *empty_like = nullptr, *large_like = nullptr;
   int64_t large = 0;  // bytes from which large_like makes a result
-  PyObject *grad_enabled = nullptr, *record = nullptr;
+  PyObject *is_tracing = nullptr, *has_transforms = nullptr, *modes = nullptr;
+  PyObject* forward_mode = nullptr;  // the module that counts its levels
 } torch;
-
-// Names of attributes.
-struct Names {
-  PyObject* requires_grad = PyUnicode_InternFromString("requires_grad");
-  PyObject* call = PyUnicode_InternFromString("call");
-  PyObject* stats = PyUnicode_InternFromString("stats");
-  PyObject* to_save = PyUnicode_InternFromString("to_save");
-  PyObject* relu = PyUnicode_InternFromString("relu");
-};
-
-const Names& names() {
-  static const Names& interned = *new Names;
-  return interned;
-}
-
-py::object attribute(py::handle object, PyObject* name) {
-  PyObject* found = PyObject_GetAttr(object.ptr(), name);
-  if (!found) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(found);
-}
-
-void set_attribute(py::handle object, PyObject* name, py::handle value) {
-  if (PyObject_SetAttr(object.ptr(), name, value.ptr()) != 0) throw py::error_already_set();
-}
 
 bool is_true(PyObject* value) {
   if (!value) throw py::error_already_set();
-  const bool found = value == Py_True;
+  const bool found = PyObject_IsTrue(value) == 1;
   Py_DECREF(value);
   return found;
-}
-
-bool wants_grad(std::initializer_list<py::handle> tensors) {
-  if (!is_true(PyObject_CallNoArgs(torch.grad_enabled))) return false;
-  for (const py::handle tensor : tensors)
-    if (!tensor.is_none() && attribute(tensor, names().requires_grad).ptr() == Py_True) return true;
-  return false;
 }
 
 bool is_plain(py::handle object) {
@@ -179,40 +149,25 @@ py::tuple gradients(const py::tuple& found, const Needs& needs, int others) {
   return all;
 }
 
-py::object recorded(py::handle call, py::handle x, py::handle weight, py::handle bias,
-                    const py::object& found) {
-  if (call.is_none() || found.is_none()) return found;
-  if (!wants_grad({x, weight, bias})) return py::reinterpret_borrow<py::tuple>(found)[0];
-  PyObject* arguments[] = {x.ptr(), weight.ptr(), bias.ptr(), call.ptr(), found.ptr()};
-  PyObject* y = PyObject_Vectorcall(torch.record, arguments, std::size(arguments), nullptr);
-  if (!y) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(y);
+bool is_watched() {
+  if (is_true(PyObject_CallNoArgs(torch.is_tracing))) return true;
+  if (is_true(PyObject_CallNoArgs(torch.has_transforms))) return true;
+  if (is_true(PyObject_CallNoArgs(torch.modes))) return true;
+  static PyObject* const level = PyUnicode_InternFromString("_current_level");
+  const auto found = py::reinterpret_steal<py::object>(PyObject_GetAttr(torch.forward_mode, level));
+  if (!found) throw py::error_already_set();
+  return PyLong_AsLong(found.ptr()) >= 0;
 }
-
-namespace {
-
-// The forward of the autograd function that records: what it keeps for backward.
-py::object keep_for_backward(py::handle ctx, py::handle x, py::handle weight, py::handle bias,
-                             py::handle call, const py::tuple& found) {
-  const bool relu = attribute(call, names().relu).ptr() == Py_True;
-  set_attribute(ctx, names().call, call);
-  set_attribute(ctx, names().stats,
-                py::reinterpret_steal<py::object>(
-                    PyTuple_GetSlice(found.ptr(), 1, static_cast<Py_ssize_t>(found.size()))));
-  set_attribute(ctx, names().to_save, py::make_tuple(x, weight, relu ? bias : py::none()));
-  return found[0];
-}
-
-}  // namespace
 
 void define_tensors(py::module_& m) {
-  m.def("recorded", recorded);
-  m.def("keep_for_backward", keep_for_backward);
-  m.def("record_by", [](py::object grad_enabled, py::object record) {
-    torch.grad_enabled = grad_enabled.release().ptr();
-    torch.record = record.release().ptr();
+  m.def("is_watched", is_watched);
+  m.def("watch_by", [](py::object is_tracing, py::object has_transforms, py::object modes,
+                       py::object forward_mode) {
+    torch.is_tracing = is_tracing.release().ptr();
+    torch.has_transforms = has_transforms.release().ptr();
+    torch.modes = modes.release().ptr();
+    torch.forward_mode = forward_mode.release().ptr();
   });
-
   m.def("use_torch", [](py::object tensor, py::object parameter, py::object empty_like,
                         py::object large_like, int64_t large) {
     torch.tensor = tensor.release().ptr();

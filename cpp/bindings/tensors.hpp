@@ -48,13 +48,11 @@ Shape check_sizes(pybind11::handle sizes);
 // `others`, inputs that have no gradient.
 pybind11::tuple gradients(const pybind11::tuple& found, const Needs& needs, int others);
 
-// The result of found = (result, statistics...) for these inputs, recorded by autograd where one of
-// them wants a gradient. call: what backward has to know; None, or
-// None found: `found` itself.
-pybind11::object recorded(pybind11::handle call, pybind11::handle x, pybind11::handle weight,
-                          pybind11::handle bias, const pybind11::object& found);
+// Whether a tracer, a transform or a dispatch mode wants to see torch's own operators.
+bool is_watched();
 
-// The call's result, computed on torch's team; None where an argument is none that it takes. Then
+// The call's result, computed on torch's team; None where an argument is none that it takes, or
+// where somebody watches. Then
 // nothing was written, and torch's own operators have their turn, to compute or to raise.
 template <class Call>
 pybind11::object on_tensors(const Call& call) {
@@ -62,6 +60,7 @@ pybind11::object on_tensors(const Call& call) {
     const bool before = ThreadPool::use_team(true);
     ~Team() { ThreadPool::use_team(before); }
   } team;
+  if (is_watched()) return pybind11::none();
   try {
     return call();
   } catch (const pybind11::type_error&) {

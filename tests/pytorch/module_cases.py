@@ -98,29 +98,23 @@ class NativeCalls:
     """Records the calls on tensors that native code took: what they were given, and returned."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.taken: list[tuple[str, tuple[Any, ...], Any]] = []
+        self.taken: list[tuple[tuple[Any, ...], Any]] = []
         for name in dir(_core):
             if name.startswith("tensor_") and name != "tensor_array":
-                monkeypatch.setattr(_core, name, self._recorded(name, getattr(_core, name)))
+                monkeypatch.setattr(_core, name, self._recorded(getattr(_core, name)))
 
-    def _recorded(self, name: str, function: Any) -> Any:
+    def _recorded(self, function: Any) -> Any:
         def call(*args: Any) -> Any:
             result = function(*args)
             if result is not None:
-                self.taken.append((name, args, result))
+                self.taken.append((args, result))
             return result
 
         return call
 
-    @property
-    def forward(self) -> int:
-        return sum(not name.endswith("_backward") for name, _, _ in self.taken)
-
     def memory(self) -> set[int]:
         """Addresses of the tensors of more than one dimension."""
-        results = [r if isinstance(r, tuple) else (r,) for _, _, r in self.taken]
-        values = [value for _, args, _ in self.taken for value in args]
-        values += [value for result in results for value in result]
+        values = [value for args, result in self.taken for value in (*args, result)]
         return {v.data_ptr() for v in values if isinstance(v, torch.Tensor) and v.dim() > 1}
 
 

@@ -121,7 +121,7 @@ def test_a_registered_class(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for training in (True, False):
         found, expected = (trained(each.train(training), x) for each in (ours, stock))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert calls.forward == 2
+    assert len(calls.taken) == 2
     for again in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         assert type(again) is type(ours) and repr(again) == before
     assert gt.accelerate(nn.ModuleList([ours])).left["0"][1] == "is one of gradstep's already"
@@ -129,7 +129,7 @@ def test_a_registered_class(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         # By the module's own forward.
         half = (ours.bfloat16()(x.bfloat16()), stock.bfloat16()(x.bfloat16()))
         torch.testing.assert_close(*half, rtol=0, atol=0)
-        assert calls.forward == 2
+        assert len(calls.taken) == 2
     gt.restore(nn.ModuleList([ours]))
     assert type(ours) is type(stock)
 

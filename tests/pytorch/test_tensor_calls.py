@@ -123,21 +123,21 @@ def test_what_is_refused_is_left(kind: str) -> None:
     refused = REFUSED[kind](drawn(4, 6))
     x, w = drawn(4, 6), drawn(6)
     mean, var = torch.zeros(6), torch.ones(6)
-    stats = np.zeros((2, 4))
+    call, stats = _core.NormCall("layer", 1e-5, 1), (np.zeros(4), np.zeros(4))
     calls: dict[str, Callable[[Any], Any]] = {
         "layer": lambda x: _core.tensor_layer_norm(None, x, (6,), w, w, 1e-5),
-        "layer backward": lambda x: _core.tensor_layer_norm_backward(x, x, w, *stats, 1, NEEDS),
-        "dy": lambda dy: _core.tensor_layer_norm_backward(dy, x, w, *stats, 1, NEEDS),
+        "x": lambda x: _core.norm_gradients(call, x, x, w, None, stats, NEEDS),
+        "dy": lambda dy: _core.norm_gradients(call, dy, x, w, None, stats, NEEDS),
         "rms": lambda x: _core.tensor_rms_norm(None, x, (6,), w, None),
         "group": lambda x: _core.tensor_group_norm(None, x, 2, w, w, 1e-5),
         "batch": lambda x: _core.tensor_batch_norm(
             None, x, w, w, mean, var, True, 0.1, 1e-5, False
         ),
     }
-    for name, call in calls.items():
-        assert call(drawn(4, 6)) is not None, name
+    for name, made in calls.items():
+        assert made(drawn(4, 6)) is not None, name
         mean.zero_(), var.fill_(1)
-        assert call(refused) is None, name
+        assert made(refused) is None, name
     assert mean.eq(0).all() and var.eq(1).all()
 
 

@@ -27,12 +27,16 @@ def is_watched() -> bool:
     # First, because torch.compile follows this branch and must not come to the rest.
     if torch.compiler.is_compiling():
         return True
-    return bool(
-        torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
-    )
+    return _core.is_watched()
+
+
+# Tracers, functorch's transforms, dispatch modes, levels of forward-mode derivatives.
+_core.watch_by(
+    torch._C._is_tracing,
+    torch._C._are_functorch_transforms_active,
+    torch._C._len_torch_dispatch_stack,
+    forward_ad,
+)
 
 
 def _keys(*names: str) -> int:

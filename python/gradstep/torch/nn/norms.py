@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 from gradstep import _core
@@ -30,60 +31,14 @@ __all__ = ["batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"
 
 Optional: TypeAlias = torch.Tensor | None
 Stats: TypeAlias = tuple[Array, ...]
-Needs: TypeAlias = tuple[bool, ...]
-
-
-class _Call(NamedTuple):
-    """What backward has to know of a call. Options that a kind does not have stay as here."""
-
-    kind: _Kind
-    eps: Any  # None only for RMS norm
-    axes: int = 0  # trailing ones of weight and bias; 0: these are by channel
-    groups: int | None = 1
-    training: bool = True
-    relu: bool = False
-
-
-class _Kind(NamedTuple):
-    """A norm of ours, and torch's with which its gradients are differentiated."""
-
-    # (call, dy, x, weight, bias, statistics, needs) -> gradients as autograd takes them, or None
-    backward: Callable[..., Any]
-    # (call, x, weight, bias, statistics) -> y
-    torchs: Callable[..., torch.Tensor]
 
 
 # A training loop makes the same few calls again and again.
-_call = lru_cache(maxsize=1024)(_Call)
-
-_LAYER = _Kind(
-    lambda call, dy, x, weight, _, stats, needs: _core.tensor_layer_norm_backward(
-        dy, x, weight, stats[0], stats[1], call.axes, needs
-    ),
-    lambda call, x, weight, bias, _: F.layer_norm(
-        x, x.shape[x.dim() - call.axes :], weight, bias, call.eps
-    ),
-)
-_RMS = _Kind(
-    lambda call, dy, x, weight, _, stats, needs: _core.tensor_rms_norm_backward(
-        dy, x, weight, stats[0], call.axes, needs
-    ),
-    lambda call, x, weight, _, __: F.rms_norm(x, x.shape[x.dim() - call.axes :], weight, call.eps),
-)
-_GROUP = _Kind(
-    lambda call, dy, x, weight, _, stats, needs: _core.tensor_group_norm_backward(
-        dy, x, call.groups, weight, stats[0], stats[1], needs
-    ),
-    lambda call, x, weight, bias, _: F.group_norm(x, call.groups, weight, bias, call.eps),
-)
-_INSTANCE = _Kind(
-    _GROUP.backward,
-    lambda call, x, weight, bias, _: F.instance_norm(x, weight=weight, bias=bias, eps=call.eps),
-)
+_call = lru_cache(maxsize=1024)(_core.NormCall)
 
 
 def _torchs_batch_norm(
-    call: _Call, x: torch.Tensor, weight: Optional, bias: Optional, stats: Stats
+    call: _core.NormCall, x: torch.Tensor, weight: Optional, bias: Optional, stats: Stats
 ) -> torch.Tensor:
     if call.training:
         y = F.batch_norm(x, None, None, weight, bias, True, 0.0, call.eps)
@@ -96,16 +51,28 @@ def _torchs_batch_norm(
     return F.relu(y) if call.relu else y
 
 
-_BATCH = _Kind(
-    lambda call, dy, x, weight, bias, stats, needs: _core.tensor_batch_norm_backward(
-        dy, x, weight, bias, stats[0], stats[1], call.training, stats[2], call.relu, needs
+# By kind of call: torch's norm, with which gradients are differentiated.
+_TORCHS: dict[str, Callable[..., torch.Tensor]] = {
+    "layer": lambda call, x, weight, bias, _: F.layer_norm(
+        x, x.shape[x.dim() - call.axes :], weight, bias, call.eps
     ),
-    _torchs_batch_norm,
-)
+    "rms": lambda call, x, weight, _, __: F.rms_norm(
+        x, x.shape[x.dim() - call.axes :], weight, call.eps
+    ),
+    "group": lambda call, x, weight, bias, _: F.group_norm(x, call.groups, weight, bias, call.eps),
+    "instance": lambda call, x, weight, bias, _: F.instance_norm(
+        x, weight=weight, bias=bias, eps=call.eps
+    ),
+    "batch": _torchs_batch_norm,
+}
 
 
 def _torchs_gradients(
-    dy: torch.Tensor, inputs: Sequence[Optional], needs: Sequence[bool], call: _Call, stats: Stats
+    dy: torch.Tensor,
+    inputs: Sequence[Optional],
+    needs: Sequence[bool],
+    call: _core.NormCall,
+    stats: Stats,
 ) -> list[Optional]:
     """The gradients by torch's operators, for all that can be done with these.
 
@@ -119,45 +86,45 @@ def _torchs_gradients(
                 # An alias: hooks on the input would run here, and then once more.
                 own[i] = each.view_as(each)
         wanted = [each for each, needed in zip(own, needs, strict=True) if needed]
-        y = call.kind.torchs(call, *own, stats)
+        y = _TORCHS[call.kind](call, *own, stats)
         found = iter(torch.autograd.grad(y, wanted, dy, create_graph=differentiable))
     return [next(found) if needed else None for needed in needs]
 
 
+def _gradients_otherwise(
+    ctx: Any, dy: torch.Tensor, x: torch.Tensor, weight: Optional, bias: Optional
+) -> tuple[Optional, ...]:
+    """Gradients where the kernels cannot take the tensors as they are, or torch has its turn."""
+    call, stats, needs = ctx.call, ctx.stats, ctx.needs_input_grad
+    if not (torch.is_grad_enabled() or is_watched()) and is_plain(dy) and is_plain(x):
+        order = (0, *range(2, x.dim()), 1) if stats[-1] is True else None
+        ordered = laid_out(dy, order), laid_out(x, order)
+        found = _core.norm_gradients(call, *ordered, weight, bias, stats, needs)
+        if found is not None:
+            return found
+    if needs[2] and bias is None:  # it was not saved, any value will do
+        shape = x.shape[x.dim() - call.axes :] if call.axes else x.shape[1:2]
+        bias = torch.zeros(shape, dtype=x.dtype, requires_grad=True)
+    return (*_torchs_gradients(dy, (x, weight, bias), needs[:3], call, stats), None, None)
+
+
 class _Normalize(torch.autograd.Function):
-    """Records a call: backward finds it in ctx.call, and its statistics in ctx.stats."""
+    """Records a call, for what backward finds in ctx.call and ctx.stats."""
 
     forward = staticmethod(_core.keep_for_backward)
-
-    @staticmethod
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[Optional, ...]:
-        x, weight, bias = ctx.saved_tensors
-        call, stats, needs = ctx.call, ctx.stats, ctx.needs_input_grad
-        if not (torch.is_grad_enabled() or is_watched()):
-            backward = call.kind.backward
-            found = backward(call, dy, x, weight, bias, stats, needs)
-            if found is None and is_plain(dy) and is_plain(x):
-                order = (0, *range(2, x.dim()), 1) if stats[-1] is True else None
-                ordered = laid_out(dy, order), laid_out(x, order)
-                found = backward(call, *ordered, weight, bias, stats, needs)
-            if found is not None:
-                gradients: tuple[Optional, ...] = found
-                return gradients
-        if needs[2] and bias is None:  # it was not saved, any value will do
-            shape = x.shape[x.dim() - call.axes :] if call.axes else x.shape[1:2]
-            bias = torch.zeros(shape, dtype=x.dtype, requires_grad=True)
-        return (*_torchs_gradients(dy, (x, weight, bias), needs[:3], call, stats), None, None)
+    backward = staticmethod(_core.norm_backward)
 
 
 # What torch calls in a backward pass. Its own method finds `backward` anew, in half a microsecond.
-_Normalize._backward_cls.apply = _Normalize.backward
+_Normalize._backward_cls.apply = _core.norm_backward_method
 # Without the Python part of Function.apply, which looks after transforms: is_watched has.
-_core.record_by(torch.is_grad_enabled, super(torch.autograd.Function, _Normalize).apply)
+_recorded = super(torch.autograd.Function, _Normalize).apply
+_core.record_by(torch.is_grad_enabled, _recorded, _gradients_otherwise)
 
 
 def _is_strided(x: Any) -> bool:
     """Whether our kernels would take a contiguous copy."""
-    return is_plain(x) and not x.is_contiguous()
+    return not is_watched() and is_plain(x) and not x.is_contiguous()
 
 
 def batch_norm(
@@ -184,8 +151,8 @@ def batch_norm(
     tensor([[-1.],
             [ 1.]])
     """
-    if not is_watched() and (eps or not training):
-        call = _call(_BATCH, eps, 0, 1, training, relu)
+    if not is_compiling() and (eps or not training):
+        call = _call("batch", eps, 0, 1, training, relu)
         y = _core.tensor_batch_norm(
             *(call, input, weight, bias, running_mean, running_var),
             *(training, momentum, eps, relu),
@@ -219,8 +186,8 @@ def layer_norm(
     >>> gt.functional.layer_norm(torch.tensor([[1., 3.]]), (2,), eps=0.0)
     tensor([[-1.,  1.]])
     """
-    if not is_watched():
-        call = _call(_LAYER, eps, len(normalized_shape))
+    if not is_compiling():
+        call = _call("layer", eps, len(normalized_shape))
         y = _core.tensor_layer_norm(call, input, normalized_shape, weight, bias, eps)
         if y is not None:
             return y
@@ -244,8 +211,8 @@ def rms_norm(
     >>> gt.functional.rms_norm(torch.tensor([[3., 3., -3.]]), (3,), eps=0.0)
     tensor([[ 1.,  1., -1.]])
     """
-    if not is_watched():
-        call = _call(_RMS, eps, len(normalized_shape))
+    if not is_compiling():
+        call = _call("rms", eps, len(normalized_shape))
         y = _core.tensor_rms_norm(call, input, normalized_shape, weight, eps)
         if y is not None:
             return y
@@ -270,8 +237,8 @@ def group_norm(
     >>> gt.functional.group_norm(torch.tensor([[1., 3., 7., 7.]]), 2, eps=0.0)
     tensor([[-1.,  1.,  0.,  0.]])
     """
-    if not is_watched() and num_groups is not None:
-        call = _call(_GROUP, eps, 0, num_groups)
+    if not is_compiling() and num_groups is not None:
+        call = _call("group", eps, 0, num_groups)
         y = _core.tensor_group_norm(call, input, num_groups, weight, bias, eps)
         # torch's function refuses one value for each group.
         if y is not None and y.numel() != num_groups:
@@ -302,15 +269,15 @@ def instance_norm(
     >>> gt.functional.instance_norm(torch.tensor([[[1., 3.]]]), eps=0.0)
     tensor([[[-1.,  1.]]])
     """
-    if not is_watched() and channels_last_order(input) is None:
+    if not (is_compiling() or is_watched()) and channels_last_order(input) is None:
         running = (running_mean, running_var)
         if use_input_stats:
-            call = _call(_INSTANCE, eps, 0, None)
+            call = _call("instance", eps, 0, None)
             found = _core.tensor_group_norm(None, input, None, weight, bias, eps)
             if found is not None and _follow(running, found, input, momentum, eps):
                 return _core.recorded(call, input, weight, bias, found)
         else:
-            call = _call(_BATCH, eps, 0, 1, False)
+            call = _call("batch", eps, 0, 1, False)
             y = _core.tensor_batch_norm(
                 *(call, input, weight, bias, *running), *(False, 0.0, eps, False)
             )
