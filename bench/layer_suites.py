@@ -72,7 +72,7 @@ def activations(sizes: tuple[int, ...] | None, quick: bool) -> list[Layer]:
         return [*quickly, Layer("softmax", CLASSES), Layer("cross_entropy", CLASSES)]
     works: list[Layer] = []
     for n in sizes or (1_000, LARGE):
-        for function in ("relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu"):
+        for function in ("relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "selu", "mish"):
             works += both(function, (n,))
         works += both("gelu", (n,), keywords={"approximate": "tanh"}, note="tanh")
         works.append(Layer("relu", (n,), in_place=True))

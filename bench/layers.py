@@ -59,11 +59,11 @@ ARGUMENTS: dict[str, str] = {
     "maxout_backward": "dy x k",
     "cross_entropy": "x targets",
     "mse": "x other",
-    **{f: "x" for f in ("relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu")},
-    **{f: "x" for f in ("softmax", "log_softmax")},
-    **{f"{f}_backward": "dy y" for f in ("relu", "leaky_relu", "sigmoid", "tanh")},
+    **{f: "x" for f in ("relu", "leaky_relu", "sigmoid", "tanh", "selu")},
+    **{f: "x" for f in ("silu", "gelu", "mish", "softmax", "log_softmax")},
+    **{f"{f}_backward": "dy y" for f in ("relu", "leaky_relu", "sigmoid", "tanh", "selu")},
     **{f"{f}_backward": "dy y" for f in ("softmax", "log_softmax")},
-    **{f"{f}_backward": "dy x" for f in ("silu", "gelu")},
+    **{f"{f}_backward": "dy x" for f in ("silu", "gelu", "mish")},
 }
 DROPOUTS = tuple(name for name, reads in ARGUMENTS.items() if reads.endswith(" p"))
 DRAWN_AXES = {"spatial_dropout": 2, "drop_path": 1}  # the leading ones; otherwise all

@@ -36,6 +36,8 @@ ELEMENTWISE: dict[str, tuple[Any, Any, Any, Any, str, bool]] = {
         ("tanh", "y", False),
         ("silu", "x", False),
         ("gelu", "x", False),
+        ("selu", "y", False),
+        ("mish", "x", False),
     ]
 }
 ELEMENTWISE["gelu_tanh"] = (
@@ -136,10 +138,15 @@ def test_same_bits_with_any_threads_and_past_the_cache(name: str, dtype: Any) ->
 @elementwise
 def test_infinity_and_nan(name: str) -> None:
     forward, _, backward, _, saved, _ = ELEMENTWISE[name]
-    low, high = {"tanh": (-1, 1), "sigmoid": (0, 1), "leaky_relu": (-np.inf, np.inf)}.get(
-        name, (0, np.inf)
-    )
+    limits = {
+        "tanh": (-1, 1),
+        "sigmoid": (0, 1),
+        "leaky_relu": (-np.inf, np.inf),
+        "selu": (-spec.SELU_BELOW, np.inf),
+    }
+    slopes = {"tanh": 0, "sigmoid": 0, "selu": spec.SELU_ABOVE}
     for dtype in DTYPES:
+        low, high = map(dtype, limits.get(name, (0, np.inf)))
         for count in (1, 40):
             x = np.repeat(np.array([-np.inf, np.inf, np.nan, -0.0], dtype), count)
             y = forward(x)[::count]
@@ -147,7 +154,7 @@ def test_infinity_and_nan(name: str) -> None:
             dx = backward(np.ones_like(x), forward(x) if saved == "y" else x)[::count]
             slope = 0.01 if name == "leaky_relu" else 0
             assert dx[0] == dtype(slope), name
-            assert dx[1] == (0 if name in ("tanh", "sigmoid") else 1)
+            assert dx[1] == dtype(slopes.get(name, 1))
 
 
 @elementwise

@@ -123,6 +123,10 @@ STATE: dict[str, Case] = {
     "steps": optimizer(lambda opt, p, g: setattr(opt._plan, "steps", [7, 7])),
     "gradient_block_sums": optimizer(lambda opt, p, g: opt._plan.gradient_block_sums(g)),
     "a new plan": optimizer(lambda opt, p, g: gs.SGD(p)),
+    "a step of 8 bits": optimizer(
+        lambda opt, p, g: opt._plan.step(g, 1.0, 0.5, True, False), state_dtype="int8"
+    ),
+    "a new plan of 8 bits": optimizer(lambda opt, p, g: gs.Adam(p, state_dtype="int8")),
 }
 CASES = FUNCTIONS | STATE
 
@@ -195,7 +199,7 @@ NO_MEMORY = {
     "fail_allocation", "set_num_threads", "get_num_threads", "tune", "use_simd", "simd_level",
     "simd_levels", "compiled_simd_levels", "optimizer_kernels", "assignment_kernels",
     "borrow_threads", "return_threads", "threads_borrowed", "use_team", "use_blas_threads",
-    "philox_block", "are_floats", "use_torch", "record_by",
+    "uses_blas_threads", "philox_block", "are_floats", "use_torch", "record_by",
     "recorded", "keep_for_backward", "watch_by", "is_watched", "norm_backward",
     "norm_backward_method", "norm_gradients",
 }  # fmt: skip

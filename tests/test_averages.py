@@ -122,7 +122,14 @@ def test_a_bad_array_is_named_and_nothing_is_written(role: str, position: int) -
     for bad, kind, message in (
         (1.0, TypeError, "float, expected a numpy.ndarray"),
         (Unwilling(), TypeError, UNWILLING),
-        (np.arange(6), TypeError, "dtype <i8 (int64), expected native float32 or float64"),
+        (
+            np.arange(6),
+            TypeError,
+            "dtype <i8 (int64), expected native "
+            + (
+                "float32, float64, bfloat16 or float16" if role == "value" else "float32 or float64"
+            ),
+        ),
         (
             good(12)[::2],
             ValueError,

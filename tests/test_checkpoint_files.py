@@ -20,12 +20,14 @@ import pytest
 Python = Callable[..., str]
 format_of_others = pytest.importorskip("safetensors.numpy")
 
-# A child saves generation after generation; 100 times it is killed, and the file looked at.
+# A child saves generation after generation. 100 times it is killed after some saves and a part of
+# the next one, whatever that takes, and the file is looked at.
 KILLS = """
 import os, random, signal, sys, time
 import gradstep as gs, numpy as np
 
 path = sys.argv[1]
+reader, writer = os.pipe()
 def save(n):
     gs.save(path, model=[np.full(200_000, n, np.float32), np.full(3, n)], extra=n)
 
@@ -33,23 +35,34 @@ def child(n):
     while True:
         n += 1
         save(n)
+        os.write(writer, b".")
 
+start = time.perf_counter()
 save(0)
-moments, last, moved = random.Random(1), 0, 0
+took = time.perf_counter() - start
+chance, last = random.Random(1), 0
 for _ in range(100):
     pid = os.fork()
     if pid == 0:
         child(last)
-    time.sleep(moments.uniform(0, 0.03))
+    saves = chance.randrange(3)
+    for _ in range(saves):
+        os.read(reader, 1)
+    time.sleep(chance.uniform(0, 1.5 * took))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     saved = gs.load(path)
     found = saved["extra"]
-    assert found >= last, (found, last)
+    assert found >= last + saves, (found, last, saves)
     assert all((array == found).all() for array in saved["model"])
-    moved += found > last
     last = found
-print(moved, *os.listdir(os.path.dirname(path)))
+    os.set_blocking(reader, False)
+    try:
+        os.read(reader, 1000)
+    except BlockingIOError:
+        pass
+    os.set_blocking(reader, True)
+print(*os.listdir(os.path.dirname(path)))
 """
 
 
@@ -61,8 +74,7 @@ def run(code: str, *arguments: str, before: list[str] | None = None) -> str:
 
 
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
-    moved, *files = run(KILLS, str(tmp_path / "run.safetensors")).split()
-    assert int(moved) > 10  # saves were under way
+    files = run(KILLS, str(tmp_path / "run.safetensors")).split()
     assert "run.safetensors" in files
     # A kill between the last two calls leaves a whole file under another name.
     assert len(files) <= 3
@@ -226,13 +238,12 @@ def test_other_safetensors_files_are_refused(
         gs.load(path)
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
+@pytest.mark.parametrize("dtype", ["F8_E5M2", "F8_E4M3"])
 def test_a_type_that_numpy_lacks_is_named(dtype: str, tmp_path: Path) -> None:
-    size = 2 if dtype == "BF16" else 1
-    entry = {"dtype": dtype, "shape": [4], "data_offsets": [0, 4 * size]}
+    entry = {"dtype": dtype, "shape": [4], "data_offsets": [0, 4]}
     header = json.dumps({"__metadata__": ABOUT, "model": entry}).encode()
     path = tmp_path / "low.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4 * size))
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with pytest.raises(ValueError, match=f"low.safetensors: 'model' is {dtype}, expected one of"):
         gs.load(path)
 

@@ -3,19 +3,11 @@
 import numpy as np
 import pytest
 from gradstep.train.augmentation import random_shift
-from gradstep.train.datasets import (
-    digits,
-    encode_labels,
-    from_csv,
-    from_npz,
-    load_dataset,
-    make_dataset,
-    make_split,
-    mnist5k,
-    standardize,
-    stratified_folds,
-    stratified_split,
-)
+from gradstep.train.datasets import digits, make_dataset, make_split, mnist5k
+from gradstep.train.encoding import standardize
+from gradstep.train.files import Reading, from_csv, from_npz, load_dataset
+from gradstep.train.labels import encode_labels
+from gradstep.train.splits import stratified_folds, stratified_split
 
 
 @pytest.fixture
@@ -55,7 +47,7 @@ def npz(tmp_path):
     ],
 )
 def test_csv_finds_header_delimiter_and_label_column(csv, text, label):
-    data = from_csv(csv(text), label)
+    data = from_csv(csv(text), Reading(label))
     first = 2.0 if text.startswith("2") else 1.0
     np.testing.assert_array_equal(data.x, [[first, 2], [3, 4]])
     np.testing.assert_array_equal(data.y, [0, 1])
@@ -84,14 +76,14 @@ HEADERS = [
 
 @pytest.mark.parametrize(("text", "label", "note"), HEADERS)
 def test_csv_says_what_it_took_as_header(csv, text, label, note):
-    data = from_csv(csv(text), label)
+    data = from_csv(csv(text), Reading(label))
     np.testing.assert_array_equal(data.x, [[0.5, 2], [1.5, 3]])
     assert data.notes[0].startswith(note)
 
 
 def test_csv_header_can_be_told(csv):
-    assert from_csv(csv("0,1,2\n0.5,2,0\n1.5,3,1\n"), header=False).x.shape == (3, 2)
-    data = from_csv(csv("7,8,9\n0.5,2,0\n1.5,3,1\n"), header=True)
+    assert from_csv(csv("0,1,2\n0.5,2,0\n1.5,3,1\n"), Reading(header=False)).x.shape == (3, 2)
+    data = from_csv(csv("7,8,9\n0.5,2,0\n1.5,3,1\n"), Reading(header=True))
     np.testing.assert_array_equal(data.x, [[0.5, 2], [1.5, 3]])
     assert data.notes[0].startswith("line 1 taken as header (7, 8, 9)")
 
@@ -160,56 +152,40 @@ def test_csv_integer_labels_are_ordered_as_numbers(csv):
 @pytest.mark.parametrize(
     ("text", "label", "message"),
     [
-        ("", None, "an empty file, expected numbers and a label column"),
-        ("\n ,\n\n", None, "an empty file, expected numbers and a label column"),
-        ("1\n2\n", None, "1 columns, expected numbers and a label column"),
+        ("", None, "an empty file, expected columns and a label column"),
+        ("\n ,\n\n", None, "an empty file, expected columns and a label column"),
+        ("1\n2\n", None, "1 columns, expected some and a label column"),
         ("u,v,k\n", None, "no rows, expected some below the header"),
         ("0,1,2\n", None, "no rows, expected some below the header"),
         ("u,v,k\n1,2,a\n3,x,b\n", None, "line 3, column v: 'x', expected a finite number"),
-        ("1,2,a\n3,nan,b\n", None, "line 2, column 1: 'nan', expected a finite number"),
-        ("1,2,a\n,4,b\n", None, "line 2, column 0: '', expected a finite number"),
         ("1,2,a\n3,1e999,b\n", None, "line 2, column 1: '1e999', expected a finite number"),
         ("1,2,a\n3,4\n", None, "line 2: 2 cells, expected 3"),
         ("1,2,a\n3,4,5,b\n", None, "line 2: 4 cells, expected 3"),
-        ("1,2,a\n3,4, \n", None, "line 2, column 2: empty label, expected an integer or"),
+        ("1,2,a\n3,4, \n", None, "line 2, column 2: empty label, expected a number or a name"),
         ("1,2,a\n3,4,a\n", None, r"y: one class \(a\), expected at least two classes"),
-        (
-            "1,2,0.5\n3,4,1\n",
-            None,
-            "y: 2 different numbers in 2 rows, such as 0.5, expected classes",
-        ),
         ("1,2,a\n3,4,b\n", "kind", "label: 'kind', expected first, last, a name of the"),
         ("1,2,a\n3,4,b\n", "3", "label: 3, expected the index of one of 3 columns"),
         (b"1,2,\xff\n3,4,b\n", None, "not UTF-8 text"),
         ("1,2,a\n".encode("utf-16"), None, "not UTF-8 text"),
-        ("1,2,a\n3,?,b\n", None, r"line 2, column 1: '\?', expected a finite number \(a missing"),
-        ("u,u,k\n1,2,a\n3,NA,b\n", None, r"line 3, column u \(number 1\): 'NA', expected"),
+        ("u,u,k\n1,2,a\n3,x,b\n", None, r"line 3, column u \(number 1\): 'x', expected"),
+        ("u,v,k\n1,2,3\n3,4,-\n3,4,4\n", None, "y: '-' in line 3, column k, expected a label"),
+        ("u,v\n,a\n,b\n", None, "no column to learn from among u"),
         ("u,v,k\n1,2,3\n3,4,nan\n3,4,4\n", None, "y: 'nan' in line 3, column k, expected a label"),
         ("u,v,v\n1,2,a\n3,4,b\n", "v", "label: 'v' names 2 columns, expected one, or the index"),
         ("k,v,k\n1,2,a\n3,4,b\n", None, "header: 2 columns are called 'k' like the label column"),
         ("class,u,v\n0,1,2\n1,3,4\n", None, "header: column 'class' seems to hold the classes, "),
-        ("a,1,2\nb,3,4\n", None, r"line 2, column .: 'b', expected .* classes\? --label first\)"),
-        ("k,u,v\na,1,2\nb,3,4\n", None, r"line 2, column k: 'a', .* classes\? --label first\)"),
-        ("1,0,a\n2,1,b\n", "first", "line 2, column 2: 'b', expected a finite number$"),
-        ("u,k,v\n1,a,2\n3,b,4\n", None, r"line 2, column k: 'a', .* classes\? --label k\)"),
         ("1,5;2,5;a\n3,5;4,5;b\n", None, "line ., column 0: '.,5', .* written with a point"),
         ('"1,5",2,a\n"3,5",4,b\n', None, "line ., column 0: '.,5', .* written with a point"),
         ("1;1,5\n2;2,5\n", None, "line ., column 1: '.,5', .* written with a point"),
         ("1_000,2,a\n3,4,b\n", None, "line 1, column 0: '1_000', expected a finite number"),
         ('1,2,"a\n3,4,b\n', None, "line 1: unexpected end of data, expected a quote to be closed"),
-        ("1 2 a\n3 4 b\n", None, "1 columns, expected numbers and a label column, with , ; or t"),
-        ("1,2\n" + "".join(f"{i},{i}\n" for i in range(50)), None, "y: 50 different numbers in 51"),
-        (
-            "".join(f"{i % 3},{i / 7}\n" for i in range(30)),
-            None,
-            "y: .*, expected classes .*; the first column has 3 values: .* --label first",
-        ),
+        ("1 2 a\n3 4 b\n", None, "1 columns, expected some and a label column, with , ; or t"),
         ("0,1,0\n1,2,0\n0,1,0\n1,2,0\n", None, r"y: one class \(0\), .* --label first"),
     ],
 )
 def test_csv_says_what_does_not_fit_and_where(csv, text, label, message):
     with pytest.raises(ValueError, match=f"data: .*table.csv: {message}"):
-        from_csv(csv(text), label)
+        from_csv(csv(text), Reading(label))
 
 
 @pytest.mark.parametrize("names", [("X", "y"), ("x", "labels"), ("data", "target")])
@@ -225,10 +201,8 @@ def test_npz_takes_the_usual_names(npz, names):
     ("arrays", "message"),
     [
         ({"y": [0, 1]}, r"arrays y, expected one called X \(or x, data\)"),
-        ({"X": np.eye(2), "z": [0, 1]}, "arrays X, z, expected one called y"),
+        ({"X": np.eye(2), "z": [0, 1]}, "no array of labels, expected one called y"),
         ({"X": np.eye(3), "y": [0, 1]}, "y: 2 labels for 3 rows, expected one each"),
-        ({"X": np.eye(2), "y": [0.5, 1.0]}, "y: 2 different numbers in 2 rows, such as 0.5, expe"),
-        ({"X": np.eye(30), "y": np.arange(30)}, "y: 30 different numbers in 30 rows, such as 0"),
         ({"X": np.eye(2), "y": [np.nan, 1.0]}, "y: nan in row 0, expected a label"),
         ({"X": np.eye(2), "y": ["a", ""]}, "y: '' in row 1, expected a label"),
         (
@@ -240,7 +214,7 @@ def test_npz_takes_the_usual_names(npz, names):
         ({"X": [["a"], ["b"]], "y": [0, 1]}, "X: <U1, expected numbers"),
         ({"X": np.array([[1j], [2]]), "y": [0, 1]}, "X: complex128, expected numbers"),
         ({"X": [1.0, 2.0], "y": [0, 1]}, r"X: shape \(2,\), expected rows and columns"),
-        ({"X": [[1.0], [np.nan]], "y": [0, 1]}, "X: nan in row 1, column 0, expected finite"),
+        ({"X": [[1.0], [np.inf]], "y": [0, 1]}, "X: inf in row 1, column 0, expected finite"),
         ({"X": np.empty((0, 3)), "y": []}, r"X: shape \(0, 3\), expected rows and columns"),
         (
             {"X": np.eye(2), "y": np.array([0, "a"], object)},
@@ -278,7 +252,12 @@ def test_files_that_are_not_npz_or_damaged_are_refused(npz, tmp_path):
 @pytest.mark.parametrize(
     ("source", "label", "error", "message"),
     [
-        ("mnist", None, ValueError, "data: 'mnist', expected digits, mnist5k or a .npz or .csv"),
+        (
+            "mnist",
+            None,
+            ValueError,
+            "data: 'mnist', expected digits, mnist5k or a .npz, .csv, .tsv",
+        ),
         ("none.csv", None, FileNotFoundError, "data: none.csv: no such file"),
         ("folder.csv", None, ValueError, "data: folder.csv: a folder, expected a file"),
         ("digits", "y", ValueError, "label: 'y' with data 'digits', expected only with a .csv"),
@@ -288,7 +267,7 @@ def test_unknown_sources_are_refused(source, label, error, message, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(error, match=message):
-        load_dataset(source, label)
+        load_dataset(source, Reading(label))
 
 
 @pytest.mark.parametrize(

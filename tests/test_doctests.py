@@ -27,6 +27,7 @@ MODULES = sorted(
 )
 # What a module imports that not everybody has.
 NEEDS = {
+    "gradstep.sklearn": "sklearn",
     "gradstep.torch": "torch",
     "gradstep.checkpoint": "safetensors",
     "gradstep.bench.torch_networks": "torch",
@@ -45,8 +46,9 @@ def test_docstrings(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_pages(page: Path) -> None:
-    if page.name in ("torch.md", "checkpoints.md"):
-        pytest.importorskip({"torch.md": "torch", "checkpoints.md": "safetensors"}[page.name])
+    needed = {"torch.md": "torch", "sklearn.md": "sklearn", "checkpoints.md": "safetensors"}
+    if page.name in needed:
+        pytest.importorskip(needed[page.name])
     result = doctest.testfile(str(ROOT / page), module_relative=False)
     assert result.failed == 0
 

@@ -245,7 +245,12 @@ def test_a_bad_array_is_named_and_nothing_is_written(name: str, position: int) -
         (1.0, TypeError, "float, expected a numpy.ndarray"),
         (None, TypeError, "NoneType, expected a numpy.ndarray"),
         (Unwilling(), TypeError, UNWILLING),
-        (np.arange(3), TypeError, "dtype <i8 (int64), expected native float32 or float64"),
+        (
+            np.arange(3),
+            TypeError,
+            "dtype <i8 (int64), expected native "
+            + ("float32 or float64" if writes else "float32, float64, bfloat16 or float16"),
+        ),
         (np.ma.array(good()), TypeError, "a masked array, expected a plain numpy.ndarray"),
         (
             good(8)[::2],

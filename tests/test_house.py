@@ -24,9 +24,10 @@ PLACES: dict[str, set[str]] = {
     "ops": {*LOW, "spec", "_core"},
     "optim": {*LOW, "spec", "ops", "_core"},
     "nn": {*LOW, "spec", "ops", "optim"},
-    "train": {*LOW, "spec", "ops", "optim", "nn", "runtime"},
+    "train": {*LOW, "spec", "ops", "optim", "nn", "runtime", "checkpoint"},
     "checkpoint": {*LOW, "optim", "nn"},
     "torch": {*LOW, "spec", "ops", "optim", "nn", "runtime", "_core", "gradstep"},
+    "sklearn": {*LOW, "spec", "ops", "optim", "nn", "train", "runtime"},
     "gradstep": {"spec", "ops", "optim", "nn", "train", "runtime", "_core", "_load", "checkpoint"},
     "_load": {"_core"},  # the first import, whose errors a command prints
     "__main__": {"train"},
@@ -164,7 +165,7 @@ for name in names:
     importlib.import_module(f"gradstep.spec.{{name}}")
 print(*sorted(names))
 """
-    assert python(code) == "activations dropout losses norm optim philox sums"
+    assert python(code) == "activations dropout losses norm optim philox storage sums"
 
 
 def written(root: Path, **files: str) -> Path:

@@ -58,7 +58,8 @@ def test_other_names_are_shown_in_short() -> None:
 def test_options_are_part_of_the_state() -> None:
     first = gs.SGD(np.zeros(2), clip_norm=2.0, grad_scale=0.5, on_nonfinite="skip")
     saved = first.state_dict()
-    assert saved["options"] == {"clip_norm": 2.0, "grad_scale": 0.5, "on_nonfinite": "skip"}
+    given = {"clip_norm": 2.0, "grad_scale": 0.5, "on_nonfinite": "skip"}
+    assert saved["options"] == {**given, "seed": 0}
     other = gs.SGD(np.zeros(2))
     other.load_state_dict(saved)
     assert (other.clip_norm, other.grad_scale, other.on_nonfinite) == (2.0, 0.5, "skip")

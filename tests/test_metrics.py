@@ -20,6 +20,9 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "floats": lambda y: y.astype(np.float64),
     "texts": lambda y: np.array(["b", "cc", "a", "d"])[y],
     "objects": lambda y: np.array(["b", "cc", "a", "d"], object)[y],
+    "large unsigned": lambda y: np.uint64(2**64 - 5) + y.astype(np.uint64),
+    "all of a byte": lambda y: np.array([-128, 0, 1, 127], np.int8)[y],
+    "far apart": lambda y: np.array([-(2**63), -1, 5, 2**63 - 1])[y],
 }
 WEIGHTS: dict[str, Callable[[np.random.Generator, int], Any]] = {
     "unweighted": lambda rng, n: None,
@@ -403,6 +406,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: metrics.roc_auc([0, 1, 2], S), ValueError, "y_true: 3 classes, expected two"),
     (lambda: metrics.roc_auc(T, [0, math.nan, 1]), ValueError, "y_score: nan in row 1, expected"),
     (lambda: metrics.roc_auc(T, ["a"] * 3), TypeError, "y_score: <U1, expected numbers"),
+    (lambda: metrics.roc_auc(T, [{}, 1, 2]), TypeError, "y_score: object, expected numbers"),
     (lambda: metrics.roc_auc(T, S[:2]), ValueError, "y_score: 2 rows, expected 3 as in y_true"),
     (
         lambda: metrics.roc_auc(T, P),

@@ -18,6 +18,7 @@ from gradstep.train.loop import (
     train,
 )
 from gradstep.train.monitors import EarlyStopping
+from gradstep.train.objectives import Classification
 from gradstep.train.report import Run, draw_curves, time_table
 from gradstep.train.weights import balanced_class_weights
 
@@ -55,7 +56,7 @@ def fit(data, name="adam", lr=None, network=None, **options):
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 def test_every_optimizer_learns_with_its_default_rate(rings, name):
     _, history = fit(rings, name, batch_size=8, epochs=80)
-    assert history.final.valid_accuracy > 0.95
+    assert history.final.valid_scores["accuracy"] > 0.95
     assert history.final.train_loss < 0.5 * history.epochs[0].train_loss
 
 
@@ -86,7 +87,7 @@ def test_history_reports_the_rate_of_the_schedule(rings):
 def test_any_batch_size_trains(rings, batch_size):
     lr, epochs = (0.02, 20) if batch_size == 1 else (0.5, 200)
     _, history = fit(rings, "sgd", lr, batch_size=batch_size, epochs=epochs)
-    assert history.final.valid_accuracy > 0.95
+    assert history.final.valid_scores["accuracy"] > 0.95
 
 
 def test_full_batch_is_gradient_descent(rings):
@@ -127,7 +128,7 @@ def test_a_last_batch_that_is_too_small_is_joined_to_the_one_before(rows, size):
 def test_batch_norm_trains_where_one_row_would_be_left(rings):
     rest = Split(rings.x[:129], rings.y[:129], rings.valid_x, rings.valid_y)
     _, history = fit(rest, lr=0.02, network=REGULAR, batch_size=32, epochs=100)
-    assert history.final.valid_accuracy > 0.9
+    assert history.final.valid_scores["accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("network", [{}, REGULAR])
@@ -153,15 +154,15 @@ def test_metrics_do_not_depend_on_threads_or_instruction_set(rings, network):
 def test_final_metrics_are_those_of_the_weights_left_in_the_model(rings):
     model, history = fit(rings, epochs=4)
     final = history.final
-    assert evaluate(model, rings.valid_x, rings.valid_y) == (final.valid_loss, final.valid_accuracy)
+    assert evaluate(model, rings.valid_x, rings.valid_y) == (final.valid_loss, final.valid_scores)
 
 
 def test_evaluation_in_parts_is_the_mean_over_all_rows():
     x, y = two_rings(2500, 4)
     model, weights = mlp([2, 8, 2]), np.array([1.0, 3.0])
-    loss, accuracy = evaluate(model, x, y, weights)
+    loss, scores = evaluate(model, x, y, Classification(weights))
     logits = model.forward(x)
-    assert accuracy == np.mean(logits.argmax(axis=1) == y)
+    assert scores["accuracy"] == np.mean(logits.argmax(axis=1) == y)
     expected, _ = gs.cross_entropy(logits, y, weight=weights.astype(np.float32))
     assert loss == pytest.approx(expected, rel=1e-5)
 
@@ -183,7 +184,7 @@ def test_without_patience_every_epoch_runs(noise):
 def test_a_few_rows_are_learned_by_heart(noise):
     few = Split(noise.x[:10], noise.y[:10], noise.valid_x, noise.valid_y)
     _, history = fit(few, epochs=400)
-    assert history.final.train_accuracy == 1 and history.final.train_loss < 0.01
+    assert history.final.train_scores["accuracy"] == 1 and history.final.train_loss < 0.01
 
 
 def test_divergence_ends_training_and_is_told(rings):
@@ -197,7 +198,7 @@ def test_class_weights_shift_answers_to_the_rare_class():
     x = (rng.standard_normal((400, 1)) + y[:, None]).astype(np.float32)
     hits = []
     for weights in (None, np.array([1.0, 9.0])):
-        model, _ = fit(Split(x, y, x, y), class_weights=weights)
+        model, _ = fit(Split(x, y, x, y), objective=Classification(weights))
         hits.append(np.count_nonzero(model.forward(x[y == 1]).argmax(axis=1)))
     assert hits[1] > 2 * hits[0]
 
@@ -236,7 +237,7 @@ def test_parts_of_the_time_are_part_of_the_epoch(rings):
 
 def test_share_and_seconds_come_from_the_epochs():
     epochs = [
-        Epoch(0, 0, 0, 0, 0, seconds, {"optimizer": part, "loss": 1})
+        Epoch(0, {}, 0, {}, 0, seconds, {"optimizer": part, "loss": 1})
         for seconds, part in [(1, 0.5), (2, 0.5), (9, 2)]
     ]
     history = History(epochs, best=1)
@@ -252,8 +253,8 @@ def test_time_table_adds_up_to_the_whole():
         **{"optimizer": 0.8, "networks": 8.5},
     }
     histories = [
-        History([Epoch(0, 0, 0, 0, 0, 10, parts)]),
-        History([Epoch(0, 0, 0, 0, 0, 10, {})]),
+        History([Epoch(0, {}, 0, {}, 0, 10, parts)]),
+        History([Epoch(0, {}, 0, {}, 0, 10, {})]),
     ]
     head, *rows = time_table([Run("a", 1, histories[:1]), Run("b", 1, histories)]).splitlines()
     columns = ["matrix products", "normalisation", "dropout", "activations + loss", "optimizer"]
@@ -264,8 +265,8 @@ def test_time_table_adds_up_to_the_whole():
 
 def test_curves_are_drawn_for_many_short_and_diverged_runs(tmp_path):
     pytest.importorskip("matplotlib")
-    fine = Epoch(0.5, 0.8, 0.6, 0.7, 0.1, 1.0, {})
-    broken = Epoch(np.nan, 0.1, np.nan, 0.1, 0.1, 1.0, {})
+    fine = Epoch(0.5, {"accuracy": 0.8}, 0.6, {"accuracy": 0.7}, 0.1, 1.0, {})
+    broken = Epoch(np.nan, {"accuracy": 0.1}, np.nan, {"accuracy": 0.1}, 0.1, 1.0, {})
     runs = [(f"run {i}", [History([fine] * (i + 1), best=0), History([broken])]) for i in range(12)]
     draw_curves(runs, "title", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

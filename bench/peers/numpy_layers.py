@@ -181,6 +181,62 @@ def silu_backward(work: Layer, v: Values, dx: Array) -> Call:
     return run
 
 
+SELU_ABOVE, SELU_BELOW = 1.0507009873554805, 1.7580993408473769
+
+
+def selu(work: Layer, v: Values, y: Array) -> Call:
+    above = np.zeros_like(y)
+
+    def run() -> Any:
+        np.maximum(v["x"], 0, out=above)
+        np.multiply(above, SELU_ABOVE, out=above)
+        np.minimum(v["x"], 0, out=y)
+        np.expm1(y, out=y)
+        np.multiply(y, SELU_BELOW, out=y)
+        return np.add(y, above, out=y)
+
+    return run
+
+
+def selu_backward(work: Layer, v: Values, dx: Array) -> Call:
+    above = np.zeros(dx.shape, bool)
+
+    def run() -> Any:
+        np.greater(v["y"], 0, out=above)
+        np.add(v["y"], SELU_BELOW, out=dx)
+        np.copyto(dx, SELU_ABOVE, where=above)
+        return np.multiply(dx, v["dy"], out=dx)
+
+    return run
+
+
+def mish(work: Layer, v: Values, y: Array) -> Call:
+    def run() -> Any:
+        np.logaddexp(v["x"], 0, out=y)
+        np.tanh(y, out=y)
+        return np.multiply(y, v["x"], out=y)
+
+    return run
+
+
+def mish_backward(work: Layer, v: Values, dx: Array) -> Call:
+    """With t the tanh and s the sigmoid: (t + x (1 - t²) s) · dy."""
+    s, t = np.zeros_like(dx), np.zeros_like(dx)
+
+    def run() -> Any:
+        logistic(v["x"], s)
+        np.multiply(s, v["x"], out=s)
+        np.logaddexp(v["x"], 0, out=t)
+        np.tanh(t, out=t)
+        np.multiply(t, t, out=dx)
+        np.subtract(1, dx, out=dx)
+        np.multiply(dx, s, out=dx)
+        np.add(dx, t, out=dx)
+        return np.multiply(dx, v["dy"], out=dx)
+
+    return run
+
+
 def gelu(work: Layer, v: Values, y: Array) -> Call:
     """The form with tanh: NumPy has no erf."""
 
@@ -353,6 +409,10 @@ FORMULAS: Formulas = {
     "tanh_backward": tanh_backward,
     "silu": silu,
     "silu_backward": silu_backward,
+    "selu": selu,
+    "selu_backward": selu_backward,
+    "mish": mish,
+    "mish_backward": mish_backward,
     "gelu": gelu,
     "gelu_backward": gelu_backward,
     "softmax": softmax,

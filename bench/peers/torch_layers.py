@@ -132,6 +132,8 @@ def functional(t: Tensors) -> Callable[[Any], Any]:
         "sigmoid": t.torch.sigmoid,
         "tanh": t.torch.tanh,
         "silu": f.silu,
+        "selu": f.selu,
+        "mish": f.mish,
         "gelu": lambda x: f.gelu(x, approximate=work.keywords.get("approximate", "none")),
         "softmax": lambda x: f.softmax(x, -1),
         "log_softmax": lambda x: f.log_softmax(x, -1),

@@ -24,16 +24,36 @@ bool f_order(py::handle array) { return flags(array) & npy_api::NPY_ARRAY_F_CONT
 
 py::array borrowed(py::handle array) { return py::reinterpret_borrow<py::array>(array); }
 
-// -1: not a floating type of ours in native byte order.
+bool is_bfloat16(const py::dtype& dtype) {
+  return dtype.kind() == 'V' && dtype.itemsize() == 2 && text(dtype.attr("name")) == "bfloat16";
+}
+
+// -1: no type of ours in native byte order.
 int dtype_of(py::handle array) {
   PyObject* descr = proxy(array)->descr;
-  for (int type = 0; type < kDTypes; ++type)
+  for (int type = 0; type < kAllDTypes; ++type)
     if (descr == dtypes[type]) return type;
   const auto dtype = py::reinterpret_borrow<py::dtype>(descr);
-  if (dtype.byteorder() != '=') return -1;
-  for (int type = 0; type < kDTypes; ++type)
-    if (dtype.num() == py::reinterpret_borrow<py::dtype>(dtypes[type]).num()) return type;
-  return -1;
+  if (dtype.byteorder() != '=' && dtype.byteorder() != '|') return -1;
+  for (int type = 0; type < kAllDTypes; ++type)
+    if (dtypes[type] && dtype.num() == py::reinterpret_borrow<py::dtype>(dtypes[type]).num())
+      return type;
+  if (dtypes[kBfloat16] || !is_bfloat16(dtype)) return -1;
+  dtypes[kBfloat16] = py::object(dtype).release().ptr();
+  return kBfloat16;
+}
+
+std::string names_of(Types accepted) {
+  std::string names;
+  for (int type = 0; type < kAllDTypes; ++type) {
+    if (!(accepted & types(type))) continue;
+    accepted &= ~types(type);
+    names += (names.empty() ? ""
+              : accepted    ? ", "
+                            : " or ") +
+             std::string(name_of(static_cast<DType>(type)));
+  }
+  return names;
 }
 
 bool same_shape(py::handle a, py::handle b) {
@@ -43,7 +63,7 @@ bool same_shape(py::handle a, py::handle b) {
 
 }  // namespace
 
-ByType<PyObject*> dtypes = {};
+PyObject* dtypes[kAllDTypes] = {};
 
 std::string label(const std::string& argument, py::handle name) {
   if (name.is_none()) return argument;
@@ -54,7 +74,7 @@ bool c_order(py::handle array) { return flags(array) & npy_api::NPY_ARRAY_C_CONT
 bool aligned(py::handle array) { return flags(array) & npy_api::NPY_ARRAY_ALIGNED_; }
 
 ArrayView check_array(py::handle object, Access access, const std::string& argument,
-                      py::handle name) {
+                      py::handle name, Types accepted) {
   const auto where = [&] { return label(argument, name) + ": "; };
   if (!py::isinstance<py::array>(object))
     throw py::type_error(where() + kind_of(object) + ", expected a numpy.ndarray");
@@ -62,9 +82,9 @@ ArrayView check_array(py::handle object, Access access, const std::string& argum
   if (py::type::handle_of(object).ptr() != ndarray && py::hasattr(object, "mask"))
     throw py::type_error(where() + "a masked array, expected a plain numpy.ndarray");
   const int type = dtype_of(object);
-  if (type < 0)
+  if (type < 0 || !(accepted & types(type)))
     throw py::type_error(where() + "dtype " + text(array.attr("dtype").attr("str")) + " (" +
-                         text(array.dtype()) + "), expected native float32 or float64");
+                         text(array.dtype()) + "), expected native " + names_of(accepted));
   if (!c_order(object) && !f_order(object))
     throw py::value_error(where() + "shape " + text(array.attr("shape")) + " with strides " +
                           text(array.attr("strides")) +
@@ -80,11 +100,13 @@ ArrayView check_array(py::handle object, Access access, const std::string& argum
 
 ArrayView check_like(py::handle object, py::handle model, Access access,
                      const std::string& argument, const std::string& model_argument,
-                     py::handle name) {
-  const ArrayView view = check_array(object, access, argument, name);
+                     py::handle name, Types others) {
+  const int model_type = dtype_of(model);
+  const ArrayView view =
+      check_array(object, access, argument, name, kValueTypes | types(model_type) | others);
   const py::array array = borrowed(object), like = borrowed(model);
   const auto where = [&] { return label(argument, name) + ": "; };
-  if (view.type != dtype_of(model))
+  if (view.type != model_type && !(others & types(view.type)))
     throw py::type_error(where() + "dtype " + text(array.dtype()) + ", expected " +
                          text(like.dtype()) + " as in " + model_argument);
   if (!same_shape(array, like))
@@ -176,8 +198,9 @@ void load_array_types() {
   const py::module_ numpy = py::module_::import("numpy");
   ndarray = py::object(numpy.attr("ndarray")).release().ptr();
   empty_like = py::object(numpy.attr("empty_like")).release().ptr();
-  for (int type = 0; type < kDTypes; ++type)
-    dtypes[type] = py::dtype(std::string(name_of(static_cast<DType>(type)))).release().ptr();
+  for (int type = 0; type < kAllDTypes; ++type)
+    if (type != kBfloat16)
+      dtypes[type] = py::dtype(std::string(name_of(static_cast<DType>(type)))).release().ptr();
 }
 
 }  // namespace gradstep

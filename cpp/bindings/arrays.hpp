@@ -13,7 +13,15 @@ namespace gradstep {
 // How messages call an array: argument['name'], argument[3], or argument alone for None.
 std::string label(const std::string& argument, pybind11::handle name);
 
-// A checked array: memory of n contiguous, aligned, native float32 or float64.
+// Sets of types.
+typedef unsigned Types;
+template <class... T>
+constexpr Types types(T... type) {
+  return ((1u << type) | ...);
+}
+inline constexpr Types kValueTypes = types(kFloat32, kFloat64);
+
+// A checked array: memory of n contiguous, aligned, native elements.
 struct ArrayView {
   void* data;
   DType type;
@@ -26,13 +34,13 @@ enum class Access { kRead, kWrite };
 
 // Raises TypeError or ValueError whose message starts with label(argument, name).
 ArrayView check_array(pybind11::handle object, Access access, const std::string& argument,
-                      pybind11::handle name = pybind11::none());
+                      pybind11::handle name = pybind11::none(), Types accepted = kValueTypes);
 
 // The same for an array that belongs to `model`, itself checked and called `model_argument`: same
-// dtype, shape and order.
+// shape and order, and the same dtype or one of `others`.
 ArrayView check_like(pybind11::handle object, pybind11::handle model, Access access,
                      const std::string& argument, const std::string& model_argument,
-                     pybind11::handle name = pybind11::none());
+                     pybind11::handle name = pybind11::none(), Types others = 0);
 
 // Whether an array that was found to be `view` is so still, and may still be accessed so: NumPy
 // lets others freeze, move, shrink and retype arrays that somebody else holds.
@@ -86,8 +94,9 @@ class LateFloat {
   pybind11::float_ object_;
 };
 
-// NumPy's own descriptors of our types.
-extern ByType<PyObject*> dtypes;
+// NumPy's own descriptors of our types; that of bfloat16, which another package brings, from when
+// it was first met.
+extern PyObject* dtypes[kAllDTypes];
 
 inline bool is_still(pybind11::handle array, const ArrayView& view, Access access) {
   typedef pybind11::detail::npy_api Api;

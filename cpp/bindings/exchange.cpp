@@ -146,12 +146,20 @@ py::object tensor_array(py::handle object) {
   return py::array(type, shape, strides, tensor.address(), object);
 }
 
+int type_of(const DLTensor& tensor) {
+  if (tensor.lanes != 1) return -1;
+  if (tensor.code == 4) return tensor.bits == 16 ? kBfloat16 : -1;
+  if (tensor.code != 2) return -1;
+  return tensor.bits == 64   ? kFloat64
+         : tensor.bits == 32 ? kFloat32
+         : tensor.bits == 16 ? kFloat16
+                             : -1;
+}
+
 bool is_like(const DLTensor& tensor, py::handle model, DType type) {
   const auto array = py::reinterpret_borrow<py::array>(model);
-  const int bits = type == kFloat32 ? 32 : 64;
-  if (tensor.device_type != 1 || tensor.code != 2 || tensor.bits != bits || tensor.lanes != 1 ||
-      tensor.ndim != array.ndim() ||
-      reinterpret_cast<uintptr_t>(tensor.address()) % (bits / 8) != 0)
+  if (tensor.device_type != 1 || type_of(tensor) != type || tensor.ndim != array.ndim() ||
+      reinterpret_cast<uintptr_t>(tensor.address()) % bytes_of(type) != 0)
     return false;
   int64_t filled = 1;
   for (int d = tensor.ndim - 1; d >= 0; --d) {

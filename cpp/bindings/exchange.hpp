@@ -15,7 +15,7 @@ struct DLTensor {
   void* data;
   int32_t device_type, device_id;  // device_type 1: the CPU
   int32_t ndim;
-  uint8_t code, bits;  // code 2: floating point
+  uint8_t code, bits;  // code 2: floating point, 4: bfloat16
   uint16_t lanes;
   int64_t *shape, *strides;
   uint64_t byte_offset;
@@ -35,7 +35,11 @@ bool read_floats(PyObject* object, DLTensor* tensor);
 // None where that cannot be read. torch's own `numpy()` would forbid the tensor to be resized.
 pybind11::object tensor_array(pybind11::handle object);
 
-// Whether a tensor is what NumPy's array `model`, C-contiguous, is: type, shape, order, CPU memory.
+// The DType of its elements, or -1.
+int type_of(const DLTensor& tensor);
+
+// Whether a tensor is what NumPy's array `model`, C-contiguous, is: shape, order, CPU memory; and
+// of `type`.
 bool is_like(const DLTensor& tensor, pybind11::handle model, DType type);
 
 // Remembers tensors, and dicts that hold them, to tell whether they are still the same objects at

@@ -7,6 +7,7 @@
 #include "bindings/arrays.hpp"
 #include "bindings/families.hpp"
 #include "bindings/gil.hpp"
+#include "bindings/plan.hpp"
 #include "engine/blas_threads.hpp"
 #include "engine/dispatch.hpp"
 #include "engine/step/step_plan.hpp"
@@ -58,9 +59,11 @@ StepPlan read_plan(const py::tuple& arrays, const py::sequence& names,
   std::string missing;
   plan.add_group(kernel_index("Assign"), {"maximize", "clip_value", "l1", "l2"}, &missing);
   for (size_t i = 0; i < arrays.size(); ++i) {
-    const ArrayView view = check_array(arrays[i], Access::kRead, argument, names[i]);
-    plan.add_tensor(0, view.type, view.n, view.data, nullptr);
-    plan.set_gradient(static_cast<int64_t>(i), view.data, true);
+    const ArrayView view = check_array(arrays[i], Access::kRead, argument, names[i],
+                                       kValueTypes | types(kBfloat16, kFloat16));
+    const bool half = bytes_of(view.type) == 2;
+    plan.add_tensor(0, half ? kFloat32 : view.type, view.n, view.data, nullptr);
+    plan.set_gradient(static_cast<int64_t>(i), view.data, true, keep_of(view.type));
   }
   return plan;
 }
@@ -125,6 +128,12 @@ bool use_blas_threads(bool on) {
   return threads != nullptr;
 }
 
+bool uses_blas_threads() {
+  const bool on = ThreadPool::use_lent(false);
+  ThreadPool::use_lent(on);
+  return on;
+}
+
 void read_environment() {
   if (const char* level = std::getenv("GRADSTEP_SIMD"); level && *level)
     use_simd(level, "GRADSTEP_SIMD");
@@ -160,6 +169,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("use_team", &ThreadPool::use_team, py::arg("on"));
   m.def("return_threads", [] { ThreadPool::instance().borrow(nullptr); });
   m.def("use_blas_threads", use_blas_threads, py::arg("on"));
+  m.def("uses_blas_threads", uses_blas_threads);
   m.def("threads_borrowed", [] { return ThreadPool::instance().borrows(); });
   m.def("optimizer_kernels", [] { return kernels(true); });
   m.def("assignment_kernels", [] { return kernels(false); });

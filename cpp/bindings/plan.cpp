@@ -27,30 +27,91 @@ Plan::Plan(const py::sequence& groups, const py::sequence& tensors, Labels label
     if (!missing.empty()) throw py::value_error(kernel + ": needs a hyperparameter " + missing);
     state_counts.push_back(active_table().optim->kernels[index].state_count);
   }
+  std::vector<Parameter> copies;
   for (const py::handle item : tensors) {
-    const auto tensor = py::reinterpret_borrow<py::sequence>(item);
+    auto tensor = py::reinterpret_borrow<py::sequence>(item);
     const int group = py::cast<int>(tensor[1]);
     Entry entry{tensor[0], {}, nullptr};
     const py::object parameter = tensor[2];
-    const ArrayView p = check_array(parameter, Access::kWrite, labels_[0], entry.name);
+    const size_t number = entries_.size(), last = tensor.size() - 1;
+    const bool laid_out = py::isinstance<py::dict>(tensor[last]);
+    const Types kept = laid_out ? types(kFloat32, kBfloat16) : kValueTypes;
+    const ArrayView p = check_array(parameter, Access::kWrite, labels_[0], entry.name, kept);
     written_.add(p, labels_[0], entry.name);
-    if (static_cast<int>(tensor.size()) != 3 + state_counts.at(group))
-      throw py::value_error(label(labels_[1], entry.name) + ": " +
-                            std::to_string(tensor.size() - 3) + " arrays, expected " +
-                            std::to_string(state_counts[group]));
+    const size_t count = tensor.size() - 3 - laid_out;
+    if (static_cast<int>(count) != state_counts.at(group))
+      throw py::value_error(label(labels_[1], entry.name) + ": " + std::to_string(count) +
+                            " arrays, expected " + std::to_string(state_counts[group]));
     std::vector<void*> states;
-    for (size_t i = 3; i < tensor.size(); ++i) {
-      entry.states.push_back(tensor[i]);
-      const ArrayView state = check_like(entry.states.back(), parameter, Access::kWrite, labels_[1],
-                                         labels_[0], entry.name);
-      written_.add(state, labels_[1], entry.name);
-      states.push_back(state.data);
+    std::vector<ArrayView> views;
+    for (size_t i = 3; i < 3 + count; ++i) {
+      views.push_back(take_state(&entry, tensor[i], parameter,
+                                 laid_out ? types(kFloat32, kBfloat16, kInt8, kUint8) : 0));
+      states.push_back(views.back().data);
     }
-    plan_.add_tensor(group, p.type, p.n, p.data, states.data());
+    if (laid_out) {
+      const auto given = py::reinterpret_borrow<py::dict>(tensor[last]);
+      const Layout layout = take_layout(&entry, given, p, parameter, views);
+      plan_.add_tensor(group, kFloat32, p.n, p.data, states.data(), &layout);
+      if (layout.copy) {
+        const py::object copy = given["copy"];
+        const ArrayView view = check_like(copy, parameter, Access::kWrite, labels_[0], labels_[0],
+                                          entry.name, types(kBfloat16, kFloat16));
+        copies.push_back({copy, view, number, py::cast<std::string>(given["copy_argument"])});
+      }
+    } else {
+      plan_.add_tensor(group, p.type, p.n, p.data, states.data());
+    }
+    gradient_types_.push_back(p.type == kFloat64 ? 0 : types(kFloat32, kBfloat16, kFloat16));
     entries_.push_back(std::move(entry));
-    parameters_.push_back({parameter, p});
+    parameters_.push_back({parameter, p, number, labels_[0]});
   }
+  parameters_.insert(parameters_.end(), copies.begin(), copies.end());
   written_.finish();
+}
+
+ArrayView Plan::take_state(Entry* entry, py::object array, py::handle parameter, Types kept) {
+  entry->states.push_back(std::move(array));
+  const ArrayView view = check_like(entry->states.back(), parameter, Access::kWrite, labels_[1],
+                                    labels_[0], entry->name, kept);
+  written_.add(view, labels_[1], entry->name);
+  return view;
+}
+
+// given: "low", int16, the missing bits of a bfloat16 parameter; "copy", the array that gets the
+// parameter rounded, which messages call "copy_argument"; "scales", for each state None or the
+// float32 scales of its blocks; "seed" and "first_tile" of the random bits.
+Layout Plan::take_layout(Entry* entry, const py::dict& given, const ArrayView& p,
+                         py::handle parameter, const std::vector<ArrayView>& states) {
+  Layout layout;
+  layout.seed = py::cast<uint64_t>(given["seed"]);
+  layout.first_tile = py::cast<int64_t>(given["first_tile"]);
+  layout.p.as = keep_of(p.type);
+  if (given.contains("low"))
+    layout.p = {Keep::kSplit, take_state(entry, given["low"], parameter, types(kInt16)).data};
+  if (given.contains("copy")) {
+    const auto argument = py::cast<std::string>(given["copy_argument"]);
+    const ArrayView copy = check_like(given["copy"], parameter, Access::kWrite, argument,
+                                      labels_[0], entry->name, types(kBfloat16, kFloat16));
+    written_.add(copy, argument, entry->name);
+    layout.copy = copy.data;
+    layout.copy_as = keep_of(copy.type);
+  }
+  const auto scales = py::reinterpret_borrow<py::sequence>(given["scales"]);
+  const int64_t blocks = (p.n + kScaleBlock - 1) / kScaleBlock;
+  for (size_t i = 0; i < states.size(); ++i) {
+    layout.state[i].as = keep_of(states[i].type);
+    if (bytes_of(states[i].type) != 1) continue;
+    entry->states.push_back(scales[i]);
+    const ArrayView of =
+        check_array(entry->states.back(), Access::kWrite, labels_[1], entry->name, types(kFloat32));
+    if (of.n != blocks)
+      throw py::value_error(label(labels_[1], entry->name) + ": " + std::to_string(of.n) +
+                            " scales, expected " + std::to_string(blocks));
+    written_.add(of, labels_[1], entry->name);
+    layout.state[i].more = of.data;
+  }
+  return layout;
 }
 
 Plan::Busy::Busy(Plan& plan) : flag_(plan.busy_) {
@@ -72,14 +133,18 @@ void Plan::check_parameters() const {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& parameter = parameters_[i];
     if (is_still(parameter.array, parameter.view, Access::kWrite)) continue;
-    const py::handle name = entries_[i].name;
-    const ArrayView now = check_array(parameter.array, Access::kWrite, labels_[0], name);
+    const py::handle name = entries_[parameter.entry].name;
+    const std::string& argument = parameter.argument;
+    const ArrayView now = check_array(parameter.array, Access::kWrite, argument, name,
+                                      kValueTypes | types(kBfloat16, kFloat16));
     if (now == parameter.view) continue;
     throw py::value_error(
-        label(labels_[0], name) +
+        label(argument, name) +
         ": other memory, size or dtype than when it was given, expected the same");
   }
 }
+
+static bool is_one_of(int type, Types accepted) { return type >= 0 && (accepted & types(type)); }
 
 // Another library's array comes in through DLPack, without a copy.
 py::handle Plan::imported(py::handle object, py::handle name, Gradients* owner) {
@@ -90,24 +155,27 @@ py::handle Plan::imported(py::handle object, py::handle name, Gradients* owner) 
 }
 
 Plan::Gradient Plan::check_gradient(int64_t tensor, py::handle object, Gradients* owner) {
-  if (object.is_none()) return {nullptr, false, {}};
+  if (object.is_none()) return {nullptr, false, kFloat32, {}};
   Entry& entry = entries_[tensor];
   const py::object& parameter = parameters_[tensor].array;
   ArrayView view = parameters_[tensor].view;
+  const Types others = gradient_types_[tensor];
   py::handle array;
   DLTensor read;
   if (!py::isinstance<py::array>(object) && read_tensor(object.ptr(), &read) &&
-      is_like(read, parameter, view.type)) {
+      is_one_of(type_of(read), others | types(view.type)) &&
+      is_like(read, parameter, static_cast<DType>(type_of(read)))) {
     view.data = read.address();
+    view.type = static_cast<DType>(type_of(read));
   } else {
     array = imported(object, entry.name, owner);
-    view = check_like(array, parameter, Access::kRead, labels_[2], labels_[0], entry.name);
+    view = check_like(array, parameter, Access::kRead, labels_[2], labels_[0], entry.name, others);
   }
   if (view.data != entry.verified) {
     written_.check_read(view, parameters_[tensor].view.data, labels_[2], entry.name);
     entry.verified = view.data;
   }
-  return {view.data, true, array};
+  return {view.data, true, view.type, array};
 }
 
 // A list may be changed by others during the call, and by its own elements: they are taken first.
@@ -132,10 +200,10 @@ void Plan::check_bound() {
     Gradient& gradient = bound_.found[i];
     if (!gradient.present) continue;
     const ArrayView& like = parameters_[i].view;
-    const ArrayView view{const_cast<void*>(gradient.data), like.type, like.n};
+    const ArrayView view{const_cast<void*>(gradient.data), gradient.type, like.n};
     if (gradient.array && is_still(gradient.array, view, Access::kRead)) continue;
     const Gradient now = check_gradient(i, PyTuple_GET_ITEM(bound_.objects.ptr(), i), &bound_);
-    uses_bound_ = uses_bound_ && now.data == gradient.data;
+    uses_bound_ = uses_bound_ && now.data == gradient.data && now.type == gradient.type;
     gradient = now;
   }
 }
@@ -154,7 +222,8 @@ void Plan::use(const Gradients& gradients) {
   const bool bound = &gradients == &bound_;
   if (bound && uses_bound_) return;
   for (int64_t i = 0; i < plan_.size(); ++i)
-    plan_.set_gradient(i, gradients.found[i].data, gradients.found[i].present);
+    plan_.set_gradient(i, gradients.found[i].data, gradients.found[i].present,
+                       keep_of(gradients.found[i].type));
   uses_bound_ = bound;
 }
 
@@ -183,7 +252,9 @@ void Plan::check_zeroable(Gradients* gradients) {
     if (!gradient.present) continue;
     py::handle array = gradient.array;
     if (!array) array = imported(gradients->objects[i], entries_[i].name, gradients);
-    views.emplace_back(check_array(array, Access::kWrite, labels_[2], entries_[i].name), i);
+    views.emplace_back(check_array(array, Access::kWrite, labels_[2], entries_[i].name,
+                                   kValueTypes | types(kBfloat16, kFloat16)),
+                       i);
   }
   if (addresses == zeroable_) return;
   WrittenMemory memory = written_;

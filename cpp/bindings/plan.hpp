@@ -7,13 +7,31 @@
 
 namespace gradstep {
 
+// How elements are kept that arrays of a type stand for.
+inline Keep keep_of(DType type) {
+  switch (type) {
+    case kBfloat16:
+      return Keep::kBfloat16;
+    case kFloat16:
+      return Keep::kFloat16;
+    case kInt8:
+      return Keep::kSigned8;
+    case kUint8:
+      return Keep::kPositive8;
+    default:
+      return Keep::kPlain;
+  }
+}
+
 class Plan {
  public:
   // What messages call the arrays that are updated, their states, and what is only read.
   using Labels = std::array<std::string, 3>;
 
   // groups: a sequence of (kernel name, names of its hyperparameters).
-  // tensors: a sequence of (name, group number, parameter, state arrays...).
+  // tensors: a sequence of (name, group number, parameter, state arrays...), all float32 or all
+  // float64; a dict at the end tells what is kept otherwise (see take_layout), and a float32
+  // parameter may then be a master.
   Plan(const pybind11::sequence& groups, const pybind11::sequence& tensors, Labels labels);
 
   void set_hyper(int group, const pybind11::sequence& values);
@@ -40,14 +58,17 @@ class Plan {
     std::vector<pybind11::object> states;
     const void* verified;  // a gradient address known not to overlap what is written
   };
-  // A parameter as it was when it was checked.
+  // An array of the caller's that steps write, as it was when it was checked.
   struct Parameter {
     pybind11::object array;
     ArrayView view;
+    size_t entry;
+    std::string argument;
   };
   struct Gradient {
     const void* data;
     bool present;
+    DType type;
     pybind11::handle array;  // of NumPy, whose memory it is; null for one that was only read
   };
   // The gradients of a call, and what keeps their memory.
@@ -67,6 +88,10 @@ class Plan {
     bool& flag_;
   };
 
+  ArrayView take_state(Entry* entry, pybind11::object array, pybind11::handle parameter,
+                       Types types);
+  Layout take_layout(Entry* entry, const pybind11::dict& given, const ArrayView& p,
+                     pybind11::handle parameter, const std::vector<ArrayView>& states);
   void check_parameters() const;
   pybind11::handle imported(pybind11::handle object, pybind11::handle name, Gradients* owner);
   Gradient check_gradient(int64_t tensor, pybind11::handle object, Gradients* owner);
@@ -80,7 +105,8 @@ class Plan {
   StepPlan plan_;
   WrittenMemory written_;
   std::vector<Entry> entries_;
-  std::vector<Parameter> parameters_;
+  std::vector<Parameter> parameters_;  // one for each tensor, and then the copies
+  std::vector<Types> gradient_types_;  // beside the parameter's own
   Gradients bound_;
   std::vector<Gradient> spare_;
   std::vector<const void*> zeroable_;  // gradient addresses known to overlap nothing

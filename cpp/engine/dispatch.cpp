@@ -22,7 +22,7 @@ namespace gradstep {
   }
 
 TABLES_OF(baseline)
-#if defined(__x86_64__)
+#if defined(GRADSTEP_HAS_AVX)
 TABLES_OF(avx2)
 TABLES_OF(avx512)
 #endif
@@ -34,7 +34,7 @@ struct Candidate {
   bool (*runs_here)();
 };
 
-#if defined(__x86_64__)
+#if defined(GRADSTEP_HAS_AVX)
 // All that -march=x86-64-v3 and -v4 let the compiler use beyond what their vectors need; the
 // built-in asks the operating system too whether it saves the registers.
 bool has_avx2() {
@@ -53,7 +53,7 @@ bool always() { return true; }
 
 const Candidate kCandidates[] = {
     {&baseline::kTables, always},
-#if defined(__x86_64__)
+#if defined(GRADSTEP_HAS_AVX)
     {&avx2::kTables, has_avx2},
     {&avx512::kTables, has_avx512},
 #endif

@@ -11,9 +11,9 @@ struct DTypeInfo {
   const char* name;
 };
 
-inline constexpr ByType<DTypeInfo> kDTypeInfo = {
+inline constexpr DTypeInfo kDTypeInfo[kAllDTypes] = {
 #define INFO_(enumerator, type, name) {sizeof(type), name},
-    STORAGE_TYPES(INFO_)
+    STORAGE_TYPES(INFO_) KEPT_TYPES(INFO_)
 #undef INFO_
 };
 
@@ -33,7 +33,7 @@ P* at(P* data, DType type, int64_t element) {
   return static_cast<Byte*>(data) + element * bytes_of(type);
 }
 
-// f.operator()<T>() with the T of `type`.
+// f.operator()<T>() with the T of `type`, one that formulas compute in.
 template <class F>
 decltype(auto) with_type(DType type, const F& f) {
   switch (type) {
@@ -42,6 +42,8 @@ decltype(auto) with_type(DType type, const F& f) {
     return f.template operator()<T>();
     STORAGE_TYPES(CASE_)
 #undef CASE_
+    default:
+      break;
   }
   __builtin_unreachable();
 }

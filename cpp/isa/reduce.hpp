@@ -169,8 +169,8 @@ ALWAYS_INLINE void rows(const T* x, int64_t n, T fill, const Body& body) {
   body(Row::of(last));
 }
 
-// For each block of n elements, the sum of term(a, b, out), a Row of 16; kWrites: it fills out too.
-// Beyond the end a is `fill`, b is 0.
+// For each block of n elements, the sum of term(a, b, out), a Row of 16; kWrites: it fills out too,
+// which otherwise is null. Beyond the end a is `fill`, b is 0.
 template <bool kWrites, class T, class Term>
 ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, double* sums,
                            const Term& term) {
@@ -181,12 +181,13 @@ ALWAYS_INLINE void sum_row(int64_t n, const T* a, const T* b, T* out, T fill, do
       for (int i = 0; i < Row::kVectors; ++i) sum.v[i] = sum.v[i] + row.v[i];
     };
     int64_t i = at;
-    for (; i + kSumLanes <= end; i += kSumLanes) add(term(a + i, b + i, out + i));
+    for (; i + kSumLanes <= end; i += kSumLanes)
+      add(term(a + i, b + i, kWrites ? out + i : nullptr));
     if (i < end) {
       T last_a[kSumLanes], last_b[kSumLanes], last_out[kSumLanes];
       load_row(last_a, a + i, end - i, fill);
       load_row(last_b, b + i, end - i, T{});
-      add(term(last_a, last_b, last_out));
+      add(term(last_a, last_b, kWrites ? last_out : nullptr));
       if constexpr (kWrites) store_row(out + i, last_out, end - i);
     }
     *sums = sum.fold(Add{});

@@ -11,6 +11,7 @@ from gradstep import _core
 from gradstep.arguments import flag, integer, text
 
 __all__ = [
+    "blas_threads",
     "build_info",
     "get_num_threads",
     "set_num_threads",
@@ -93,6 +94,21 @@ def use_blas_threads(on: bool = True) -> bool:
     """
     on = flag("on", on)
     return _core.use_blas_threads(on)
+
+
+@contextmanager
+def blas_threads() -> Iterator[bool]:
+    """`use_blas_threads` inside the block, then as before in this thread; gives what it returned.
+
+    >>> with blas_threads() as there:
+    ...     pass
+    """
+    before = _core.uses_blas_threads()
+    try:
+        yield use_blas_threads()
+    finally:
+        if not before:
+            use_blas_threads(False)
 
 
 def build_info() -> dict[str, Any]:

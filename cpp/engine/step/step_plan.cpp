@@ -10,6 +10,7 @@
 
 namespace gradstep {
 
+static int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static int64_t block_count(int64_t n) { return (n + kSumBlock - 1) / kSumBlock; }
 
 int StepPlan::add_group(int kernel, const std::vector<std::string>& names, std::string* missing) {
@@ -24,8 +25,10 @@ int StepPlan::add_group(int kernel, const std::vector<std::string>& names, std::
   return static_cast<int>(groups_.size()) - 1;
 }
 
-void StepPlan::add_tensor(int group, DType type, int64_t n, void* p, void* const* states) {
-  Tensor tensor{p, nullptr, {}};
+void StepPlan::add_tensor(int group, DType type, int64_t n, void* p, void* const* states,
+                          const Layout* layout) {
+  if (layout) layout = &layouts_.emplace_back(*layout);
+  Tensor tensor{p, nullptr, {}, Keep::kPlain, layout};
   const int count = active_table().optim->kernels[groups_[group].kernel].state_count;
   std::copy(states, states + count, tensor.state);
   tensors_.push_back(tensor);
@@ -38,8 +41,10 @@ void StepPlan::set_hyper(int group, const double* values) {
   std::copy_n(values, groups_[group].values.size(), groups_[group].values.begin());
 }
 
-void StepPlan::set_gradient(int64_t tensor, const void* g, bool present) {
+void StepPlan::set_gradient(int64_t tensor, const void* g, bool present, Keep as) {
   tensors_[tensor].g = g;
+  stale_ = stale_ || tensors_[tensor].gradient != as;
+  tensors_[tensor].gradient = as;
   if (info_[tensor].present == present) return;
   info_[tensor].present = present;
   stale_ = true;
@@ -67,8 +72,10 @@ void StepPlan::lay_out() {
       segments_.push_back({static_cast<int64_t>(items_.size()), 0, t, {}});
     info.first_block = block_count_;
     block_count_ += block_count(info.n);
-    for (int64_t begin = 0; begin < info.n; begin += task) {
-      const int64_t end = std::min(begin + task, info.n);
+    const bool plain = !tensors_[t].layout && tensors_[t].gradient == Keep::kPlain;
+    const int64_t size = plain ? task : rounded_up(task, kStoredBlock);
+    for (int64_t begin = 0; begin < info.n; begin += size) {
+      const int64_t end = std::min(begin + size, info.n);
       if (filled + (end - begin) / 2 >= task) {
         tasks_.push_back(static_cast<int64_t>(items_.size()));
         filled = 0;
@@ -117,8 +124,7 @@ void StepPlan::run(TaskRange body) const {
 // Blocks begin at multiples of kSumBlock whatever the items: each belongs to the item in which it
 // begins.
 template <class Block>
-void StepPlan::reduce(const ByType<void (*)(const void*, int64_t, Block*)>& kernels,
-                      Block* blocks) const {
+void StepPlan::reduce(const Reduction<Block>& kernels, Block* blocks) const {
   run([&](int64_t first_task, int64_t last_task) {
     for (int64_t i = tasks_[first_task]; i < tasks_[last_task]; ++i) {
       const Item& item = items_[i];
@@ -126,8 +132,14 @@ void StepPlan::reduce(const ByType<void (*)(const void*, int64_t, Block*)>& kern
       const int64_t first = block_count(item.begin), begin = first * kSumBlock;
       const int64_t end = std::min(block_count(item.end) * kSumBlock, info.n);
       if (begin >= end) continue;
-      kernels[info.type](at(tensors_[item.tensor].g, info.type, begin), end - begin,
-                         blocks + info.first_block + first);
+      const Tensor& tensor = tensors_[item.tensor];
+      const void* g = at(tensor.g, info.type, begin);
+      auto kernel = kernels.plain[info.type];
+      if (tensor.gradient != Keep::kPlain) {
+        g = static_cast<const uint16_t*>(tensor.g) + begin;
+        kernel = tensor.gradient == Keep::kFloat16 ? kernels.float16 : kernels.bfloat16;
+      }
+      kernel(g, end - begin, blocks + info.first_block + first);
     }
   });
 }

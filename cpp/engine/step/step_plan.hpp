@@ -1,6 +1,7 @@
 // One step over many tensors: everything that does not change between steps is computed when the
 // tensors are added; a step is then one walk over one list, with one fork and one join.
 #pragma once
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -26,12 +27,14 @@ class StepPlan {
   // the hyperparameters that set_hyper will give. On a formula that asks for another, `missing`
   // receives its name.
   int add_group(int kernel, const std::vector<std::string>& names, std::string* missing);
-  void add_tensor(int group, DType type, int64_t n, void* p, void* const* states);
+  // `layout`: how arrays are kept that are not all of `type`, which is float32 then.
+  void add_tensor(int group, DType type, int64_t n, void* p, void* const* states,
+                  const Layout* layout = nullptr);
 
   size_t hyper_count(int group) const { return groups_[group].names.size(); }
   void set_hyper(int group, const double* values);
   // A tensor without a gradient is left alone by `step`, its step counter too.
-  void set_gradient(int64_t tensor, const void* g, bool present);
+  void set_gradient(int64_t tensor, const void* g, bool present, Keep as = Keep::kPlain);
   // `apply` may fail, for want of memory, before it writes; `count` then takes the step into the
   // counters, for those who apply while others may read them.
   Outcome step(const Options& options) {
@@ -84,12 +87,13 @@ class StepPlan {
   void make_formulas(const OptimKernels& table, double scale, bool zero_grads);
   void update(const OptimKernels& table, int64_t first_task, int64_t last_task) const;
   template <class Block>
-  void reduce(const ByType<void (*)(const void*, int64_t, Block*)>& kernels, Block* blocks) const;
+  void reduce(const Reduction<Block>& kernels, Block* blocks) const;
   void run(TaskRange body) const;
 
   std::vector<Group> groups_;
   std::vector<Tensor> tensors_;
   std::vector<Info> info_;
+  std::deque<Layout> layouts_;  // tensors point here
   int64_t elements_ = 0, step_count_ = 0;
 
   bool stale_ = true;  // what follows must be laid out again

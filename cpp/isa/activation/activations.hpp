@@ -127,6 +127,49 @@ struct GeluTanh {
   }
 };
 
+// lambda x, or lambda alpha (exp(x) - 1) for x < 0; Klambauer et al. 2017. s: y.
+template <class T>
+struct Selu {
+  static constexpr T kAbove = T(1.0507009873554804934), kBelow = T(1.7580993408473768599);
+  explicit Selu(double) {}
+  template <class V>
+  ALWAYS_INLINE V forward(V x) const {
+    // With m = exp(|x|) - 1, exp(-|x|) - 1 is -m / (m + 1).
+    const V m = expm1_positive(at_most(abs(x), 2 * ConstantsOf<V>::kTanhOne)).value;
+    return x > V{} ? x * kAbove : with_sign(m / (m + T(1)) * kBelow, x);
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V y) const {
+    return dy * (y > V{} ? splat<V>(kAbove) : y + kBelow);
+  }
+};
+
+// x tanh(log(1 + exp(x))) as x a / b of polynomials in exp(-|x|); Misra 2019. s: x. Infinities as
+// in Silu.
+template <class T>
+struct Mish {
+  explicit Mish(double) {}
+  template <class V>
+  ALWAYS_INLINE V forward(V x) const {
+    const ExpParts<V> parts = exp_parts(negative_abs(x));
+    const V e = parts.value(), finite = at_least(x, ConstantsOf<V>::kExpLow);
+    return (x < V{} ? parts.times(finite * (e + T(2))) : x * (e + e + T(1))) / below(x, e);
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V x) const {
+    const V e = exp_parts(negative_abs(x)).value(), d = below(x, e);
+    const V above = x < V{} ? e * (e + T(2)) : e + e + T(1);
+    const V finite = with_sign(at_most(abs(x), -ConstantsOf<V>::kExpLow), x);
+    const V slope = (x < V{} ? e : e * e) * (e + T(1)) * T(4);
+    return dy * ((above + finite * slope / d) / d);
+  }
+  // b; both polynomials are divided by exp(2x) where x >= 0.
+  template <class V>
+  static ALWAYS_INLINE V below(V x, V e) {
+    return x < V{} ? e * (e + T(2)) + T(2) : (e + e) * (e + T(1)) + T(1);
+  }
+};
+
 // X(functor, name)
 #define ACTIVATIONS(X)       \
   X(Relu, "relu")            \
@@ -135,6 +178,8 @@ struct GeluTanh {
   X(Tanh, "tanh")            \
   X(Silu, "silu")            \
   X(Gelu, "gelu")            \
-  X(GeluTanh, "gelu_tanh")
+  X(GeluTanh, "gelu_tanh")   \
+  X(Selu, "selu")            \
+  X(Mish, "mish")
 
 }  // namespace gradstep::GRADSTEP_ISA::activation

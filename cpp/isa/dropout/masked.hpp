@@ -43,7 +43,7 @@ struct Alpha {
 
 // row(at, keep) for the vectors of a tile: `keep` is the mask of elements [at, at + lanes of i32).
 template <class Row>
-ALWAYS_INLINE void tile_rows(const Philox& philox, uint64_t first, uint32_t threshold,
+ALWAYS_INLINE void tile_rows(const Philox<>& philox, uint64_t first, uint32_t threshold,
                              const Row& row) {
   const i32 limit = i32{} + static_cast<int32_t>(threshold);
   for (int lane = 0; lane < 16; lane += kBytes / 4) {
@@ -63,7 +63,7 @@ ALWAYS_INLINE void tiles(const DropoutRule& rule, uint64_t first, int64_t n, con
   constexpr uint64_t kSpan = uint64_t{8} << 32;  // the elements that share a high word
   for (int64_t at = 0; at < n;) {
     const uint64_t begin = first + at, left = kSpan - begin % kSpan;
-    const Philox philox(rule.seed, rule.offset, static_cast<uint32_t>(begin / kSpan));
+    const Philox<> philox(rule.seed, rule.offset, static_cast<uint32_t>(begin / kSpan));
     const int64_t stop = left < static_cast<uint64_t>(n - at) ? at + static_cast<int64_t>(left) : n;
     for (; at < stop; at += kTile) body(philox, at);
   }
@@ -91,7 +91,7 @@ template <class T, template <class> class F>
 __attribute__((noinline)) static void apply_tiles(const DropoutRule& rule, uint64_t first,
                                                   int64_t n, const T* x, T* y) {
   const F<T> f(rule);
-  tiles(rule, first, n, [&](const Philox& philox, int64_t i) __attribute__((always_inline)) {
+  tiles(rule, first, n, [&](const Philox<>& philox, int64_t i) __attribute__((always_inline)) {
     prefetch_tile(x + i);
     tile_rows(philox, first + i, rule.threshold,
               [&](int at, i32 keep)
@@ -114,7 +114,7 @@ static void apply_range(const DropoutRule& rule, uint64_t first, int64_t n, cons
 }
 
 // Bit i is element first + i of the stream.
-static uint64_t tile_bits(const DropoutRule& rule, const Philox& philox, uint64_t first) {
+static uint64_t tile_bits(const DropoutRule& rule, const Philox<>& philox, uint64_t first) {
   uint64_t bits = 0;
   tile_rows(philox, first, rule.threshold, [&](int at, i32 keep) __attribute__((always_inline)) {
     bits |= uint64_t{mask_bits(keep)} << at;
@@ -130,7 +130,7 @@ ALWAYS_INLINE uint64_t spread(uint64_t bits) {
 
 static void keep_bytes(const DropoutRule& rule, uint64_t first, int64_t n, uint8_t* keep) {
   const int64_t padded = (n + kTile - 1) / kTile * kTile;
-  tiles(rule, first, padded, [&](const Philox& philox, int64_t i) {
+  tiles(rule, first, padded, [&](const Philox<>& philox, int64_t i) {
     const uint64_t bits = tile_bits(rule, philox, first + i);
     uint64_t bytes[8];
     for (int j = 0; j < 8; ++j) bytes[j] = spread(bits >> 8 * j);
@@ -140,7 +140,7 @@ static void keep_bytes(const DropoutRule& rule, uint64_t first, int64_t n, uint8
 
 static void keep_bits(const DropoutRule& rule, uint64_t first, int64_t n, uint8_t* keep) {
   const int64_t padded = (n + kTile - 1) / kTile * kTile;
-  tiles(rule, first, padded, [&](const Philox& philox, int64_t i) {
+  tiles(rule, first, padded, [&](const Philox<>& philox, int64_t i) {
     uint64_t bits = tile_bits(rule, philox, first + i);
     if (n - i < kTile) bits &= (uint64_t{1} << (n - i)) - 1;
     __builtin_memcpy(keep + i / 8, &bits, n - i < kTile ? (n - i + 7) / 8 : 8);
@@ -184,11 +184,11 @@ static void copy_past_cache(int64_t n, const void* x, void* y) {
 static void fence() { stream_fence(); }
 
 static void philox_words(uint64_t seed, uint64_t offset, uint64_t tile, uint32_t (*words)[4]) {
-  const Philox philox(seed, offset, static_cast<uint32_t>(tile >> 29));
-  for (int block = 0; block < kTileBlocks; block += Philox::kWidth) {
+  const Philox<> philox(seed, offset, static_cast<uint32_t>(tile >> 29));
+  for (int block = 0; block < kTileBlocks; block += Philox<>::kWidth) {
     u32 pair[2];
     philox(static_cast<uint32_t>(tile) * kTileBlocks + block, pair);
-    for (int i = 0; i < 2 * Philox::kWidth; ++i)
+    for (int i = 0; i < 2 * Philox<>::kWidth; ++i)
       for (int j = 0; j < 2; ++j) words[block + i / 2][2 * j + i % 2] = pair[j][i];
   }
 }

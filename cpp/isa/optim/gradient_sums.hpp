@@ -2,6 +2,7 @@
 #pragma once
 #include "isa/optim/table.hpp"
 #include "isa/reduce.hpp"
+#include "isa/storage.hpp"
 
 namespace gradstep::GRADSTEP_ISA::optim {
 
@@ -52,6 +53,18 @@ static void summarize(const void* data, int64_t n, BlockSummary* blocks) {
   const T* x = static_cast<const T*>(data);
   for (int64_t at = 0; at < n; at += kSumBlock)
     *blocks++ = summarize_block(x + at, n - at < kSumBlock ? n - at : kSumBlock);
+}
+
+// The same of numbers kept in 16 bits: S of storage.hpp.
+template <class S, class Block, void (*kReduce)(const void*, int64_t, Block*)>
+static void reduce_stored(const void* data, int64_t n, Block* blocks) {
+  const auto* x = static_cast<const uint16_t*>(data);
+  alignas(64) float values[kSumBlock];
+  for (int64_t at = 0; at < n; at += kSumBlock) {
+    const int64_t size = n - at < kSumBlock ? n - at : kSumBlock;
+    storage::load_all<S>(x + at, size, values);
+    kReduce(values, size, blocks++);
+  }
 }
 
 }  // namespace gradstep::GRADSTEP_ISA::optim

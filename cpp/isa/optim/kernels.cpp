@@ -6,6 +6,7 @@
 #include "isa/optim/assignments.hpp"
 #include "isa/optim/gradient_sums.hpp"
 #include "isa/optim/optimizers.hpp"
+#include "isa/optim/stored.hpp"
 
 namespace gradstep::GRADSTEP_ISA::optim {
 
@@ -14,6 +15,7 @@ template <class T, template <class> class F>
 struct Compiled {
   Preparation<T> prepare;
   F<T> formula;
+  int64_t step;
   bool zero_gradient;
 };
 
@@ -22,7 +24,7 @@ static void make(const Hyper& hyper, Formula* formula) {
   typedef Compiled<T, F> C;
   static_assert(sizeof(C) <= sizeof(Formula) && alignof(C) <= alignof(Formula));
   static_assert(__is_trivially_copyable(C));
-  const C compiled{Preparation<T>(hyper), F<T>(hyper), hyper.zero_gradient};
+  const C compiled{Preparation<T>(hyper), F<T>(hyper), hyper.step, hyper.zero_gradient};
   __builtin_memcpy(formula->bytes, &compiled, sizeof compiled);
 }
 
@@ -32,6 +34,15 @@ static void update_items(const Formula& formula, const Tensor* tensors, const It
   Compiled<T, F> c = *reinterpret_cast<const Compiled<T, F>*>(formula.bytes);
   for (const Item* item = items; item != items + count; ++item) {
     const Tensor& tensor = tensors[item->tensor];
+    if constexpr (sizeof(T) == 4) {
+      if (tensor.layout || tensor.gradient != Keep::kPlain) {
+        update_stored(
+            *item, tensor, c.prepare, c.step, c.zero_gradient,
+            [&](int64_t n, float* p, const float* g, float* const* state)
+                __attribute__((always_inline)) { update(c.formula, n, p, g, state[kState]...); });
+        continue;
+      }
+    }
     const int64_t n = item->end - item->begin;
     T* p = static_cast<T*>(tensor.p) + item->begin;
     const T* g = static_cast<const T*>(tensor.g) + item->begin;
@@ -63,8 +74,12 @@ static constexpr Kernel kKernels[] = {OPTIMIZERS(ROW) ASSIGNMENTS(ROW)};
 #define COUNT(Name, ...) +1
 static constexpr int kOptimizerCount = 0 OPTIMIZERS(COUNT);
 
+#define REDUCTION(f, Block)                                       \
+  {BY_TYPE(f), reduce_stored<storage::Bfloat16, Block, f<float>>, \
+   reduce_stored<storage::Float16, Block, f<float>>}
+
 extern const OptimKernels kTable;
 const OptimKernels kTable = {kKernels, sizeof kKernels / sizeof *kKernels, kOptimizerCount,
-                             BY_TYPE(sum_squares), BY_TYPE(summarize)};
+                             REDUCTION(sum_squares, double), REDUCTION(summarize, BlockSummary)};
 
 }  // namespace gradstep::GRADSTEP_ISA::optim

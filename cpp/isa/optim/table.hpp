@@ -39,10 +39,42 @@ struct Hyper {
   }
 };
 
+// How elements of float32 value are kept in an array.
+enum class Keep : uint8_t {
+  kPlain,     // the type of the formula
+  kBfloat16,  // states, and parameters without a master: rounded with random bits
+  kFloat16,   // gradients and copies only
+  kSplit,     // parameters: a bfloat16, and its missing bits in Kept::more (int16_t)
+  kSigned8,   // 8 bits in blocks, scales in Kept::more (float)
+  kPositive8,
+};
+
+struct Kept {
+  Keep as = Keep::kPlain;
+  void* more = nullptr;
+};
+
+// Of a tensor whose arrays are not all plain.
+struct Layout {
+  Kept p, state[kMaxStates];
+  void* copy = nullptr;  // of the parameter, rounded to nearest; written only
+  Keep copy_as = Keep::kPlain;
+  uint64_t seed = 0;       // of the random bits
+  int64_t first_tile = 0;  // of the tensor's elements in their stream: see philox.hpp
+};
+
+// The arrays of a tensor share the random bits of a step, whose number is the offset of the stream:
+// the parameter takes 16 bits of each word from bit 0 on, state k from bit kTurn (k + 1).
+inline constexpr int kTurn = 5;
+// Items of a tensor with a layout begin at multiples of so many elements.
+inline constexpr int64_t kStoredBlock = 1024;
+
 struct Tensor {
   void* p;
   const void* g;  // written only where Hyper::zero_gradient
   void* state[kMaxStates];
+  Keep gradient;         // kPlain, kBfloat16 or kFloat16
+  const Layout* layout;  // null where all else is plain
 };
 
 // Elements [begin, end) of one tensor.
@@ -72,13 +104,20 @@ struct BlockSummary {
   int64_t nonfinite;
 };
 
+// For each block of kSumBlock elements of x, one result.
+template <class Block>
+struct Reduction {
+  typedef void (*Function)(const void* x, int64_t n, Block* blocks);
+  ByType<Function> plain;
+  Function bfloat16, float16;
+};
+
 struct OptimKernels {
   const Kernel* kernels;
   int kernel_count;
   int optimizer_count;  // the first ones; the others are assignments
-  // For each block of kSumBlock elements of x, one result.
-  ByType<void (*)(const void* x, int64_t n, double* blocks)> sum_squares;
-  ByType<void (*)(const void* x, int64_t n, BlockSummary* blocks)> summarize;
+  Reduction<double> sum_squares;
+  Reduction<BlockSummary> summarize;
 };
 
 }  // namespace gradstep

@@ -90,6 +90,49 @@ uint64_t steps(int kernel, bool prepared) {
   return missing.empty() ? fnv.hash : 0;
 }
 
+// Adam on arrays that are kept in 16 and 8 bits.
+uint64_t stored_steps(Keep parameter, Keep first, Keep second, Keep gradient) {
+  const int64_t n = 3 * 8192 + 1041, blocks = (n + kScaleBlock - 1) / kScaleBlock;
+  std::vector<std::string> names;
+  std::vector<double> values;
+  for (const auto& [name, value] : kHyper) names.push_back(name), values.push_back(value);
+  StepPlan plan;
+  std::string missing;
+  plan.add_group(kernel_index("Adam"), names, &missing);
+  plan.set_hyper(0, values.data());
+  // Room for the widest kind; what is plain begins as ones.
+  const std::vector<float> ones(n, 1);
+  std::vector<float> p(ones), m(n), v(n), m_scales(blocks), v_scales(blocks);
+  std::vector<uint16_t> low(n), copy(n), g(n);
+  Layout layout;
+  layout.p = {parameter, low.data()};
+  layout.state[0] = {first, m_scales.data()};
+  layout.state[1] = {second, v_scales.data()};
+  if (parameter == Keep::kPlain) layout.copy = copy.data(), layout.copy_as = gradient;
+  layout.seed = 0x123456789abcdefu, layout.first_tile = int64_t{1} << 29;
+  --layout.first_tile;  // the high word of the counter changes after the first tile
+  if (parameter != Keep::kPlain) std::fill_n(reinterpret_cast<uint16_t*>(p.data()), n, 0x3f80);
+  void* states[] = {m.data(), v.data(), nullptr};
+  plan.add_tensor(0, kFloat32, n, p.data(), states, &layout);
+  plan.set_gradient(0, g.data(), true, gradient);
+  for (int step = 0; step < 12; ++step) {
+    // Bits below infinity, of every exponent that float16 has; bfloat16 of magnitudes around 1.
+    const std::vector<float> drawn = numbers<float>(n, 3 + step);
+    for (int64_t i = 0; i < n; ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, &drawn[i], sizeof bits);
+      g[i] =
+          static_cast<uint16_t>(gradient == Keep::kFloat16 ? (bits >> 12 & 0xfbffu) : bits >> 16);
+    }
+    plan.step({1.0, 10.0, false});
+  }
+  Fnv fnv;
+  for (const std::vector<float>* x : {&p, &m, &v, &m_scales, &v_scales})
+    fnv.add(x->data(), x->size() * sizeof(float));
+  for (const std::vector<uint16_t>* x : {&low, &copy}) fnv.add(x->data(), x->size() * 2);
+  return missing.empty() ? fnv.hash : 0;
+}
+
 template <class T>
 uint64_t sums() {
   Fnv fnv;
@@ -98,8 +141,8 @@ uint64_t sums() {
     const int type = sizeof(T) == 4 ? kFloat32 : kFloat64;
     std::vector<double> blocks((n + kSumBlock - 1) / kSumBlock);
     std::vector<BlockSummary> summaries(blocks.size());
-    active_table().optim->sum_squares[type](x.data(), n, blocks.data());
-    active_table().optim->summarize[type](x.data(), n, summaries.data());
+    active_table().optim->sum_squares.plain[type](x.data(), n, blocks.data());
+    active_table().optim->summarize.plain[type](x.data(), n, summaries.data());
     fnv.add(blocks.data(), blocks.size() * sizeof(double));
     fnv.add(summaries.data(), summaries.size() * sizeof(BlockSummary));
   }
@@ -116,6 +159,15 @@ std::map<std::string, uint64_t> all_hashes() {
     found[name + " float32 prepared"] = steps<float>(i, true);
     found[name + " float64 prepared"] = steps<double>(i, true);
   }
+  const auto stored = [&](const char* name, Keep p, Keep m, Keep v, Keep g) {
+    found[std::string("Adam stored ") + name] = stored_steps(p, m, v, g);
+  };
+  stored("plain, bfloat16 copy", Keep::kPlain, Keep::kPlain, Keep::kPlain, Keep::kBfloat16);
+  stored("plain, float16 copy", Keep::kPlain, Keep::kBfloat16, Keep::kPlain, Keep::kFloat16);
+  stored("split", Keep::kSplit, Keep::kBfloat16, Keep::kBfloat16, Keep::kBfloat16);
+  stored("split, 8 bits", Keep::kSplit, Keep::kSigned8, Keep::kPositive8, Keep::kBfloat16);
+  stored("bfloat16", Keep::kBfloat16, Keep::kBfloat16, Keep::kBfloat16, Keep::kFloat16);
+  stored("bfloat16, 8 bits", Keep::kBfloat16, Keep::kSigned8, Keep::kPositive8, Keep::kBfloat16);
   found["sums float32"] = sums<float>();
   found["sums float64"] = sums<double>();
   add_dropout_hashes(found);

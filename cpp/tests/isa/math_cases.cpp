@@ -36,6 +36,14 @@ static void evaluate(test::Function function, int64_t n, const T* x, T* y) {
       return apply(n, x, y, [](auto v) __attribute__((always_inline)) {
         return activation::GeluTanh<T>(0).forward(v);
       });
+    case test::kSelu:
+      return apply(n, x, y, [](auto v) __attribute__((always_inline)) {
+        return activation::Selu<T>(0).forward(v);
+      });
+    case test::kMish:
+      return apply(n, x, y, [](auto v) __attribute__((always_inline)) {
+        return activation::Mish<T>(0).forward(v);
+      });
   }
 }
 

@@ -3,7 +3,7 @@
 
 namespace gradstep::test {
 
-enum Function { kExp, kLog, kTanh, kSigmoid, kSilu, kGelu, kGeluTanh };
+enum Function { kExp, kLog, kTanh, kSigmoid, kSilu, kGelu, kGeluTanh, kSelu, kMish };
 
 struct MathCases {
   void (*f32)(Function, int64_t n, const float* x, float* y);

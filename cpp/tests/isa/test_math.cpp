@@ -20,7 +20,7 @@ using test::Function;
 namespace gradstep::baseline {
 extern const test::MathCases kMathCases;
 }
-#if defined(__x86_64__)
+#if defined(GRADSTEP_HAS_AVX)
 namespace gradstep::avx2 {
 extern const test::MathCases kMathCases;
 }
@@ -32,7 +32,7 @@ extern const test::MathCases kMathCases;
 namespace {
 
 const test::MathCases& cases_of([[maybe_unused]] const std::string& isa) {
-#if defined(__x86_64__)
+#if defined(GRADSTEP_HAS_AVX)
   if (isa == "avx2") return avx2::kMathCases;
   if (isa == "avx512") return avx512::kMathCases;
 #endif
@@ -48,6 +48,7 @@ const Row kRows[] = {
     {test::kExp, "exp", 1.1, 1.1},   {test::kLog, "log", 1, 1},
     {test::kTanh, "tanh", 2, 2},     {test::kSigmoid, "sigmoid", 2.5, 2.5},
     {test::kSilu, "silu", 3.5, 3.5}, {test::kGelu, "gelu", 7, 7},
+    {test::kSelu, "selu", 4, 4},     {test::kMish, "mish", 5, 5},
 };
 
 long double truth(Function function, long double x) {
@@ -63,6 +64,11 @@ long double truth(Function function, long double x) {
       return (x < 0 ? e : 1) / (1 + e);
     case test::kSilu:
       return std::isinf(x) ? (x < 0 ? -0.0L : x) : x * ((x < 0 ? e : 1) / (1 + e));
+    case test::kSelu:
+      return x > 0 ? x * 1.0507009873554804934193349852946L
+                   : 1.7580993408473768599402175208123L * std::expm1(x);
+    case test::kMish:
+      return std::isinf(x) ? (x < 0 ? -0.0L : x) : x * std::tanh(std::log1p(std::exp(x)));
     default:
       return std::isinf(x) ? (x < 0 ? -0.0L : x) : x * std::erfc(-x / std::sqrt(2.0L)) / 2;
   }

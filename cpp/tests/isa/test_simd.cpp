@@ -9,7 +9,7 @@ using namespace gradstep;
 namespace gradstep::baseline {
 extern const test::SimdCases kSimdCases;
 }
-#if defined(__x86_64__)
+#if defined(GRADSTEP_HAS_AVX)
 namespace gradstep::avx2 {
 extern const test::SimdCases kSimdCases;
 }
@@ -19,7 +19,7 @@ extern const test::SimdCases kSimdCases;
 #endif
 
 static test::SimdCases cases_of(const std::string& isa) {
-#if defined(__x86_64__)
+#if defined(GRADSTEP_HAS_AVX)
   if (isa == "avx2") return avx2::kSimdCases;
   if (isa == "avx512") return avx512::kSimdCases;
 #endif

@@ -6,6 +6,7 @@ the header before a byte of data is used.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,8 @@ import numpy as np
 
 from gradstep.arguments import kind
 from gradstep.arrays import Array
-from gradstep.checkpoint.plain import DTYPES, NAMES
+from gradstep.checkpoint.plain import BFLOAT16, DTYPES, name_of
+from gradstep.optim.storage import bfloat16
 
 __all__ = ["read", "write"]
 
@@ -92,8 +94,11 @@ def _description(name: str, about: Mapping[str, str]) -> str:
 
 def _tensor(name: str, key: str, file: Any) -> Array:
     dtype = file.get_slice(key).get_dtype()
-    if dtype not in DTYPES:
-        raise ValueError(f"{name}: {key!r} is {dtype}, expected one of {', '.join(DTYPES)}")
+    if dtype not in (*DTYPES, BFLOAT16):
+        expected = f"expected one of {', '.join(DTYPES)}, {BFLOAT16}"
+        raise ValueError(f"{name}: {key!r} is {dtype}, {expected}")
+    if dtype == BFLOAT16:
+        bfloat16(f"{name}: {key!r} is bfloat16, which")  # the library's error would not say what
     array: Array = file.get_tensor(key)
     return array
 
@@ -106,7 +111,7 @@ def _header(tensors: Mapping[str, Array], tree: str) -> bytes:
     for name, array in tensors.items():
         offsets = [start, start + array.nbytes]
         shape = list(array.shape)
-        header[name] = {"dtype": NAMES[array.dtype], "shape": shape, "data_offsets": offsets}
+        header[name] = {"dtype": name_of(array.dtype), "shape": shape, "data_offsets": offsets}
         start += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     return text + b" " * (-len(text) % 8)
@@ -116,7 +121,7 @@ def _digest(tensors: Mapping[str, Array], tree: str) -> str:
     """SHA-256 of the tree and of names, dtypes, shapes and bytes of the tensors, in hexadecimal."""
     digest = hashlib.sha256(tree.encode())
     for name, array in sorted(tensors.items()):
-        digest.update(json.dumps([name, NAMES[array.dtype], array.shape]).encode())
+        digest.update(json.dumps([name, name_of(array.dtype), array.shape]).encode())
         digest.update(_bytes(array))
     return digest.hexdigest()
 
@@ -187,5 +192,8 @@ def _sync_folder(folder: str) -> None:
     place = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(place)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such call
+            raise
     finally:
         os.close(place)

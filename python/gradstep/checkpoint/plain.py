@@ -11,8 +11,9 @@ import numpy as np
 
 from gradstep.arguments import kind
 from gradstep.arrays import Array, as_array
+from gradstep.optim.storage import is_bfloat16
 
-__all__ = ["DTYPES", "decode", "encode", "frozen", "has_state", "state_of"]
+__all__ = ["BFLOAT16", "DTYPES", "decode", "encode", "frozen", "has_state", "name_of", "state_of"]
 
 # The dtypes of arrays, by their names in a safetensors file.
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -25,7 +26,14 @@ DTYPES: dict[str, np.dtype[Any]] = {
     **{f"F{8 * size}": np.dtype(f"f{size}") for size in (2, 4, 8)},
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Of ml_dtypes, which is needed only where such arrays are.
+BFLOAT16 = "BF16"
 EXPECTED = "expected arrays, numbers, texts, or objects with state_dict and load_state_dict"
+
+
+def name_of(dtype: np.dtype[Any]) -> str | None:
+    """The name of a dtype in a safetensors file, or None."""
+    return BFLOAT16 if is_bfloat16(dtype) else NAMES.get(dtype)
 
 
 def has_state(value: Any) -> bool:
@@ -74,9 +82,9 @@ def _add(array: Any, label: str, name: str, tensors: dict[str, Array]) -> str:
         raise TypeError(f"{label}: {kind(array)}, {EXPECTED}")
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{label}: a masked array, expected a plain numpy.ndarray")
-    if array.dtype not in NAMES:
+    if name_of(array.dtype) is None:
         raise TypeError(
-            f"{label}: dtype {array.dtype}, expected one of {', '.join(map(str, NAMES))}"
+            f"{label}: dtype {array.dtype}, expected one of {', '.join(map(str, NAMES))}, bfloat16"
         )
     if name in tensors or name == "__metadata__":
         raise ValueError(f"{label}: a second array of the name {name!r}, expected one")

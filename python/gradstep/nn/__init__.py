@@ -23,9 +23,11 @@ True
 from gradstep.nn.activations import (
     ACTIVATIONS,
     GELU,
+    SELU,
     LeakyReLU,
     LogSoftmax,
     Maxout,
+    Mish,
     PReLU,
     ReLU,
     Sigmoid,
@@ -36,11 +38,13 @@ from gradstep.nn.activations import (
 from gradstep.nn.layer import FloatArray, Layer
 from gradstep.nn.layers import INITIALISERS, BatchNorm, Dropout, LayerNorm, Linear
 from gradstep.nn.networks import Residual, Sequential, mlp
+from gradstep.nn.tabular import Parametric, PeriodicEmbedding, Scale
 
 __all__ = [
     "ACTIVATIONS",
     "GELU",
     "INITIALISERS",
+    "SELU",
     "BatchNorm",
     "Dropout",
     "FloatArray",
@@ -50,9 +54,13 @@ __all__ = [
     "Linear",
     "LogSoftmax",
     "Maxout",
+    "Mish",
     "PReLU",
+    "Parametric",
+    "PeriodicEmbedding",
     "ReLU",
     "Residual",
+    "Scale",
     "Sequential",
     "SiLU",
     "Sigmoid",

@@ -15,9 +15,11 @@ from gradstep.ops import activations as functions
 __all__ = [
     "ACTIVATIONS",
     "GELU",
+    "SELU",
     "LeakyReLU",
     "LogSoftmax",
     "Maxout",
+    "Mish",
     "PReLU",
     "ReLU",
     "SiLU",
@@ -145,6 +147,34 @@ class GELU(Activation):
         functions.gelu(np.empty(0), approximate)  # checks it
 
 
+class SELU(Activation):
+    """y = λ x where x > 0, else λ α (exp(x) - 1). Klambauer et al. 2017 (arXiv:1706.02515).
+
+    >>> SELU().forward(np.array([[1.0]])).round(4)
+    array([[1.0507]])
+    """
+
+    _function, _derivative = functions.selu, functions.selu_backward
+    _backward_reads = "y"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Mish(Activation):
+    """y = x tanh(log(1 + exp(x))). Misra 2019 (arXiv:1908.08681).
+
+    >>> Mish().forward(np.array([[1000.0]]))
+    array([[1000.]])
+    """
+
+    _function, _derivative = functions.mish, functions.mish_backward
+    _backward_reads = "x"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
 class Softmax(Activation):
     """y = exp(x) / sum of these along an axis. To train a classifier, use `gs.cross_entropy`.
 
@@ -253,6 +283,8 @@ ACTIVATIONS: dict[str, type[Layer]] = {
     "tanh": Tanh,
     "silu": SiLU,
     "gelu": GELU,
+    "selu": SELU,
+    "mish": Mish,
     "maxout": Maxout,
     "softmax": Softmax,
     "log_softmax": LogSoftmax,

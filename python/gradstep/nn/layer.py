@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from copy import copy
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +76,27 @@ class Layer(ABC):
         """Fill `grads` only: all that the first layer of a network has to do."""
         if self.grads:
             self.backward(dy)
+
+    def twin(self: Self) -> Self:
+        """Return a layer of the same parameters and buffers with memory of its own to compute in.
+
+        For other threads: each may call the methods of its twin at inference.
+
+        >>> from gradstep.nn import Scale
+        >>> layer = Scale(1)
+        >>> other, x = layer.twin(), np.ones((1, 1), np.float32)
+        >>> other.params is layer.params, other.forward(x) is layer.forward(x)
+        (True, False)
+        """
+        other = copy(self)
+        other.seconds = defaultdict(float)
+        other.layers = tuple(layer.twin() for layer in self.layers)
+        for name, value in vars(self).items():
+            if isinstance(value, Buffer):
+                setattr(other, name, Buffer())
+            elif isinstance(value, Layer):
+                setattr(other, name, value.twin())
+        return other
 
     def state_dict(self) -> dict[str, npt.NDArray[Any]]:
         """Return copies of `params` and `buffers` by name, as numpy.savez takes them."""

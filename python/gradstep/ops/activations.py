@@ -24,10 +24,14 @@ __all__ = [
     "log_softmax_backward",
     "maxout",
     "maxout_backward",
+    "mish",
+    "mish_backward",
     "prelu",
     "prelu_backward",
     "relu",
     "relu_backward",
+    "selu",
+    "selu_backward",
     "sigmoid",
     "sigmoid_backward",
     "silu",
@@ -44,6 +48,8 @@ _LEAKY_RELU = _core.ACTIVATIONS["leaky_relu"]
 _SIGMOID = _core.ACTIVATIONS["sigmoid"]
 _TANH = _core.ACTIVATIONS["tanh"]
 _SILU = _core.ACTIVATIONS["silu"]
+_SELU = _core.ACTIVATIONS["selu"]
+_MISH = _core.ACTIVATIONS["mish"]
 _GELU = {"none": _core.ACTIVATIONS["gelu"], "tanh": _core.ACTIVATIONS["gelu_tanh"]}
 
 
@@ -179,6 +185,48 @@ def gelu_backward(
     array([2.])
     """
     return _core.activate_backward(_gelu_kind(approximate), dy, x, "x", out, 0.0)
+
+
+def selu(x: Array, *, out: Array | None = None) -> Array:
+    """λ x where x > 0, else λ α (exp(x) - 1), within 4 ULP. λ = 1.0507..., α = 1.6732...
+
+    Keeps a mean of 0 and a deviation of 1. Klambauer et al. 2017 (arXiv:1706.02515).
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.selu(np.array([-np.inf, 0.0, 1.0])).round(4)
+    array([-1.7581,  0.    ,  1.0507])
+    """
+    return _core.activate(_SELU, x, out, 0.0)
+
+
+def selu_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
+    """λ dy where y > 0, else dy (y + λ α). y: the result of `selu`.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.selu_backward(np.array([1.0, 1.0]), gs.selu(np.array([-np.inf, 2.0]))).round(4)
+    array([0.    , 1.0507])
+    """
+    return _core.activate_backward(_SELU, dy, y, "y", out, 0.0)
+
+
+def mish(x: Array, *, out: Array | None = None) -> Array:
+    """x tanh(log(1 + exp(x))), within 5 ULP. Misra 2019 (arXiv:1908.08681).
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.mish(np.array([-np.inf, -1.0, 100.0])).round(4)
+    array([ -0.    ,  -0.3034, 100.    ])
+    """
+    return _core.activate(_MISH, x, out, 0.0)
+
+
+def mish_backward(dy: Array, x: Array, *, out: Array | None = None) -> Array:
+    """dy times the derivative of `mish` at x. x: what `mish` was given.
+
+    >>> import numpy as np, gradstep as gs
+    >>> gs.mish_backward(np.array([5.0]), np.array([0.0]))
+    array([3.])
+    """
+    return _core.activate_backward(_MISH, dy, x, "x", out, 0.0)
 
 
 def softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:

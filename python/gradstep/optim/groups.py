@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from gradstep.arguments import kind
 from gradstep.arrays import Array, Name, Tree, check_names, flatten, is_branch, listed, skeleton
-from gradstep.optim.hyperparameters import check_hyperparameter, likely
+from gradstep.optim.hyperparameters import FIXED, check_hyperparameter, likely
 
 __all__ = ["Group", "Parameters", "arranged"]
 
@@ -43,6 +43,8 @@ class Group(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         if key not in self._values:
             raise KeyError(f"{key!r}, expected one of {', '.join(self._values)}")
+        if key in FIXED:
+            raise ValueError(f"{key}: holds from when the optimizer was made on")
         owner = self._optimizer()
         if owner is None:
             raise ReferenceError("the optimizer of this group is gone")

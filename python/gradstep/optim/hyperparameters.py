@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from gradstep.arguments import choice, flag, real
+from gradstep.arguments import choice, flag, integer, real
 
 # A number, or a function of the step (1, 2, ...).
 Number: TypeAlias = float | Callable[[int], float]
@@ -15,6 +15,9 @@ Number: TypeAlias = float | Callable[[int], float]
 __all__ = ["Number", "at_step", "check_hyperparameter", "check_range", "is_schedule", "likely"]
 
 INF = math.inf
+
+# How a group keeps its numbers: fixed when the optimizer is made, and no numbers.
+FIXED = ("master", "state_dtype")
 
 # name -> (least, most, whether `most` is allowed)
 RANGES: dict[str, tuple[float, float, bool]] = {
@@ -95,7 +98,7 @@ def scalars(group: Mapping[str, Any], t: int, decoupled: bool) -> dict[str, floa
             h["beta1"], h["beta2"] = (at_step(key, beta, t) for beta in value)
         elif key == "clip_value":
             h[key] = INF if value is None else at_step(key, value, t)
-        elif key != "params":
+        elif key != "params" and key not in FIXED:
             h[key] = at_step(key, value, t)
     decay = h.pop("weight_decay", 0.0)
     h["l2"], h["decay"] = (0.0, decay) if decoupled else (decay, 0.0)
@@ -106,6 +109,12 @@ def check_hyperparameter(name: str, value: Any, default: Any) -> Any:
     """The value as a group keeps it. Raises TypeError or ValueError for what cannot be one."""
     if name == "on_nonfinite":
         return choice(name, value, ("apply", "skip", "raise"))
+    if name == "master":
+        return None if value is None else choice(name, value, ("split", "float32"))
+    if name == "state_dtype":
+        return choice(name, value, ("float32", "bfloat16", "int8"))
+    if name == "seed":
+        return integer(name, value, 0, 2**64 - 1)
     if isinstance(default, bool):
         return flag(name, value)
     if isinstance(default, tuple):

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
 from functools import cache
+from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from gradstep.arrays import Array, Tree, as_array, leaves_like
 from gradstep.optim.gradients import raise_nonfinite
 from gradstep.optim.groups import Group, Parameters, arranged, given_by
 from gradstep.optim.hyperparameters import (
+    FIXED,
     Number,
     at_step,
     check_hyperparameter,
@@ -28,6 +30,7 @@ from gradstep.optim.hyperparameters import (
 )
 from gradstep.optim.locks import new_lock
 from gradstep.optim.state import Expected, Loaded, copies_between, verify
+from gradstep.optim.storage import Layout, first_tiles, layout_of, values_of
 from gradstep.spec import optim as spec
 from gradstep.spec import sums
 from gradstep.spec.optim import Round, Scalars
@@ -37,7 +40,7 @@ OnNonfinite: TypeAlias = Literal["apply", "skip", "raise"]
 __all__ = ["Group", "OnNonfinite", "Optimizer", "StepInfo"]
 
 # Keywords that hold for the whole optimizer; all others belong to a group.
-OPTIONS = ("clip_norm", "grad_scale", "on_nonfinite")
+OPTIONS = ("clip_norm", "grad_scale", "on_nonfinite", "seed")
 
 FLOATS = (np.float32, np.float64)
 
@@ -74,6 +77,10 @@ class Optimizer:
     clip_norm: Number | None = field(default=None, kw_only=True)
     grad_scale: Number = field(default=1.0, kw_only=True)
     on_nonfinite: OnNonfinite = field(default="apply", kw_only=True)
+    master: Literal["split", "float32"] | None = field(default=None, kw_only=True)
+    state_dtype: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+    copy_to: InitVar[Tree] = field(default=None, kw_only=True)
 
     @classmethod
     def kernel(cls, group: Mapping[str, Any]) -> str:
@@ -110,7 +117,7 @@ class Optimizer:
         """The default of a hyperparameter."""
         return cls._defaults()[key]
 
-    def __post_init__(self, params: Tree) -> None:
+    def __post_init__(self, params: Tree, copy_to: Tree) -> None:
         if not self.KERNELS:
             raise TypeError(f"{type(self).__name__}: has no formula, expected one of OPTIMIZERS")
         self._lock = new_lock(self)  # one call at a time works on an optimizer
@@ -118,6 +125,13 @@ class Optimizer:
         parameters, given = arranged(params, list(hyper))
         groups = [Group({**hyper, **own}, parameters.of(i), self) for i, own in enumerate(given)]
         self._hyper = hyper  # of groups that are added later
+        copies: list[Any] = [None] * len(parameters.arrays)
+        if copy_to is not None:
+            found = leaves_like(parameters.shape, copy_to, "copy_to")
+            copies = [
+                as_array(c, "copy_to", n) for c, n in zip(found, parameters.names, strict=True)
+            ]
+        self._copies = copies
         self._take(parameters, groups)
         self.__dict__.update((key, self._groups[0][key]) for key in hyper)
         for option in OPTIONS:
@@ -161,6 +175,7 @@ class Optimizer:
             count, steps, states = self.step_count, self._plan.steps, self._states
             before = dict(self.__dict__)
             try:
+                self._copies = [*self._copies, *[None] * len(parameters.of(number))]
                 self._take(parameters, [*self._groups, new])
                 self._states[: len(states)] = states
                 self._replace_plan(steps + [0] * (len(self._states) - len(steps)), count)
@@ -191,6 +206,8 @@ class Optimizer:
 
     def __setattr__(self, key: str, value: Any) -> None:
         if "_groups" in self.__dict__ and not key.startswith("_"):
+            if key in FIXED or key == "copy_to":
+                raise AttributeError(f"{key}: holds from when the optimizer was made on")
             if key in self._defaults():
                 value = check_hyperparameter(key, value, self.default(key))
             elif not hasattr(type(self), key):
@@ -215,27 +232,76 @@ class Optimizer:
         kernels = [self.kernel(group) for group in self._groups]
         kept: list[dict[str, Array]] = []
         tensors: list[tuple[Any, ...]] = []
+        layouts = self._make_layouts(kernels)
         for i, array in enumerate(self._arrays):
-            group = self._groups[self._group_of[i]]
-            own: dict[str, Array] = {}
-            for name in self.KERNELS[kernels[self._group_of[i]]]:
-                if name in states[i]:
-                    own[name] = states[i][name]
-                elif getattr(array, "dtype", None) in FLOATS:  # else the plan names the error
-                    own[name] = np.zeros_like(array, subok=False)
-                    initial = self.initial_state(name, group)
-                    if initial:
-                        own[name].fill(initial)
-                else:
-                    own[name] = array
+            names = self.KERNELS[kernels[self._group_of[i]]]
+            layout = layouts[i]
+            if layout is None:
+                own = self._own_arrays(i, names, states[i])
+                given: tuple[Any, ...] = (array, *own.values())
+            else:
+                own = layout.arrays(names, states[i])
+                given = layout.native(names, own)
             kept.append(own)
-            tensors.append((self._names[i], self._group_of[i], array, *own.values()))
+            tensors.append((self._names[i], self._group_of[i], *given))
         defaults = {k: v for k, v in self._defaults().items() if k not in (*OPTIONS, "params")}
-        names = list(self._scalars(defaults, 1))
-        plan = _core.Plan([(kernel, names) for kernel in kernels], tensors)
-        self._kernels = kernels
-        self._states = kept
+        scalars = list(self._scalars(defaults, 1))
+        plan = _core.Plan([(kernel, scalars) for kernel in kernels], tensors)
+        self._kernels, self._seed = kernels, self.seed
+        self._states, self._layouts = kept, layouts
         return plan
+
+    def _make_layouts(self, kernels: Sequence[str]) -> list[Layout | None]:
+        tiles = first_tiles(self._arrays)
+        return [
+            layout_of(
+                self._names[i],
+                array,
+                self._copies[i],
+                self._groups[number],
+                list(dict.fromkeys(chain.from_iterable(self.KERNELS.values()))),
+                tiles[i],
+                self.seed,
+            )
+            for i, (array, number) in enumerate(zip(self._arrays, self._group_of, strict=True))
+        ]
+
+    def _own_arrays(
+        self, i: int, names: Sequence[str], states: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The state arrays there are, and new ones where missing, of the parameter's own type."""
+        array, group = self._arrays[i], self._groups[self._group_of[i]]
+        own: dict[str, Array] = {}
+        for name in names:
+            if name in states:
+                own[name] = states[name]
+            elif getattr(array, "dtype", None) in FLOATS:  # else the plan names the error
+                own[name] = np.zeros_like(array, subok=False)
+                initial = self.initial_state(name, group)
+                if initial:
+                    own[name].fill(initial)
+            else:
+                own[name] = array
+        return own
+
+    def reload_masters(self) -> None:
+        """Takes parameters that were changed outside, as by loading weights, into their masters.
+
+        Where a parameter is the rounded master still, the master stays; a split one loses the bits
+        below bfloat16. Without masters nothing happens.
+
+        >>> import ml_dtypes, numpy as np, gradstep as gs
+        >>> w = np.ones(2, ml_dtypes.bfloat16)
+        >>> opt = gs.SGD(w, lr=1.0, master="float32")
+        >>> w[0] = 3
+        >>> opt.reload_masters()
+        >>> opt.state[0]["master"]
+        array([3., 1.], dtype=float32)
+        """
+        with self._lock:
+            for layout, own in zip(self._layouts, self._states, strict=True):
+                if layout is not None:
+                    layout.reload(own)
 
     @classmethod
     def _scalars(cls, group: Mapping[str, Any], t: int) -> dict[str, float]:
@@ -254,7 +320,7 @@ class Optimizer:
         current = [self._scalars(group, t) for group in self._groups]
         scale = at_step("grad_scale", self.grad_scale, t)
         clip = 0.0 if self.clip_norm is None else at_step("clip_norm", self.clip_norm, t)
-        if [self.kernel(group) for group in self._groups] != self._kernels:
+        if self._needs_plan():
             self._replace_plan(self._plan.steps, self._plan.step_count)
         for number, h in enumerate(current):
             self._plan.set_hyper(number, list(h.values()))
@@ -266,17 +332,21 @@ class Optimizer:
             self._stale = True
         self._lr = current[0]["lr"] if current else 0.0
 
+    def _needs_plan(self) -> bool:
+        kernels = [self.kernel(group) for group in self._groups]
+        return kernels != self._kernels or self.seed != self._seed
+
     def _replace_plan(self, steps: list[int], step_count: int) -> None:
-        kernels, states = self._kernels, self._states
+        before = self._kernels, self._states, self._layouts, self._seed
         try:
-            plan = self._make_plan(states)
+            plan = self._make_plan(before[1])
             plan.steps = steps
             plan.step_count = step_count
             if self._bound is not None:
                 plan.bind(self._bound)
             self.__dict__["_plan"] = plan
         except BaseException:  # Ctrl-C: the plan before stays in force
-            self._kernels, self._states = kernels, states
+            self._kernels, self._states, self._layouts, self._seed = before
             raise
 
     # Steps
@@ -358,7 +428,7 @@ class Optimizer:
         norm: float | None = None
         scale = self._scale
         if self._clip > 0 or self._checks:
-            norm = sums.global_norm(g for g in raw if g is not None) * abs(scale)
+            norm = sums.global_norm(values_of(g) for g in raw if g is not None) * abs(scale)
             if self._checks and not np.isfinite(norm):
                 return self._refuse(leaves, norm)
             scale *= spec.clip_coefficient(norm, self._clip)
@@ -373,12 +443,22 @@ class Optimizer:
 
     def _reference_update(self, i: int, g: Array, scale: float, t: int) -> None:
         number = self._group_of[i]
-        h = self._current[number]
+        h, layout = self._current[number], self._layouts[i]
         # A subclass may give its operators another meaning, as np.matrix does.
-        p, state = np.asarray(self._arrays[i]), self._states[i].values()
+        p, state = np.asarray(self._arrays[i]), [*self._states[i].values()]
+        names = self.KERNELS[self._kernels[number]]
+        if layout is not None or g.dtype != p.dtype:
+            g = values_of(g)
+        if layout is not None:
+            p, *state = layout.load(names, self._states[i])
+        elif g.shape != p.shape:
+            g = g.reshape(p.shape, order="F" if p.flags.f_contiguous else "C")
         with np.errstate(all="ignore"):
             prepared = spec.prepare(h, scale, g, p)
             new = self.formula(p.dtype.type, h, t, p, prepared, *state)
+        if layout is not None:
+            layout.store(names, self._states[i], new, t)
+            return
         for array, values in zip((p, *state), new, strict=True):
             array[...] = values
 
@@ -432,6 +512,7 @@ class Optimizer:
             self.kernel,
             self.default,
             self.KERNELS,
+            self._layouts,
         )
 
     def _take_state(self, loaded: Loaded) -> None:
@@ -444,7 +525,7 @@ class Optimizer:
                 group._values = {**group._values, **found}
             self.__dict__.update(self._groups[0]._values if self._groups else {})
             self.__dict__.update(loaded.options, _stale=True)
-            if [self.kernel(group) for group in self._groups] != self._kernels:
+            if self._needs_plan():
                 self._replace_plan(loaded.steps, loaded.step)
             copies = copies_between(
                 (own[name], loaded.arrays[i][name])

@@ -11,7 +11,8 @@ import numpy as np
 
 from gradstep.arguments import entry, integer, kind, mapping
 from gradstep.arrays import Array, Name
-from gradstep.optim.hyperparameters import check_hyperparameter, is_schedule
+from gradstep.optim.hyperparameters import FIXED, check_hyperparameter, is_schedule
+from gradstep.optim.storage import Layout
 
 __all__ = ["Expected", "Loaded", "copies_between", "verify"]
 
@@ -24,7 +25,7 @@ class Expected(NamedTuple):
 
     groups: hyperparameters and names. options: what holds for the whole optimizer. parameters: key,
     number of the group, array. kernel, default: those of the optimizer's class. kernels: names of
-    the state arrays, by kernel.
+    the state arrays, by kernel. layouts: of the parameters that are kept in fewer bits.
     """
 
     optimizer: str
@@ -34,6 +35,7 @@ class Expected(NamedTuple):
     kernel: Callable[[Mapping[str, Any]], str]
     default: Callable[[str], Any]
     kernels: Mapping[str, Sequence[str]]
+    layouts: Sequence[Layout | None]
 
 
 class Loaded(NamedTuple):
@@ -64,15 +66,17 @@ def _step(of: Any, where: str) -> int:
     return integer(f"{where}['step']", entry(of, "step", where), 0, MAX_STEP)
 
 
-def _check_array(found: Any, expected: np.ndarray[Any, Any], where: str) -> None:
+def _check_array(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> None:
     if not isinstance(found, np.ndarray):
         raise TypeError(f"{where}: {type(found).__name__}, expected a numpy.ndarray")
     if isinstance(found, np.ma.MaskedArray):
         raise TypeError(f"{where}: a masked array, expected a plain numpy.ndarray")
-    if found.dtype != expected.dtype:
-        raise TypeError(f"{where}: dtype {found.dtype}, expected {expected.dtype}")
-    if found.shape != expected.shape:
-        raise ValueError(f"{where}: shape {found.shape}, expected {expected.shape}")
+    if found.dtype != dtype:
+        raise TypeError(f"{where}: dtype {found.dtype}, expected {dtype}")
+    if found.shape != shape:
+        raise ValueError(f"{where}: shape {found.shape}, expected {shape}")
+    if where.endswith("_scale']") and not (np.isfinite(found) & (found >= 0)).all():
+        raise ValueError(f"{where}: not finite or negative, expected the scales of 8-bit states")
 
 
 def _groups(saved: Any, expected: Expected) -> list[dict[str, Any]]:
@@ -98,6 +102,11 @@ def _values(
     for key in found:
         if key not in own:
             raise ValueError(f"{where}: unknown hyperparameter {key!r}")
+    for key in FIXED:
+        if key in found and found[key] != own[key]:
+            raise ValueError(
+                f"{where}[{key!r}]: {found[key]!r}, expected {own[key]!r} as this optimizer has"
+            )
     return {
         key: check_hyperparameter(key, value, expected.default(key))
         for key, value in found.items()
@@ -138,14 +147,17 @@ def _state(
     for key in saved:
         if key not in known:
             raise ValueError(f"state_dict['state']: unknown parameter {key!r}")
-    for key, number, array in expected.parameters:
+    layouts = expected.layouts
+    for (key, number, array), layout in zip(expected.parameters, layouts, strict=True):
         where = f"state_dict['state'][{key!r}]"
         found = entry(saved, key, "state_dict['state']")
         kernel = expected.kernel({**expected.groups[number], **groups[number]})
         own = {}
-        for name in expected.kernels[kernel]:
+        names = expected.kernels[kernel]
+        specs = {name: (array.dtype, array.shape) for name in names}
+        for name, (dtype, shape) in (layout.specs(names) if layout else specs).items():
             own[name] = entry(found, name, where)
-            _check_array(own[name], array, f"{where}[{name!r}]")
+            _check_array(own[name], dtype, shape, f"{where}[{name!r}]")
         arrays.append(own)
         steps.append(_step(found, where))
     return arrays, steps

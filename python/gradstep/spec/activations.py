@@ -19,10 +19,14 @@ __all__ = [
     "log_softmax_backward",
     "maxout",
     "maxout_backward",
+    "mish",
+    "mish_backward",
     "prelu",
     "prelu_backward",
     "relu",
     "relu_backward",
+    "selu",
+    "selu_backward",
     "sigmoid",
     "sigmoid_backward",
     "silu",
@@ -114,6 +118,35 @@ def gelu_backward(dy: Array, x: Array, approximate: str = "none") -> Array:
         return np.asarray(dy * (s + z * s * rest * slope), x.dtype)
     density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     return np.asarray(dy * (_below(z) + z * density), x.dtype)
+
+
+SELU_ABOVE, SELU_BELOW = 1.0507009873554804934, 1.7580993408473768599
+
+
+def selu(x: Array) -> Array:
+    """`selu` in float64 with NumPy's expm1; equal to rounding."""
+    z = x.astype(np.float64)
+    below = SELU_BELOW * np.expm1(np.minimum(z, 0))
+    return np.asarray(np.where(z > 0, SELU_ABOVE * z, below), x.dtype)
+
+
+def selu_backward(dy: Array, y: Array) -> Array:
+    """The NumPy specification of `selu_backward`."""
+    above, below = y.dtype.type(SELU_ABOVE), y.dtype.type(SELU_BELOW)
+    return np.asarray(dy * np.where(y > 0, above, y + below))
+
+
+def mish(x: Array) -> Array:
+    """`mish` in float64 with functions of NumPy; equal to rounding where x is finite."""
+    z = x.astype(np.float64)
+    return np.asarray(z * np.tanh(np.logaddexp(0, z)), x.dtype)
+
+
+def mish_backward(dy: Array, x: Array) -> Array:
+    """`mish_backward` in float64 with functions of NumPy; equal to rounding where x is finite."""
+    z = x.astype(np.float64)
+    t = np.tanh(np.logaddexp(0, z))
+    return np.asarray(dy * (t + z * (1 - t * t) * sigmoid(z)), x.dtype)
 
 
 def softmax(x: Array, axis: int = -1) -> Array:

@@ -47,7 +47,9 @@ def philox4x32(counter: Any, key: Any, rounds: int = 10) -> NDArray[np.uint32]:
     return words
 
 
-def uniform16(first: int, n: int, seed: int, offset: int = 0) -> NDArray[np.uint16]:
+def uniform16(
+    first: int, n: int, seed: int, offset: int = 0, rounds: int = 10
+) -> NDArray[np.uint16]:
     """The 16 bits of elements [first, first + n) of the stream of (seed, offset).
 
     >>> uniform16(0, 4, seed=0)
@@ -58,7 +60,7 @@ def uniform16(first: int, n: int, seed: int, offset: int = 0) -> NDArray[np.uint
     counter = np.empty((*block.shape, 4), np.uint64)
     counter[..., 0], counter[..., 1] = block & LOW, block >> HALF
     counter[..., 2], counter[..., 3] = offset & 0xFFFFFFFF, offset >> 32
-    words = philox4x32(counter, [seed & 0xFFFFFFFF, seed >> 32])
+    words = philox4x32(counter, [seed & 0xFFFFFFFF, seed >> 32], rounds)
     # (tile, block, pair, word of the pair) to (tile, pair, lane), then the halves as rows.
     lanes = words.reshape(-1, 8, 2, 2).transpose(0, 2, 1, 3).reshape(-1, 2, LANES)
     rows = np.stack([lanes & np.uint32(0xFFFF), lanes >> np.uint32(16)], 2).astype(np.uint16)

@@ -95,8 +95,6 @@ def _check(name: str, array: Array) -> None:
     floating(name, array.dtype)
     if not array.flags.forc:
         raise ValueError(f"{name}: not contiguous, expected C or F order")
-    if not array.flags.writeable:
-        raise ValueError(f"{name}: read-only, expected a writable array")
 
 
 class EMA(_Average):

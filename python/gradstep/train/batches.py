@@ -24,8 +24,8 @@ class MiniBatches:
     descent over all rows. shuffle: a new order in each epoch, of `seed` and the epoch's number
     alone. drop_last: leave out a last batch of fewer rows. smallest: rows that a batch needs, as
     with batch norm; a last one of fewer is joined to the one before. Yields tuples of arrays, or
-    arrays where there is one; buffers that the next batch overwrites. Goes into checkpoints.
-    Raises TypeError or ValueError.
+    arrays where there is one; buffers that the next batch overwrites. Goes into checkpoints,
+    between epochs. Raises TypeError or ValueError.
 
     >>> minibatches = MiniBatches(np.arange(5), size=2, seed=1)
     >>> len(minibatches), [batch.tolist() for batch in minibatches]

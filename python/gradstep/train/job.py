@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,14 @@ from gradstep.nn import Sequential, mlp
 from gradstep.train import loop as training
 from gradstep.train.augmentation import Augmentation, random_shift
 from gradstep.train.datasets import Dataset, Split
-from gradstep.train.loop import SCHEDULE_NAMES, Epoch, History
+from gradstep.train.loop import SCHEDULE_NAMES, History, Training
 from gradstep.train.lr_search import find_lr
+from gradstep.train.objectives import Classification, Objective, Regression
 from gradstep.train.weights import class_weights
 
 __all__ = ["Job", "OnEpoch"]
 
-OnEpoch = Callable[[Epoch], None]
+OnEpoch = Callable[[Training], None]
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,9 @@ class Job:
     data: Dataset
     splits: list[Split]
 
-    @property
-    def sizes(self) -> list[int]:
-        """Sizes of the network: columns, hidden layers, classes."""
-        return [self.data.x.shape[1], *self.arguments.layers, len(self.data.classes)]
+    def sizes(self, split: Split) -> list[int]:
+        """Sizes of the network: columns, hidden layers, classes or the one number to learn."""
+        return [split.x.shape[1], *self.arguments.layers, len(self.data.classes) or 1]
 
     def steps(self, split: Split) -> int:
         """Steps per epoch."""
@@ -48,23 +48,31 @@ class Job:
     @property
     def augment(self) -> Augmentation | None:
         """What happens to a batch before it is used."""
-        return random_shift(self.sizes[0], self.shift) if self.shift else None
+        return random_shift(self.data.x.shape[1], self.shift) if self.shift else None
 
-    def model(self) -> Sequential:
+    def model(self, split: Split) -> Sequential:
         """Return a fresh network."""
         options = self.arguments
         names = ("seed", "activation", "init", "batch_norm", "dropout", "input_dropout")
-        return mlp(self.sizes, **{name: getattr(options, name) for name in names})
+        return mlp(self.sizes(split), **{name: getattr(options, name) for name in names})
+
+    def objective(self, split: Split) -> Objective:
+        """Return the loss and the scores."""
+        if not self.data.classes:
+            return Regression(self.arguments.loss or "squared", split.scale)
+        balanced = self.arguments.class_weights == "balanced"
+        classes = len(self.data.classes)
+        weights = class_weights(split.y, "balanced", classes=classes) if balanced else None
+        return Classification(weights)
 
     def set_up(self, name: str, lr: Any, split: Split) -> tuple[Any, Any, dict[str, Any]]:
         """Return a fresh model, its optimizer, and the keywords of `train` and `step_function`."""
         options = self.arguments
-        model = self.model()
+        model = self.model(split)
         settings = {"weight_decay": options.weight_decay, "clip_norm": options.clip_norm}
         optimizer = training.make_optimizer(name, model.params, lr, **settings)
-        balanced = options.class_weights == "balanced"
-        weights = class_weights(split.y, "balanced", classes=self.sizes[-1]) if balanced else None
-        keywords = {"batch_size": options.batch, "seed": options.seed, "class_weights": weights}
+        keywords = {"batch_size": options.batch, "seed": options.seed}
+        keywords["objective"] = self.objective(split)
         return model, optimizer, keywords
 
     def find_rate(self, name: str, say: Callable[[str], None]) -> float:
@@ -78,11 +86,19 @@ class Job:
         say(f"{name}, 100 steps at each rate\n{found}\n")
         return found.suggestion
 
-    def fit(self, name: str, lr: float, split: Split, on_epoch: OnEpoch) -> History:
-        """Train on one split."""
+    def fit(
+        self,
+        name: str,
+        lr: float,
+        split: Split,
+        on_epoch: OnEpoch,
+        start: Mapping[str, Any] | None = None,
+    ) -> History:
+        """Train on one split; start: see `train`."""
         options, steps = self.arguments, self.steps(split)
         schedule = SCHEDULE_NAMES[options.schedule](lr, steps * options.epochs, steps)
         model, optimizer, keywords = self.set_up(name, schedule, split)
         keywords |= {"epochs": options.epochs, "patience": options.early_stopping}
         keywords["augment"] = self.augment
-        return training.train(model, split, optimizer, on_epoch=on_epoch, **keywords)
+        keywords |= {"on_epoch": on_epoch, "start": start}
+        return training.train(model, split, optimizer, **keywords)

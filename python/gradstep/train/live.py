@@ -29,6 +29,8 @@ def live_arrays(model: Any, argument: str = "model", *, buffers: bool = True) ->
         if not isinstance(array, np.ndarray):
             kind = type(array).__name__
             raise TypeError(f"{label(argument, name)}: {kind}, expected an array")
+        if not array.flags.writeable:
+            raise ValueError(f"{label(argument, name)}: read-only, expected a writable array")
     return {str(0 if name is None else name): a for name, a in zip(names, arrays, strict=True)}
 
 

@@ -6,7 +6,7 @@ Prints nothing. Everything random comes from the seed, so two runs differ only w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from statistics import median
@@ -14,23 +14,26 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gradstep.nn import FloatArray, Layer
-from gradstep.ops.losses import cross_entropy
 from gradstep.optim import schedules
 from gradstep.optim.optimizer import Optimizer
 from gradstep.optim.optimizers import OPTIMIZERS
 from gradstep.train.augmentation import Augmentation
-from gradstep.train.batches import IntArray, batches, check_batch_size
+from gradstep.train.batches import batches, check_batch_size
 from gradstep.train.datasets import Split
 from gradstep.train.monitors import EarlyStopping
+from gradstep.train.objectives import Classification, Objective
 
 __all__ = [
     "DEFAULT_LR",
     "OPTIMIZER_NAMES",
+    "REGRESSION_LR",
     "SCHEDULE_NAMES",
     "Epoch",
     "History",
+    "Training",
     "evaluate",
     "make_optimizer",
     "step_function",
@@ -58,6 +61,9 @@ DEFAULT_LR: dict[str, float] = {
     "radam": 2e-3,
     "lion": 2e-4,
 }
+
+# A squared error has no bound, so plain descent needs smaller steps than on a cross entropy.
+REGRESSION_LR = {**DEFAULT_LR, "sgd": 0.005, "momentum": 0.002, "nesterov": 0.002}
 
 # Name -> a schedule of the rate, the steps of the whole training, and the steps of an epoch.
 SCHEDULE_NAMES: dict[str, Callable[[float, int, int], Any]] = {
@@ -94,19 +100,37 @@ def make_optimizer(name: str, params: Any, lr: Any, **settings: Any) -> Optimize
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch; train loss and accuracy are means over its batches, in training mode.
+    """One epoch; loss and scores of the training are over its batches, in training mode.
 
-    lr: of the last step. seconds: of the steps, without the validation. parts: where they went:
-    the kinds of layers in the model, "loss", and "optimizer" for `optimizer.step()`.
+    scores: those of the objective, by name, such as accuracy. lr: of the last step. seconds: of the
+    steps, without the validation. parts: where they went: the kinds of layers in the model, "loss",
+    and "optimizer" for `optimizer.step()`.
     """
 
     train_loss: float
-    train_accuracy: float
+    train_scores: Mapping[str, float]
     valid_loss: float
-    valid_accuracy: float
+    valid_scores: Mapping[str, float]
     lr: float
     seconds: float
-    parts: dict[str, float]
+    parts: Mapping[str, float]
+
+    def record(self) -> dict[str, Any]:
+        """Return the epoch as one plain mapping: train_loss, train_accuracy, ..., parts.
+
+        >>> epoch = Epoch(0.5, {"accuracy": 1.0}, 0.7, {"accuracy": 0.9}, 0.1, 2.0, {})
+        >>> epoch.record()["valid_accuracy"]
+        0.9
+        """
+        return {
+            "train_loss": self.train_loss,
+            **{f"train_{name}": score for name, score in self.train_scores.items()},
+            "valid_loss": self.valid_loss,
+            **{f"valid_{name}": score for name, score in self.valid_scores.items()},
+            "lr": self.lr,
+            "seconds": self.seconds,
+            "parts": dict(self.parts),
+        }
 
 
 # The losses of a training that went wrong are more than so many times those at its start.
@@ -144,6 +168,109 @@ class History:
         return spent / sum(e.seconds for e in self.epochs)
 
 
+class Training:
+    """A training under way: the model, its optimizer, and all that the next epoch depends on.
+
+    Arguments as for `train`. history: what was seen so far.
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        data: Split,
+        optimizer: Optimizer,
+        *,
+        batch_size: int | None = 64,
+        seed: int = 0,
+        objective: Objective | None = None,
+        patience: int | None = None,
+        augment: Augmentation | None = None,
+    ) -> None:
+        check_batch_size(model, data, batch_size)
+        optimizer.bind(model.grads)
+        self.model, self.data, self.optimizer = model, data, optimizer
+        self.objective = objective or Classification()
+        self.history = History()
+        self._batch_size, self._augment = batch_size, augment
+        self._rng = np.random.default_rng(seed)
+        self._stopping = None if patience is None else EarlyStopping(model, patience)
+        self._untrained = self.objective.untrained(data.y)
+
+    def epoch(self) -> bool:
+        """Train for an epoch; return whether there is reason for another one."""
+        history, index = self.history, len(self.history.epochs)
+        with np.errstate(over="ignore", invalid="ignore"):
+            epoch, first = self._epoch()
+        self._untrained = max(self._untrained, first) if index == 0 else self._untrained
+        diverged = not math.isfinite(epoch.train_loss + epoch.valid_loss)
+        stopping = self._stopping
+        history.stopped_early = stopping is not None and stopping.update(epoch.valid_loss)
+        history.diverged = diverged
+        history.epochs.append(epoch)
+        history.best = index
+        return not (diverged or history.stopped_early)
+
+    def finish(self) -> History:
+        """Put the best state back where training stops early, and return the history."""
+        history = self.history
+        if self._stopping is not None:
+            history.best = self._stopping.restore()
+        final = history.final
+        limit = EXPLOSION * self._untrained
+        history.diverged |= min(final.train_loss, final.valid_loss) > limit
+        return history
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of all that the next epoch depends on, and of the history."""
+        history = self.history
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self._rng.bit_generator.state,
+            "stopping": None if self._stopping is None else self._stopping.state_dict(),
+            "untrained": self._untrained,
+            "history": {**vars(history), "epochs": [{**vars(e)} for e in history.epochs]},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave. Raises TypeError or ValueError if it does not fit."""
+        self.model.load_state_dict(state_dict["model"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        if self._stopping is not None:
+            self._stopping.load_state_dict(state_dict["stopping"])
+        self._rng.bit_generator.state = state_dict["order"]
+        self._untrained = state_dict["untrained"]
+        history = dict(state_dict["history"])
+        epochs = [Epoch(**epoch) for epoch in history.pop("epochs")]
+        self.history = History(epochs=epochs, **history)
+
+    def _epoch(self) -> tuple[Epoch, float]:
+        """Train for an epoch; return it, and the loss of its first batch."""
+        model, data, objective = self.model, self.data, self.objective
+        spent = model.seconds
+        spent.clear()
+        start = perf_counter()
+        loss_sum = lr = 0.0
+        sums: Any = 0.0
+        first: float | None = None
+        least = model.smallest_batch
+        for x, y in batches(data.x, data.y, self._batch_size, self._rng, least):
+            used = x if self._augment is None else self._augment(x, self._rng)
+            loss, tally = _gradients(model, used, y, objective)
+            first = loss if first is None else first
+            loss_sum += loss * len(y)
+            sums = sums + tally
+            before = perf_counter()
+            lr = self.optimizer.step().lr
+            spent["optimizer"] += perf_counter() - before
+        seconds = perf_counter() - start
+        parts = dict(spent)
+        train_loss, train_scores = loss_sum / len(data.y), objective.scores(sums)
+        valid = evaluate(model, data.valid_x, data.valid_y, objective)
+        epoch = Epoch(train_loss, train_scores, *valid, lr, seconds, parts)
+        return epoch, math.nan if first is None else first
+
+
 def train(
     model: Layer,
     data: Split,
@@ -152,18 +279,21 @@ def train(
     epochs: int,
     batch_size: int | None = 64,
     seed: int = 0,
-    class_weights: FloatArray | None = None,
+    objective: Objective | None = None,
     patience: int | None = None,
     augment: Augmentation | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
+    on_epoch: Callable[[Training], None] | None = None,
+    start: Mapping[str, Any] | None = None,
 ) -> History:
-    """Train a classifier and return its history; the state of `history.best` stays in the model.
+    """Train a network and return its history; the state of `history.best` stays in the model.
 
-    model: maps x (N, I) to logits (N, C). optimizer: made for `model.params`; its gradients are
+    model: maps x (N, I) to outputs (N, C). optimizer: made for `model.params`; its gradients are
     bound here. epochs: at least 1. batch_size: rows per step, fewer in the last of an epoch; None
-    is all of them, 1 is single-sample descent. seed: of the order of the rows. class_weights: (C,),
-    for both losses. patience: epochs without a lower validation loss before training stops; None
-    never stops. augment: changes every batch before it is used. on_epoch: called after every epoch.
+    is all of them, 1 is single-sample descent. seed: of the order of the rows. objective: loss and
+    scores; classification unless given. patience: epochs without a lower validation loss before
+    training stops; None never stops. augment: changes every batch before it is used. on_epoch:
+    called after every epoch. start: what `Training.state_dict` gave of such a training, after some
+    of the epochs; it goes on from there to the bit.
     Raises ValueError if a number is out of range, or a batch too small for the model: batch norm
     needs two rows, so a last batch of one row is joined to the one before.
 
@@ -172,83 +302,43 @@ def train(
     >>> x, y = np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1])
     >>> model = mlp([4, 8, 2])
     >>> history = train(model, Split(x, y, x, y), gs.Adam(model.params, lr=0.1), epochs=20)
-    >>> history.final.valid_accuracy
-    1.0
+    >>> history.final.valid_scores
+    {'accuracy': 1.0}
     """
     if epochs < 1:
         raise ValueError(f"epochs: {epochs}, expected at least 1")
-    check_batch_size(model, data, batch_size)
-    optimizer.bind(model.grads)
-    rng = np.random.default_rng(seed)
-    stopping = None if patience is None else EarlyStopping(model, patience)
-    history = History()
-    untrained = math.log(int(data.y.max()) + 1)  # of equal chances for every class
-    for index in range(epochs):
-        with np.errstate(over="ignore", invalid="ignore"):
-            epoch, first = _epoch(model, data, optimizer, batch_size, rng, class_weights, augment)
-        untrained = max(untrained, first) if index == 0 else untrained
-        history.epochs.append(epoch)
-        history.best = index
+    training = Training(
+        model,
+        data,
+        optimizer,
+        batch_size=batch_size,
+        seed=seed,
+        objective=objective,
+        patience=patience,
+        augment=augment,
+    )
+    if start is not None:
+        training.load_state_dict(start)
+    while len(training.history.epochs) < epochs:
+        more = training.epoch()
         if on_epoch is not None:
-            on_epoch(epoch)
-        history.diverged = not math.isfinite(epoch.train_loss + epoch.valid_loss)
-        history.stopped_early = stopping is not None and stopping.update(epoch.valid_loss)
-        if history.diverged or history.stopped_early:
+            on_epoch(training)
+        if not more:
             break
-    if stopping is not None:
-        history.best = stopping.restore()
-    final = history.final
-    history.diverged |= min(final.train_loss, final.valid_loss) > EXPLOSION * untrained
-    return history
-
-
-def _epoch(
-    model: Layer,
-    data: Split,
-    optimizer: Optimizer,
-    batch_size: int | None,
-    rng: np.random.Generator,
-    class_weights: FloatArray | None,
-    augment: Augmentation | None,
-) -> tuple[Epoch, float]:
-    """Train for an epoch; return it, and the loss of its first batch."""
-    spent = model.seconds
-    spent.clear()
-    start = perf_counter()
-    loss_sum = correct = lr = 0.0
-    first: float | None = None
-    for x, y in batches(data.x, data.y, batch_size, rng, model.smallest_batch):
-        used = x if augment is None else augment(x, rng)
-        loss, hits = _gradients(model, used, y, class_weights)
-        first = loss if first is None else first
-        loss_sum += loss * len(y)
-        correct += hits
-        before = perf_counter()
-        lr = optimizer.step().lr
-        spent["optimizer"] += perf_counter() - before
-    seconds = perf_counter() - start
-    parts = dict(spent)
-    n = len(data.y)
-    valid_loss, valid_accuracy = evaluate(model, data.valid_x, data.valid_y, class_weights)
-    epoch = Epoch(loss_sum / n, correct / n, valid_loss, valid_accuracy, lr, seconds, parts)
-    return epoch, math.nan if first is None else first
+    return training.finish()
 
 
 def _gradients(
-    model: Layer, x: FloatArray, y: IntArray, class_weights: FloatArray | None
-) -> tuple[float, int]:
-    """Fill model.grads from one batch; return its mean loss and the number of correct answers."""
-    logits = model.forward(x, True)
+    model: Layer, x: FloatArray, y: npt.NDArray[Any], objective: Objective
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """Fill model.grads from one batch; return its mean loss and what its scores add up from."""
+    outputs = model.forward(x, True)
     start = perf_counter()
-    correct = int(np.count_nonzero(logits.argmax(axis=1) == y))
-    loss, gradient = cross_entropy(logits, y, weight=_like(logits, class_weights), out=logits)
+    tally = objective.tally(outputs, y)
+    loss = objective.gradient(outputs, y)
     model.seconds["loss"] += perf_counter() - start
-    model.parameter_gradients(gradient)
-    return loss, correct
-
-
-def _like(logits: FloatArray, class_weights: FloatArray | None) -> FloatArray | None:
-    return None if class_weights is None else class_weights.astype(logits.dtype, copy=False)
+    model.parameter_gradients(outputs)
+    return loss, tally
 
 
 def step_function(
@@ -258,7 +348,7 @@ def step_function(
     *,
     batch_size: int | None = 64,
     seed: int = 0,
-    class_weights: FloatArray | None = None,
+    objective: Objective | None = None,
 ) -> Callable[[], float]:
     """Return a function that trains on the next batch and returns its loss, as find_lr wants it.
 
@@ -274,12 +364,13 @@ def step_function(
     """
     check_batch_size(model, data, batch_size)
     optimizer.bind(model.grads)
+    goal = objective or Classification()
     rng, least = np.random.default_rng(seed), model.smallest_batch
     epochs = (batches(data.x, data.y, batch_size, rng, least) for _ in repeat(None))
     endless = chain.from_iterable(epochs)
 
     def step() -> float:
-        loss, _ = _gradients(model, *next(endless), class_weights)
+        loss, _ = _gradients(model, *next(endless), goal)
         optimizer.step()
         return loss
 
@@ -287,23 +378,25 @@ def step_function(
 
 
 def evaluate(
-    model: Layer, x: FloatArray, y: IntArray, class_weights: FloatArray | None = None
-) -> tuple[float, float]:
-    """Return the mean loss and the accuracy of the model, in inference mode.
+    model: Layer, x: FloatArray, y: npt.NDArray[Any], objective: Objective | None = None
+) -> tuple[float, dict[str, float]]:
+    """Return the mean loss and the scores of the model, in inference mode.
 
-    x: (N, I). y: (N,). class_weights: (C,), of the loss; the accuracy counts every row alike.
+    x: (N, I). y: (N,). objective: as for `train`.
 
     >>> from gradstep.nn import mlp
-    >>> loss, accuracy = evaluate(mlp([2, 3]), np.zeros((3, 2), np.float32), np.array([0, 0, 1]))
-    >>> round(loss, 4), round(accuracy, 4)
+    >>> loss, scores = evaluate(mlp([2, 3]), np.zeros((3, 2), np.float32), np.array([0, 0, 1]))
+    >>> round(loss, 4), round(scores["accuracy"], 4)
     (1.0986, 0.6667)
     """
-    loss_sum = correct = weight_sum = 0.0
+    goal = objective or Classification()
+    loss_sum = weight_sum = 0.0
+    sums: Any = 0.0
     for start in range(0, len(y), 1024):
-        labels = y[start : start + 1024]
-        logits = model.forward(x[start : start + 1024], False)
-        correct += int(np.count_nonzero(logits.argmax(axis=1) == labels))
-        weight = _like(logits, class_weights)
-        loss_sum += cross_entropy(logits, labels, weight=weight, reduction="sum")[0]
-        weight_sum += len(labels) if class_weights is None else float(class_weights[labels].sum())
-    return loss_sum / weight_sum, correct / len(y)
+        targets = y[start : start + 1024]
+        outputs = model.forward(x[start : start + 1024], False)
+        sums = sums + goal.tally(outputs, targets)
+        loss, weight = goal.loss(outputs, targets)
+        loss_sum += loss
+        weight_sum += weight
+    return loss_sum / weight_sum, goal.scores(sums)

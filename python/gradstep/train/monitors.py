@@ -138,8 +138,7 @@ class ReduceOnPlateau:
     optimizer: one of ours; a rate of its groups may be a number or a schedule, which is then
     multiplied. factor: in (0, 1), each time. patience: epochs without a better value until then, at
     least 1; torch waits one more. min_delta, mode: as for EarlyStopping. cooldown: epochs after a
-    change that do not count. min_lr: no rate is lowered below it. Rates are those at construction
-    times `scale`. Goes into checkpoints.
+    change that do not count. min_lr: no rate is lowered below it. Goes into checkpoints.
     Raises TypeError or ValueError. Source: `torch.optim.lr_scheduler.ReduceLROnPlateau`.
 
     >>> import numpy as np, gradstep as gs
@@ -169,12 +168,11 @@ class ReduceOnPlateau:
         self._cooldown = integer("cooldown", cooldown, 0)
         self._least = number("min_lr", min_lr, "a number >= 0", lambda x: x >= 0)
         self._optimizer = optimizer
-        self._rates = [group["lr"] for group in optimizer.param_groups]
         self._scale, self._cooling = 1.0, 0
 
     @property
     def scale(self) -> float:
-        """What the rates are multiplied by now."""
+        """What schedules are multiplied by now: the factor, once for each change."""
         return self._scale
 
     @property
@@ -192,25 +190,26 @@ class ReduceOnPlateau:
             return False
         self._watch.since, self._cooling = 0, self._cooldown
         self._scale *= self._factor
-        self._set_rates()
+        for group in self._optimizer.param_groups:
+            rate = group["lr"]
+            if callable(rate):
+                group["lr"] = self._lower_schedule(rate)
+            else:
+                group["lr"] = min(rate, max(self._factor * rate, self._least))
         return True
 
-    def _set_rates(self) -> None:
-        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=False):
-            group["lr"] = rate if self._scale == 1.0 else self._lowered(rate)
-
-    def _lowered(self, rate: Any) -> Any:
-        if callable(rate):
-            return _Lowered(rate, self._scale, self._least)
-        return min(rate, max(self._scale * rate, self._least))
+    def _lower_schedule(self, rate: Callable[[int], float]) -> Callable[[int], float]:
+        schedule = rate.schedule if isinstance(rate, _Lowered) else rate
+        return schedule if self._scale == 1.0 else _Lowered(schedule, self._scale, self._least)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next decisions depend on."""
         return {**self._watch.state_dict(), "scale": self._scale, "cooling": self._cooling}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave, and set the rates; checked before anything changes.
+        """Go on from what `state_dict` gave; all is checked before anything changes.
 
+        Rates that are schedules are lowered again; numbers are in the state of the optimizer.
         Raises TypeError or ValueError.
         """
         best, since = _checked(state_dict)
@@ -219,4 +218,6 @@ class ReduceOnPlateau:
         scale = number("state_dict['scale']", scale, "a number in [0, 1]", lambda x: 0 <= x <= 1)
         self._watch.best, self._watch.since = best, since
         self._scale, self._cooling = scale, cooling
-        self._set_rates()
+        for group in self._optimizer.param_groups:
+            if callable(group["lr"]):
+                group["lr"] = self._lower_schedule(group["lr"])

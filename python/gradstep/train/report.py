@@ -6,20 +6,23 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gradstep.train.loop import History
+from gradstep.train.records import Record
 
 __all__ = [
     "Run",
     "check_writable",
     "divergence",
     "draw_curves",
+    "result_rows",
     "result_table",
+    "time_rows",
     "time_table",
     "write_json",
 ]
@@ -27,11 +30,48 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Run:
-    """What came of one optimizer: a history for each split."""
+    """What came of one optimizer: a history and a record for each split."""
 
     optimizer: str
     lr: float
     histories: list[History]
+    records: list[Record] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        histories = [
+            {
+                "epochs": [epoch.record() for epoch in history.epochs],
+                "best": history.best,
+                "stopped_early": history.stopped_early,
+                "diverged": history.diverged,
+            }
+            for history in self.histories
+        ]
+        return {"optimizer": self.optimizer, "lr": self.lr, "histories": histories}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How people read a score: its name, its number times `factor` in a format, and a unit."""
+
+    name: str
+    long: str
+    form: str
+    factor: float = 1.0
+    unit: str = ""
+
+    def show(self, values: Sequence[float]) -> str:
+        """Return the mean, with the standard deviation of several."""
+        return _mean([self.factor * value for value in values], self.form) + self.unit
+
+
+STYLES = {
+    "accuracy": Style("acc", "accuracy", "{:.2f}", 100, " %"),
+    "rmse": Style("RMSE", "RMSE", "{:.4g}"),
+    "mae": Style("MAE", "MAE", "{:.4g}"),
+    "r2": Style("R²", "R²", "{:.4f}"),
+}
 
 
 def check_writable(path: Path) -> None:
@@ -54,7 +94,7 @@ def write_json(content: Mapping[str, Any], runs: Sequence[Run], path: Path) -> N
 
     content: what JSON holds; other values are written as their text.
     """
-    whole = {**content, "runs": [asdict(run) for run in runs]}
+    whole = {**content, "runs": [run.record() for run in runs]}
     valid = json.loads(json.dumps(whole, default=str), parse_constant=lambda name: None)
     path.write_text(json.dumps(valid, indent=1) + "\n", encoding="utf-8")
 
@@ -72,12 +112,19 @@ def divergence(run: Run) -> str | None:
 
 
 def result_table(runs: Sequence[Run]) -> str:
-    """Return a line for each run: losses and accuracies of the epoch whose weights were kept.
+    """Return a line for each run: losses and scores of the epoch whose weights were kept.
 
     A mean over the splits, with its standard deviation for the validation.
     """
-    head = "optimizer,lr,epochs,train loss,valid loss,train acc,valid acc,s/epoch"
-    return _aligned([head.split(","), *map(_result_row, runs)])
+    return _aligned(result_rows(runs))
+
+
+def result_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Return the cells of `result_table`, its head first."""
+    names = list(runs[0].histories[0].final.valid_scores)
+    head = ["optimizer", "lr", "epochs", "train loss", "valid loss"]
+    head += [f"train {STYLES[names[0]].name}", *(f"valid {STYLES[name].name}" for name in names)]
+    return [[*head, "s/epoch"], *map(_result_row, runs)]
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -88,6 +135,7 @@ def _aligned(rows: list[list[str]]) -> str:
 
 def _result_row(run: Run) -> list[str]:
     final = [history.final for history in run.histories]
+    names = list(final[0].valid_scores)
     ran, best = [len(h.epochs) for h in run.histories], [h.best + 1 for h in run.histories]
     return [
         run.optimizer,
@@ -95,8 +143,8 @@ def _result_row(run: Run) -> list[str]:
         f"{np.mean(ran):.0f}" if ran == best else f"{np.mean(ran):.0f} (best {np.mean(best):.0f})",
         f"{np.mean([epoch.train_loss for epoch in final]):.4f}",
         _mean([epoch.valid_loss for epoch in final], "{:.4f}"),
-        f"{100 * np.mean([epoch.train_accuracy for epoch in final]):.2f} %",
-        _mean([100 * epoch.valid_accuracy for epoch in final], "{:.2f}") + " %",
+        STYLES[names[0]].show([float(np.mean([e.train_scores[names[0]] for e in final]))]),
+        *(STYLES[name].show([e.valid_scores[name] for e in final]) for name in names),
         f"{np.mean([history.seconds_per_epoch for history in run.histories]):.4f}",
     ]
 
@@ -121,7 +169,12 @@ def time_table(runs: Sequence[Run]) -> str:
 
     The rest is that of putting batches together, of shortcuts, and of the loop itself.
     """
-    return _aligned([["time of", *TIMES, "rest"], *map(_time_row, runs)])
+    return _aligned(time_rows(runs))
+
+
+def time_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Return the cells of `time_table`, its head first."""
+    return [["time of", *TIMES, "rest"], *map(_time_row, runs)]
 
 
 def _time_row(run: Run) -> list[str]:
@@ -133,7 +186,7 @@ LINE_STYLES = {"train": "--", "validation": "-"}
 
 
 def draw_curves(runs: Sequence[tuple[str, Sequence[History]]], title: str, path: Path) -> None:
-    """Write a picture of loss and accuracy over the epochs; needs matplotlib.
+    """Write a picture of the loss and of the first score over the epochs; needs matplotlib.
 
     runs: names with their histories, one color per name, one pair of lines per history. A dot marks
     the best epoch where training went on after it. path: ends in .png, .svg or .pdf.
@@ -144,16 +197,20 @@ def draw_curves(runs: Sequence[tuple[str, Sequence[History]]], title: str, path:
 
     palette = colormaps["tab10" if len(runs) <= 10 else "tab20"]
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    score = next(iter(runs[0][1][0].final.valid_scores))
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", score), strict=True):
         for number, (_, histories) in enumerate(runs):
             for history in histories:
                 _draw_history(axes, history, quantity, palette(number), len(histories) ** -0.5)
-        axes.set(xlabel="epoch", title=quantity)
+        title = STYLES[quantity].long if quantity in STYLES else quantity
+        axes.set(xlabel="epoch", title=title)
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.axes[0].set_yscale("log")
-    figure.axes[1].yaxis.set_major_formatter("{x:.0%}")
-    figure.axes[1].set_ylim(_accuracy_floor([h for _, histories in runs for h in histories]), 1.005)
+    if score == "accuracy":
+        every = [history for _, histories in runs for history in histories]
+        figure.axes[1].yaxis.set_major_formatter("{x:.0%}")
+        figure.axes[1].set_ylim(_accuracy_floor(every), 1.005)
     names = [Line2D([], [], color=palette(i), label=name) for i, (name, _) in enumerate(runs)]
     styles = [Line2D([], [], color="gray", ls=ls, label=part) for part, ls in LINE_STYLES.items()]
     if any(h.best + 1 < len(h.epochs) for _, histories in runs for h in histories):
@@ -167,13 +224,13 @@ def _draw_history(axes: Any, history: History, quantity: str, color: Any, alpha:
     numbers = range(1, len(history.epochs) + 1)
     marker = "." if len(numbers) < 4 else ""
     for part, style in LINE_STYLES.items():
-        values = [getattr(epoch, f"{part[:5]}_{quantity}") for epoch in history.epochs]
+        values = [epoch.record()[f"{part[:5]}_{quantity}"] for epoch in history.epochs]
         axes.plot(numbers, values, style, marker=marker, color=color, lw=1.5, alpha=alpha)
     if history.best + 1 < len(numbers):
-        axes.plot(history.best + 1, getattr(history.final, f"valid_{quantity}"), "o", color=color)
+        axes.plot(history.best + 1, history.final.record()[f"valid_{quantity}"], "o", color=color)
 
 
 def _accuracy_floor(histories: Sequence[History]) -> float:
     """Leave out how the first fifth of the epochs climbs, so that the rest can be told apart."""
-    later = [e.valid_accuracy for h in histories for e in h.epochs[len(h.epochs) // 5 :]]
+    later = [e.valid_scores["accuracy"] for h in histories for e in h.epochs[len(h.epochs) // 5 :]]
     return max(0.0, min(later) - 0.1 * (1 - min(later)) - 0.01)

@@ -1,4 +1,4 @@
-"""Text tables (.csv): dialect, header and label column, found by what stands in the file."""
+"""Text tables (.csv, .tsv): dialect, header and label column, found by what stands in the file."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import csv
 import math
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.train.labels import INTEGER, MISSING, as_number
+from gradstep.train.frame import DECIMAL_COMMA, Cells
+from gradstep.train.labels import MISSING, as_number
 
-__all__ = ["Table", "read_table"]
+__all__ = ["Known", "Table", "label_position", "read_table"]
 
 DELIMITERS = ",;\t"
-DECIMAL_COMMA = re.compile(r"[+-]?[0-9.]*,[0-9]+")
 # Integers from here on are not all float64 numbers.
 EXACT = 2**53
 LABEL_NAMES = frozenset({"label", "labels", "class", "classes", "target"})
@@ -32,49 +31,73 @@ Row = tuple[int, list[str]]
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of numbers x (N, I), float64, and the N labels as they stand in the file.
+    """A table as it stands: its cells, and the N labels.
 
-    names: of the columns, their positions where the file has no header. lines: of the rows in the
-    file. label: name of the label column. notes: what was taken for what, a line each.
+    cells: all columns, of which the label and an index are skipped. labels: None without a label
+    column. lines: of the rows in the file. header: whether names stand above. label: name of the
+    label column. position: its number. hint: that the first column may hold the classes.
     """
 
-    x: npt.NDArray[np.float64]
-    labels: list[str]
-    names: list[str]
+    cells: Cells
+    labels: list[str] | None
     lines: Sequence[int]
+    header: bool
     label: str
+    position: int | None
     notes: tuple[str, ...]
 
 
-def read_table(path: str | Path, label: str | None = None, header: bool | None = None) -> Table:
+@dataclass(frozen=True)
+class Known:
+    """What is known of a table from another one: names of columns, of the label, the width.
+
+    names: () where that one had no header. width: its columns, the label among them at `position`.
+    """
+
+    names: Collection[str]
+    label: str
+    position: int | None
+    width: int
+
+
+def read_table(
+    file: IO[str],
+    label: str | None = None,
+    header: bool | None = None,
+    *,
+    delimiter: str | None = None,
+    missing: Collection[str] = (),
+    known: Known | None = None,
+) -> Table:
     """Read a text table, one row per line; the dialect is that of Python's csv module.
 
-    path: cells separated by `,`, `;` or tabs, whichever fits the first lines best; numbers with a
-    point everywhere but in the label column. A separator at the end of every line is no cell.
+    file: cells separated by `,`, `;` or tabs, whichever fits the first lines best, unless
+    `delimiter` says it; numbers with a point. A separator at the end of every line is no cell.
     label: "first", "last", the name of the label column, or its index, -1 the last; None is the
     last. header: whether the first line holds names. None finds out: it does if `label` is a name;
-    if no cell outside the label column is a number; if the cells count the columns, as pandas
-    writes them; or if some cells are text and its label is none of those below.
-    A first column without a name that counts the rows is left out. Integers beyond 2**53 are
-    counted from the smallest of their column, which keeps them exact.
+    if its cells count the columns, as pandas writes them; or if there are texts among its cells,
+    above numbers or such as occur nowhere below. missing: words for missing values, beside the
+    usual ones. known: of a table like this one, which may lack the label.
+    A first column without a name that counts the rows is skipped.
     Raises ValueError naming line and column of the first cell that does not fit.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = _rows(file)
-        try:
-            line, first = next(rows, (0, []))
-            first = [cell.strip() for cell in first]
-            if not first:
-                raise ValueError("an empty file, expected numbers and a label column")
-            if len(first) < 2:
-                raise ValueError(
-                    f"{len(first)} columns, expected numbers and a label column, with , ; or tabs "
-                    "between"
-                )
-            column, named = _label_column(first, label)
-            body = _read_body(rows, first, column, label is None)
-        except csv.Error as error:
-            raise ValueError(f"{error}, expected a quote to be closed on its cell") from None
+    rows = _rows(file, delimiter)
+    words = MISSING | {word.strip().lower() for word in missing}
+    try:
+        line, first = next(rows, (0, []))
+        first = [cell.strip() for cell in first]
+        if not first:
+            raise ValueError("an empty file, expected columns and a label column")
+        column, named = label_position(first, label, known)
+        if len(first) < 2 and column is not None:
+            raise ValueError(
+                f"{len(first)} columns, expected some and a label column, with , ; or tabs between"
+            )
+        body = _Body(len(first), column, words)
+        for at, cells in rows:
+            body.add(at, cells)
+    except csv.Error as error:
+        raise ValueError(f"{error}, expected a quote to be closed on its cell") from None
     if named:
         header = True
     if header is None:
@@ -83,27 +106,45 @@ def read_table(path: str | Path, label: str | None = None, header: bool | None =
         names = first
     else:
         names = [str(i) for i in range(len(first))]
-        top = _Body(names, column, label is None)
+        top = _Body(len(first), column, words)
         top.add(line, first)
         top.extend(body)
         body = top
-    _check_label_name(names, column, label, header)
+    if known is None and column is not None:
+        _check_label_name(names, column, label, header)
+        _check_labels(body, names[column] or str(column))
+    return _table(body, names, header, line)
+
+
+def _table(body: _Body, names: list[str], header: bool, line: int) -> Table:
+    column = body.column
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     found = f"line {line} taken as header ({shown})" if header else "no header found"
-    where = f"label column {names[column]}" if header else f"label column {column}"
-    notes = [f"{found}, {where}{' (the last)' if column == len(names) - 1 else ''}"]
-    x = body.numbers()
-    features = [name for i, name in enumerate(names) if i != column]
-    if header and column > 0 and x.shape[1] > 1 and not names[0] and _counts_rows(x[:, 0]):
-        x, features = x[:, 1:], features[1:]
+    notes = [found]
+    if column is not None:
+        last = " (the last)" if column == len(names) - 1 else ""
+        notes = [f"{found}, label column {names[column]}{last}"]
+    lines = body.lines
+    x = np.array(body.values, np.float64).reshape(len(lines), len(names))
+    skip = set() if column is None else {column}
+    indexed = header and not names[0] and 0 not in skip and len(names) - len(skip) > 1
+    if indexed and 0 not in body.texts and _counts_rows(x[:, 0]):
+        skip.add(0)
         notes.append("the first column has no name and counts the rows: left out")
-    return Table(x, body.labels, features, body.lines, names[column], tuple(notes))
+
+    def where(row: int) -> str:
+        return f"line {lines[row]}"
+
+    cells = Cells(x, names, body.texts, body.digits, where, skip)
+    labels = None if column is None else body.labels
+    name = "" if column is None else names[column]
+    return Table(cells, labels, lines, header, name, column, tuple(notes))
 
 
-def _rows(file: IO[str]) -> Iterator[Row]:
+def _rows(file: IO[str], delimiter: str | None) -> Iterator[Row]:
     """Yield line number and cells of every row that is not empty."""
     lines = list(islice(file, SAMPLE_LINES))
-    samples = {delimiter: _sample(lines, delimiter) for delimiter in DELIMITERS}
+    samples = {sign: _sample(lines, sign) for sign in (delimiter or DELIMITERS)}
     delimiter = max(samples, key=lambda delimiter: _fit(delimiter, samples[delimiter]))
     sample = samples[delimiter]
     ended = bool(sample) and all(not cells[-1] for cells in sample)
@@ -139,7 +180,7 @@ def _fit(delimiter: str, sample: list[list[str]]) -> tuple[bool, float, int]:
         return False, 0.0, 0
     usual = max(set(widths), key=lambda width: (widths.count(width), width))
     share = widths.count(usual) / len(widths)
-    commas = delimiter != "," and any(DECIMAL_COMMA.fullmatch(c) for row in sample for c in row)
+    commas = delimiter != "," and any(DECIMAL_COMMA(c) for row in sample for c in row)
     return usual > 1 and commas and share == 1, share if usual > 1 else 0.0, usual
 
 
@@ -186,112 +227,119 @@ def _check_label_name(names: list[str], column: int, label: str | None, header: 
         )
 
 
+def _check_labels(body: _Body, name: str) -> None:
+    for label in {label for label in body.labels if not label or DECIMAL_COMMA(label)}:
+        line = body.lines[body.labels.index(label)]
+        found = f"{label!r}, expected a number written with a point, not a comma"
+        empty = "empty label, expected a number or a name"
+        raise ValueError(f"line {line}, column {name}: {found if label else empty}")
+
+
 @dataclass
 class _Body:
-    """Rows below the first: numbers, labels, and the texts of integers that float64 cannot hold."""
+    """Rows below the first: numbers by row, labels, and the cells that are something else."""
 
-    names: list[str]
-    column: int
-    by_default: bool
+    width: int
+    column: int | None
+    missing: Collection[str]
     values: array[float] = field(default_factory=lambda: array("d"))
     labels: list[str] = field(default_factory=list)
     lines: array[int] = field(default_factory=lambda: array("q"))
-    large: dict[int, dict[int, str]] = field(default_factory=dict)
+    texts: dict[int, dict[int, str]] = field(default_factory=dict)
+    digits: dict[int, dict[int, str]] = field(default_factory=dict)
 
     def add(self, line: int, cells: list[str]) -> None:
-        if len(cells) != len(self.names):
-            raise ValueError(f"line {line}: {len(cells)} cells, expected {len(self.names)}")
-        features = cells[: self.column] + cells[self.column + 1 :]
+        if len(cells) != self.width:
+            raise ValueError(f"line {line}: {len(cells)} cells, expected {self.width}")
+        if self.column is not None:
+            self.labels.append(cells[self.column].strip())
+            cells[self.column] = "0"
         try:
-            numbers = list(map(float, features))
-            plain = sum(map(abs, numbers)) < EXACT and "_" not in "".join(features)
+            numbers = list(map(float, cells))
+            plain = sum(map(abs, numbers)) < EXACT and "_" not in "".join(cells)
         except ValueError:
             plain = False
-        if not plain:
-            numbers = self._checked(line, cells)
-        label = cells[self.column].strip()
-        if not label:
-            raise ValueError(
-                f"line {line}, column {self._name(self.column)}: empty label, "
-                "expected an integer or a name"
-            )
-        if DECIMAL_COMMA.fullmatch(label):
-            raise ValueError(self._refusal(line, self.column, label))
-        self.values.extend(numbers)
-        self.labels.append(label)
+        self.values.extend(numbers if plain else self._checked(line, cells))
         self.lines.append(line)
 
     def _checked(self, line: int, cells: list[str]) -> list[float]:
         """Look at each cell of a row that has a large number, or something else."""
-        numbers = []
+        numbers, row = [], len(self.lines)
         for i, cell in enumerate(map(str.strip, cells)):
-            if i == self.column:
+            if cell.lower() in self.missing:
+                numbers.append(math.nan)
                 continue
             value = as_number(cell)
             if value is None or not math.isfinite(value):
-                raise ValueError(self._refusal(line, i, cell))
+                self.texts.setdefault(i, {})[row] = cell
+                numbers.append(math.nan)
+                continue
             if not -EXACT < value < EXACT:
-                self.large.setdefault(i - (i > self.column), {})[len(self.labels)] = cell
+                self.digits.setdefault(i, {})[row] = cell
             numbers.append(value)
         return numbers
 
-    def _name(self, i: int) -> str:
-        name = self.names[i]
-        return f"{name} (number {i})" if self.names.count(name) > 1 else name or str(i)
-
-    def _refusal(self, line: int, i: int, cell: str) -> str:
-        hint = ""
-        if DECIMAL_COMMA.fullmatch(cell):
-            hint = " written with a point, not a comma"
-        elif cell.lower() in MISSING:
-            hint = " (a missing value: fill it in, or leave its row or column out)"
-        elif self.by_default and as_number(cell) is None:
-            choice = "first" if i == 0 else self.names[i]
-            hint = f" (is it the column of the classes? --label {choice})"
-        return f"line {line}, column {self._name(i)}: {cell!r}, expected a finite number{hint}"
-
     def extend(self, other: _Body) -> None:
-        rows = len(self.labels)
-        for i, texts in other.large.items():
-            self.large.setdefault(i, {}).update({rows + row: t for row, t in texts.items()})
+        rows = len(self.lines)
+        for own, others in ((self.texts, other.texts), (self.digits, other.digits)):
+            for i, cells in others.items():
+                own.setdefault(i, {}).update({rows + row: cell for row, cell in cells.items()})
         self.values.extend(other.values)
         self.labels += other.labels
         self.lines.extend(other.lines)
 
-    def numbers(self) -> npt.NDArray[np.float64]:
-        x = np.array(self.values, np.float64).reshape(len(self.labels), len(self.names) - 1)
-        for i, texts in self.large.items():
-            others = np.delete(x[:, i], list(texts))
-            if all(map(INTEGER.fullmatch, texts.values())) and (others == np.trunc(others)).all():
-                exact = [int(texts.get(row, value)) for row, value in enumerate(x[:, i].tolist())]
-                smallest = min(exact)
-                x[:, i] = [value - smallest for value in exact]
-        return x
+    def holds_numbers(self, i: int) -> bool:
+        """Tell whether a column has more numbers than texts."""
+        numbers = sum(value == value for value in self.values[i :: self.width])
+        return numbers > len(self.texts.get(i, ()))
 
 
-def _read_body(rows: Iterator[Row], first: list[str], column: int, by_default: bool) -> _Body:
-    features = [cell for i, cell in enumerate(first) if i != column]
-    surely = any(map(_is_text, features)) and all(as_number(cell) is None for cell in features)
-    names = first if surely else [str(i) for i in range(len(first))]
-    body = _Body(names, column, by_default)
-    for line, cells in rows:
-        body.add(line, cells)
-    return body
+def label_position(
+    first: list[str], label: str | None, known: Known | None = None
+) -> tuple[int | None, bool]:
+    """Return the label column, if there is one, and whether the first line surely holds names.
+
+    first: its cells. label, known: see `read_table`. Raises ValueError if there is no such column.
+    """
+    if known is None:
+        return _label_column(first, label)
+    names = {*known.names, label or known.label} - {""}
+    if known.names and names & set(first):
+        at = _label_column(first, label)[0] if label else None
+        if at is None and first.count(known.label) == 1:
+            at = first.index(known.label)
+        return at, True
+    if len(first) == known.width - 1 and not label:
+        return None, False
+    if len(first) == known.width and label:
+        return _label_column(first, label)
+    if len(first) == known.width and known.position is not None:
+        return known.position, False
+    unnamed = " without the names of those that were trained on" if known.names else ""
+    expected = f"expected {known.width - 1}, or {known.width} with the label"
+    raise ValueError(f"{len(first)} columns{unnamed}, {expected}")
 
 
-def _is_text(cell: str) -> bool:
-    missing = cell.lower() in MISSING or DECIMAL_COMMA.fullmatch(cell)
-    return as_number(cell) is None and not missing
+def _is_text(cell: str, missing: Collection[str] = MISSING) -> bool:
+    return as_number(cell) is None and cell.lower() not in missing and not DECIMAL_COMMA(cell)
 
 
-def _is_header(first: list[str], column: int, body: _Body) -> bool:
-    features = [cell for i, cell in enumerate(first) if i != column]
-    new = first[column] not in body.labels
-    text = [cell for cell in features if _is_text(cell)]
-    if text and not any(as_number(cell) is not None for cell in features):
-        return True
-    if text:  # a name among numbers, or a slip
-        return new and not any(cell[0] in "+-.0123456789" for cell in text)
+def _is_header(first: list[str], column: int | None, body: _Body) -> bool:
+    features = [i for i in range(len(first)) if i != column]
+    texts = [i for i in features if _is_text(first[i], body.missing)]
+    number = any(as_number(first[i]) is not None for i in features)
+    above_numbers = any(body.holds_numbers(i) for i in texts)
+    recurs = any(first[i] in body.texts.get(i, {}).values() for i in texts)
+    new = column is None or first[column] not in body.labels
+    if texts and not number:
+        return above_numbers or not (recurs or (column is not None and not new))
+    if texts and above_numbers:  # a name among numbers, or a slip
+        return new and not recurs and not any(first[i][0] in "+-.0123456789" for i in texts)
+    if texts:
+        measured = column is not None and as_number(first[column]) is not None
+        return new and not recurs and not measured
+    if column is None:
+        return first == [str(i) for i in range(len(first))]
     if first[0] == "" and len(first) > 2:
         return _count(first[1:], column - 1)
     counted = first[column] == str(column)
@@ -309,7 +357,8 @@ def _count(cells: list[str], column: int) -> bool:
 
 
 def _has_integers(body: _Body) -> bool:
-    return any(value.is_integer() for value in body.values)
+    columns = (body.values[i :: body.width] for i in range(body.width) if i != body.column)
+    return any(value.is_integer() for values in columns for value in values)
 
 
 def _counts_rows(x: npt.NDArray[np.float64]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradstep.optim.hyperparameters import check_hyperparameter
+from gradstep.optim.hyperparameters import FIXED, check_hyperparameter
 from gradstep.optim.optimizer import OPTIONS
 from gradstep.optim.optimizer import Optimizer as Formula
 
@@ -89,7 +89,8 @@ class Groups:
 
 def keys_of(formula: type[Formula]) -> list[str]:
     """The hyperparameters that a group has."""
-    return [key for key in formula._defaults() if key not in ("params", *OPTIONS)]
+    left_out = ("params", *OPTIONS, *FIXED)
+    return [key for key in formula._defaults() if key not in left_out]
 
 
 def check_flags(group: Group, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,8 @@ def as_scores(name: str, values: Any, dimensions: tuple[int, ...] = (1,)) -> npt
     """Real numbers, none of them NaN, of one of so many dimensions."""
     found = np.asarray(values)
     if found.dtype == object:
-        found = found.astype(np.float64)
+        with contextlib.suppress(TypeError, ValueError):
+            found = found.astype(np.float64)
     if found.dtype.kind not in "biuf":
         raise TypeError(f"{name}: {found.dtype}, expected numbers")
     if found.ndim not in dimensions:
@@ -101,11 +103,12 @@ def numbered(values: Labels) -> tuple[Labels, Codes]:
     if values.dtype.kind in "biu":
         low, high = int(values.min()), int(values.max())
         if high - low < TABLE:
-            offsets = np.subtract(values, low, dtype=np.intp, casting="unsafe")
+            wide = values.dtype if values.dtype.kind == "u" else np.dtype(np.int64)
+            offsets = np.subtract(values, low, dtype=wide).astype(np.intp)
             there = np.bincount(offsets, minlength=high - low + 1) > 0
             classes = np.flatnonzero(there)
             codes = (np.cumsum(there) - 1)[offsets]
-            return (classes + low).astype(values.dtype), codes
+            return np.add(classes.astype(wide), low, dtype=wide).astype(values.dtype), codes
     classes, codes = np.unique(values, return_inverse=True)
     return classes, codes
 

@@ -1,0 +1,254 @@
+"""How an optimizer keeps what is float32 in fewer bits: parameters, masters, states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradstep.arrays import Array, Name, label
+from gradstep.spec import storage as spec
+
+__all__ = ["Layout", "first_tiles", "layout_of", "values_of"]
+
+
+SIGNED = ("exp_avg", "momentum_buffer", "grad_avg")
+POSITIVE = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "acc_delta", "exp_inf")
+# Tensors of fewer elements keep float32 states beside others of 8 bits, as is usual.
+LEAST_8_BIT = 4096
+SCALE = "_scale"
+
+
+def first_tiles(arrays: Iterable[Any]) -> list[int]:
+    """Where the elements of each array begin in the stream of random bits, in tiles of 64."""
+    tiles = [0]
+    for array in arrays:
+        tiles.append(tiles[-1] - (-np.size(array) // 64))
+    return tiles[:-1]
+
+
+def is_bfloat16(dtype: Any) -> bool:
+    """Whether a dtype is the bfloat16 of ml_dtypes."""
+    return getattr(dtype, "name", None) == "bfloat16"
+
+
+def bfloat16(what: str = "state_dtype='bfloat16'") -> np.dtype[Any]:
+    """NumPy's dtype for bfloat16. Raises ImportError, naming `what`, without its package."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(
+            f"{what} needs ml_dtypes, which is not installed: pip install 'gradstep[bfloat16]'"
+        ) from None
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
+class Layout(NamedTuple):
+    """How the arrays of one parameter are kept.
+
+    master: None, "split" or "float32". copy: an array that gets every new value rounded, or None.
+    states: name -> dtype. first_tile, seed: of the random bits.
+    """
+
+    parameter: Array
+    master: str | None
+    copy: Array | None
+    states: Mapping[str, np.dtype[Any]]
+    first_tile: int
+    seed: int
+
+    def specs(self, names: Iterable[str]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Dtype and shape of all arrays beside the parameter: states, scales, master."""
+        shape = self.parameter.shape
+        blocks = (-(-self.parameter.size // spec.SCALE_BLOCK),)
+        found: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        for name in names:
+            found[name] = self.states[name], shape
+            if self.states[name].itemsize == 1:
+                found[name + SCALE] = np.dtype(np.float32), blocks
+        if self.master == "split":
+            found["master_low"] = np.dtype(np.int16), shape
+        elif self.master == "float32":
+            found["master"] = np.dtype(np.float32), shape
+        return found
+
+    def arrays(self, names: Iterable[str], there: Mapping[str, Array]) -> dict[str, Array]:
+        """All arrays beside the parameter, new ones where they are not there yet."""
+        order: Any = "F" if self.parameter.flags.f_contiguous else "C"
+        own = {}
+        for name, (dtype, shape) in self.specs(names).items():
+            if name in there:
+                own[name] = there[name]
+            elif name == "master":
+                own[name] = np.array(self.parameter, np.float32, order=order)
+            else:
+                own[name] = np.zeros(shape, dtype, order=order)
+        return own
+
+    def native(self, names: Iterable[str], own: Mapping[str, Array]) -> tuple[Any, ...]:
+        """What follows a tensor's name and group in the arguments of a plan."""
+        names = list(names)
+        given: dict[str, Any] = {
+            "scales": [own.get(name + SCALE) for name in names],
+            "seed": self.seed,
+            "first_tile": self.first_tile,
+        }
+        if self.master == "float32":
+            given |= {"copy": self.parameter, "copy_argument": "params"}
+        elif self.copy is not None:
+            given |= {"copy": self.copy, "copy_argument": "copy_to"}
+        if self.master == "split":
+            given["low"] = own["master_low"]
+        return own.get("master", self.parameter), *(own[name] for name in names), given
+
+    def reload(self, own: Mapping[str, Array]) -> None:
+        """Makes the master what the parameter is, where this is not the rounded master."""
+        raw = self.parameter
+        if self.master == "float32":
+            master = own["master"]
+            changed = _raw(_rounded(master, raw.dtype)) != _raw(raw)
+            np.copyto(master, raw.astype(np.float32), where=changed.reshape(raw.shape))
+        elif self.master == "split":
+            own["master_low"].fill(0)
+
+    # The specification
+
+    def load(self, names: Iterable[str], own: Mapping[str, Array]) -> tuple[Array, ...]:
+        """The float32 values of the parameter and the states, flat."""
+        found = []
+        if self.master == "split":
+            low = own["master_low"].reshape(-1, order="A")
+            found.append(spec.from_split(_bits(self.parameter), low))
+        else:
+            found.append(_values(own.get("master", self.parameter)))
+        for name in names:
+            dtype = self.states[name]
+            if dtype.itemsize == 1:
+                bits = own[name].reshape(-1, order="A").view(np.uint8)
+                found.append(spec.from_blocks(bits, own[name + SCALE], dtype == np.int8))
+            else:
+                found.append(_values(own[name]))
+        return tuple(found)
+
+    def store(
+        self, names: Iterable[str], own: Mapping[str, Array], new: Iterable[Array], step: int
+    ) -> None:
+        """Writes new float32 values, flat, as the native step of number `step` does."""
+        p, *states = new
+        if self.master == "split":
+            high, low = spec.to_split(p)
+            _write(self.parameter, high)
+            _write(own["master_low"], low)
+        elif self.master == "float32":
+            _write(own["master"], p)
+            _write(self.parameter, _rounded(p, self.parameter.dtype))
+        else:
+            self._put(self.parameter, p, step, 0)
+        if self.copy is not None:
+            _write(self.copy, _rounded(p, self.copy.dtype))
+        for number, (name, values) in enumerate(zip(names, states, strict=True), 1):
+            dtype = self.states[name]
+            if dtype.itemsize == 1:
+                random = self._random(len(values), step, number)
+                bits, scale = spec.to_blocks(values, dtype == np.int8, random)
+                _write(own[name], bits)
+                _write(own[name + SCALE], scale)
+            else:
+                self._put(own[name], values, step, number)
+
+    def _put(self, array: Array, values: Array, step: int, number: int) -> None:
+        if is_bfloat16(array.dtype):
+            values = spec.to_bfloat16(values, self._random(len(values), step, number))
+        _write(array, values)
+
+    def _random(self, n: int, step: int, number: int) -> Array:
+        return spec.random_bits(n, self.seed, step, number, self.first_tile)
+
+
+def _bits(array: Array) -> Array:
+    return array.reshape(-1, order="A").view(np.uint16)
+
+
+def _raw(array: Array) -> Array:
+    return array.reshape(-1, order="A").view(f"u{array.itemsize}")
+
+
+def _values(array: Array) -> Array:
+    if is_bfloat16(array.dtype):
+        return spec.from_bfloat16(_bits(array))
+    return np.asarray(array.reshape(-1, order="A"), np.float32)
+
+
+def _rounded(x: Array, dtype: np.dtype[Any]) -> Array:
+    flat = x.reshape(-1, order="A")
+    return spec.to_bfloat16(flat) if is_bfloat16(dtype) else spec.to_float16(flat)
+
+
+def _write(array: Array, values: Array) -> None:
+    """Bits over those of an array, in whatever order it has."""
+    flat = array.reshape(-1, order="A")
+    assert np.shares_memory(flat, array) or not array.size
+    flat.view(f"u{flat.itemsize}")[...] = values.view(f"u{flat.itemsize}")
+
+
+def values_of(gradient: Array) -> Array:
+    """The float32 or float64 values of a gradient, flat as it lies in memory."""
+    if gradient.dtype in (np.float32, np.float64):
+        return gradient.reshape(-1, order="A")
+    return _values(gradient)
+
+
+def layout_of(
+    name: Name,
+    array: Any,
+    copy: Any,
+    group: Mapping[str, Any],
+    names: Iterable[str],
+    first_tile: int,
+    seed: int,
+) -> Layout | None:
+    """The layout of a parameter, or None where all is of its own type.
+
+    group: its hyperparameters. names: of its states. Raises TypeError or ValueError for what does
+    not go together, ImportError where bfloat16 states need a package.
+    """
+    master, state_dtype = group["master"], group["state_dtype"]
+    dtype = getattr(array, "dtype", None)
+    half = dtype == np.float16 or is_bfloat16(dtype)
+    where = label("params", name)
+    if not half and master is not None:
+        raise ValueError(
+            f"{where}: {dtype} with master={master!r}, expected None: only bfloat16 and float16 "
+            "parameters have one"
+        )
+    if dtype == np.float16 and master != "float32":
+        raise ValueError(
+            f"{where}: float16 with master={master!r}, expected master='float32', without which "
+            "small steps are lost"
+        )
+    if copy is not None and dtype != np.float32:
+        raise TypeError(f"{where}: {dtype} with copy_to, expected float32")
+    if copy is not None and not (
+        isinstance(copy, np.ndarray) and (copy.dtype == np.float16 or is_bfloat16(copy.dtype))
+    ):
+        found = copy.dtype if isinstance(copy, np.ndarray) else type(copy).__name__
+        raise TypeError(f"{label('copy_to', name)}: {found}, expected bfloat16 or float16 arrays")
+    if state_dtype != "float32" and not (half or dtype == np.float32):
+        raise TypeError(f"{where}: {dtype} with state_dtype={state_dtype!r}, expected 'float32'")
+    if not half and copy is None and state_dtype == "float32":
+        return None
+    states: dict[str, np.dtype[Any]] = {}
+    for state in names:
+        if state_dtype != "float32" and state not in (*SIGNED, *POSITIVE):
+            raise ValueError(
+                f"state_dtype: {state_dtype!r} for the state {state!r}, expected 'float32': it is "
+                "no average"
+            )
+        states[state] = np.dtype(np.float32)
+        if state_dtype == "bfloat16":
+            states[state] = bfloat16()
+        elif state_dtype == "int8" and array.size >= LEAST_8_BIT:
+            states[state] = np.dtype(np.int8 if state in SIGNED else np.uint8)
+    return Layout(array, master, copy, states, first_tile, seed)

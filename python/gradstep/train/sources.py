@@ -1,0 +1,71 @@
+"""Where data come from: files by the ending of their names, compressed or not, and stdin."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+__all__ = ["STDIN", "TEXT", "check_file", "kind_of", "open_text"]
+
+STDIN = "-"
+# Endings of text tables, and the separator that an ending promises.
+TEXT = {".csv": None, ".tsv": "\t"}
+GZIP = b"\x1f\x8b"
+
+
+def kind_of(source: str) -> str:
+    """Return the ending that tells what is inside: .csv of table.csv.gz and of stdin.
+
+    >>> kind_of("a.TSV.gz"), kind_of("b.npz"), kind_of("-"), kind_of("digits")
+    ('.tsv', '.npz', '.csv', '')
+    """
+    if source == STDIN:
+        return ".csv"
+    path = Path(source)
+    packed = path.suffix.lower() == ".gz"
+    inside = Path(path.stem).suffix.lower() if packed else path.suffix.lower()
+    return "" if packed and inside not in TEXT else inside
+
+
+def check_file(path: str | Path) -> None:
+    """Raise FileNotFoundError or ValueError unless a file is there."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"data: {path}: no such file")
+    if Path(path).is_dir():
+        raise ValueError(f"data: {path}: a folder, expected a file")
+
+
+@contextmanager
+def open_text(source: str | Path) -> Iterator[IO[str]]:
+    """Open a text table from its start; it can be read again after seek(0).
+
+    source: a path, or "-" for standard input. What is compressed by gzip is unpacked, whatever its
+    name. Raises ValueError if that is damaged or the text is not UTF-8.
+    """
+    with _raw(source) as raw:
+        packed = raw.read(2) == GZIP
+        raw.seek(0)
+        content = cast(IO[bytes], gzip.GzipFile(fileobj=raw) if packed else raw)
+        file = io.TextIOWrapper(content, encoding="utf-8-sig", newline="")
+        try:
+            yield file
+        except UnicodeDecodeError:
+            raise ValueError("not UTF-8 text") from None
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"damaged file ({error})") from None
+        finally:
+            file.detach()
+
+
+def _raw(source: str | Path) -> IO[bytes]:
+    if str(source) != STDIN:
+        return open(source, "rb")
+    if sys.stdin is None:
+        raise ValueError("standard input is closed, expected a table")
+    return io.BytesIO(sys.stdin.buffer.read())
