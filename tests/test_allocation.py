@@ -6,6 +6,7 @@ until it succeeds: once for those of the module's own C++, once for those of the
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -60,15 +61,25 @@ def optimizer(use: Callable[[Any, list[Any], list[Any]], Any], **options: Any) -
 
 
 class Counters:
-    """An optimizer's, compared like an array."""
+    """What an optimizer has beside arrays, compared like one."""
 
     def __init__(self, opt: Any) -> None:
         self.opt = opt
 
     def tobytes(self) -> bytes:
-        return repr((self.opt.step_count, self.opt._plan.steps)).encode()
+        opt = self.opt
+        groups = [(dict(group), group["params"]) for group in opt.param_groups]
+        options = opt.clip_norm, opt.lr, opt.amsgrad, [list(own) for own in opt._states]
+        return repr((opt.step_count, opt._plan.steps, groups, options, opt._kernels)).encode()
 
 
+def saved(**options: Any) -> dict[str, Any]:
+    opt = gs.AdamW([filled(9000), filled(3)], lr=0.5, clip_norm=2.0, **options)
+    opt.step([filled(9000), filled(3)])
+    return opt.state_dict()
+
+
+SAVED = {amsgrad: saved(amsgrad=amsgrad) for amsgrad in (False, True)}
 BIG = filled(8, 6, 500)  # more than the caller does alone
 W, ROW = filled(6), filled(500)
 STATISTICS = (filled(6, dtype=np.float64), filled(6, dtype=np.float64) + 2)
@@ -98,6 +109,10 @@ FUNCTIONS: dict[str, Case] = {
     "group_norm_backward": function("group_norm_backward", BIG, BIG, 3, W, *GROUPS, "out"),
     "activate": function("activate", 0, BIG, "out", 0.0),
     "activate_backward": function("activate_backward", 0, BIG, BIG, "y", "out", 0.0),
+    "bias_activation": function("bias_activation", 0, LOGITS, filled(10), 0.0, 0.5, 1, 0, "out"),
+    "bias_activation_backward": function(
+        "bias_activation_backward", 4, LOGITS, LOGITS, "saved", filled(10), 0.0, 0.5, 1, 0, "out"
+    ),
     "softmax": function("softmax", False, LOGITS, 1, "out"),
     "softmax of a long row": function("softmax", False, LONG, 1, "out"),
     "softmax_backward": function("softmax_backward", False, LOGITS, LOGITS, 1, "out"),
@@ -122,6 +137,11 @@ STATE: dict[str, Case] = {
     ),
     "steps": optimizer(lambda opt, p, g: setattr(opt._plan, "steps", [7, 7])),
     "gradient_block_sums": optimizer(lambda opt, p, g: opt._plan.gradient_block_sums(g)),
+    "load": optimizer(lambda opt, p, g: opt.load_state_dict(SAVED[False])),
+    "load with another kernel": optimizer(lambda opt, p, g: opt.load_state_dict(SAVED[True])),
+    "add a group": optimizer(lambda opt, p, g: opt.add_param_group({"params": [ROW]})),
+    "state_dict": optimizer(lambda opt, p, g: opt.state_dict()),
+    "copy": optimizer(lambda opt, p, g: copy.deepcopy(opt)),
     "a new plan": optimizer(lambda opt, p, g: gs.SGD(p)),
     "a step of 8 bits": optimizer(
         lambda opt, p, g: opt._plan.step(g, 1.0, 0.5, True, False), state_dtype="int8"
@@ -199,9 +219,10 @@ NO_MEMORY = {
     "fail_allocation", "set_num_threads", "get_num_threads", "tune", "use_simd", "simd_level",
     "simd_levels", "compiled_simd_levels", "optimizer_kernels", "assignment_kernels",
     "borrow_threads", "return_threads", "threads_borrowed", "use_team", "use_blas_threads",
-    "uses_blas_threads", "philox_block", "are_floats", "use_torch", "record_by",
-    "recorded", "keep_for_backward", "watch_by", "is_watched", "norm_backward",
-    "norm_backward_method", "norm_gradients",
+    "uses_blas_threads", "flush_denormals", "restore_denormals",
+    "philox_block", "are_floats",
+    "use_torch", "record_by", "recorded", "keep_for_backward", "watch_by", "is_watched",
+    "norm_backward", "norm_backward_method", "norm_gradients",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -109,11 +110,19 @@ def built(kernel: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", ["numba_optim", "jax_optax", "deepspeed_optim", "bitsandbytes_optim", "sklearn_mlp"]
+    "name",
+    [
+        "numba_optim",
+        "jax_optax",
+        "deepspeed_optim",
+        "bitsandbytes_optim",
+        "sklearn_mlp",
+        "torch_mlp",
+    ],
 )
 def test_every_contender_gives_the_values_of_the_reference(name: str) -> None:
     peer = installed(name)
-    found = [(w, c) for w in WORKS.values() for c in peer.contenders(w)]
+    found = [(w, c) for w in WORKS.values() for c in peer.contenders(w) if c.checked]
     assert found
     if name == "deepspeed_optim":
         found = [(w, c) for w, c in found if isinstance(w, Step) and built(w.kernel)]
@@ -144,18 +153,19 @@ def test_a_fit_with_another_optimizer_in_the_place_of_adam_is_found(dtype: str) 
     installed("sklearn_mlp")
     sklearn_mlp = importlib.import_module("bench.peers.sklearn_mlp")
     neural_network = importlib.import_module("sklearn.neural_network._multilayer_perceptron")
+    solvers = importlib.import_module("gradstep.sklearn.solvers")
     work, own = Fit(dtype=dtype), neural_network.AdamOptimizer
 
     def other(work: Fit, inputs: Inputs) -> Ready:
-        ready = sklearn_mlp.replaced(work, inputs)
+        ready = sklearn_mlp.accelerated(work, inputs)
         return Ready(partial(with_another_epsilon, ready.run), ready.feed, ready.outputs)
 
     def with_another_epsilon(run: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sklearn_mlp, "corrected", lambda epsilon, beta2, t: 1e-3)
+            patch.setattr(solvers, "_uncorrected", lambda epsilon, beta2, t: 1e-3)
             run()
 
-    assert largest_error(Contender("gradstep", sklearn_mlp.replaced), work) <= 1e-6
+    assert largest_error(Contender("gradstep", sklearn_mlp.accelerated), work) <= 1e-6
     assert largest_error(Contender("other", other), work) > 1e-4
     assert neural_network.AdamOptimizer is own
 
@@ -165,6 +175,26 @@ def test_a_fit_counts_the_bytes_of_its_steps() -> None:
     assert work.elements == 785 * 2 + 3 * 10
     assert work.ideal_bytes == 56 * work.elements * 6
     assert Fit(hidden=(2,), rows=400, epochs=3, dtype="float32").ideal_bytes * 2 == work.ideal_bytes
+    assert replace(work, batch=100).ideal_bytes == 2 * work.ideal_bytes
+
+
+def test_what_a_step_of_no_time_would_gain_is_measured_and_undone() -> None:
+    installed("sklearn_mlp")
+    sklearn_mlp = importlib.import_module("bench.peers.sklearn_mlp")
+    base = importlib.import_module("sklearn.neural_network._stochastic_optimizers").BaseOptimizer
+    work, own = Fit(hidden=(4,), rows=200, epochs=1), base.update_params
+    ready = sklearn_mlp.without_steps(work, work.inputs(0))
+    ready.run()
+    trained = sklearn_mlp.stock(work, work.inputs(0))
+    trained.run()
+    still = replace(work, epochs=2)
+    further = sklearn_mlp.without_steps(still, still.inputs(0))
+    further.run()
+    for before, after, moved in zip(
+        ready.outputs(), further.outputs(), trained.outputs(), strict=True
+    ):
+        assert np.array_equal(before, after) and not np.array_equal(before, moved)
+    assert base.update_params is own
 
 
 def doubled(work: Step, inputs: Inputs) -> Ready:

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 from gradstep.train.datasets import make_dataset, make_split
-from gradstep.train.encoding import MOST_LEVELS, Encoding, Scale
+from gradstep.train.encoding import Encoding, Scale
 from gradstep.train.files import Reading, from_csv, load_dataset
-from gradstep.train.frame import Choices
+from gradstep.train.frame import MOST_LEVELS, Choices
 from gradstep.train.labels import measured
 
 TABLE = "age,color,size,kind\n1,red,S,a\n2,blue,?,b\nNA,red,L,a\n4,green,S,b\n"
@@ -51,7 +51,9 @@ def test_validation_rows_teach_the_encoding_nothing(read):
 
 def test_missing_numbers_are_the_median_of_the_training_rows_and_a_flag():
     x = np.array([[1.0, 7], [np.nan, 7], [4, 7], [10, 7], [np.nan, np.nan], [6, 9]])
-    split = make_split(make_dataset("m", x, [0, 1, 0, 1, 0, 1]), np.arange(4), np.array([4, 5]))
+    data = make_dataset("m", x, [0, 1, 0, 1, 0, 1])
+    assert data.notes == ("missing: 0 (2), 1 (1), taken as the median, with a flag column",)
+    split = make_split(data, np.arange(4), np.array([4, 5]))
     known = np.array([1.0, 4, 4, 10])
     expected = (np.array([4, 6]) - known.mean()) / known.std()
     np.testing.assert_allclose(split.valid_x[:, 0], expected, rtol=1e-6)
@@ -98,6 +100,12 @@ def test_rare_levels_beyond_the_limit_have_no_column():
     assert encoding.columns == MOST_LEVELS and "0" not in encoding.levels[0]
     rows = encoding.apply(np.empty((2, 0)), [["0", "7"]])
     assert rows.sum(axis=1).tolist() == [0, 1]
+
+
+def test_a_limit_on_levels_is_said(read):
+    data = read("code,k\n" + "".join(f"c{i % 150},{'ab'[i % 2]}\n" for i in range(600)))
+    expected = "one-hot: code (150, the 100 most frequent have a column)"
+    assert data.notes[1].endswith(expected)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ for name in names:
     importlib.import_module(f"gradstep.spec.{{name}}")
 print(*sorted(names))
 """
-    assert python(code) == "activations dropout losses norm optim philox storage sums"
+    assert python(code) == "activations dropout fused losses norm optim philox storage sums"
 
 
 def written(root: Path, **files: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,20 @@ def test_ema_is_the_average_to_the_bit(dtype: Any) -> None:
         expected = dtype(0.9) * expected + dtype(1 - 0.9) * w
     assert ema.averages["w"].tobytes() == expected.tobytes()
     assert ema.updates == 5
+
+
+@pytest.mark.parametrize("kind", [EMA, SWA])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_of_an_average_follows_its_own_model(kind: Any, copied: Any) -> None:
+    net = network()
+    average = kind(net)
+    average.update()
+    own, other = copied((net, average))
+    own.params["0.weight"] += 1
+    before = average.averages["0.weight"].copy()
+    other.update()
+    assert (average.averages["0.weight"] == before).all()
+    assert (other.averages["0.weight"] > before).all()
 
 
 def test_ema_takes_a_function_and_a_warmup() -> None:

@@ -10,6 +10,7 @@
 #include "bindings/plan.hpp"
 #include "engine/blas_threads.hpp"
 #include "engine/dispatch.hpp"
+#include "engine/float_control.hpp"
 #include "engine/step/step_plan.hpp"
 #include "engine/thread_pool.hpp"
 
@@ -170,6 +171,10 @@ PYBIND11_MODULE(_core, m) {
   m.def("return_threads", [] { ThreadPool::instance().borrow(nullptr); });
   m.def("use_blas_threads", use_blas_threads, py::arg("on"));
   m.def("uses_blas_threads", uses_blas_threads);
+  m.def(
+      "flush_denormals", [](bool on) { return flush_denormals(on ? kFlushDenormals : 0); },
+      py::arg("on"));
+  m.def("restore_denormals", [](uint64_t bits) { flush_denormals(bits); }, py::arg("bits"));
   m.def("threads_borrowed", [] { return ThreadPool::instance().borrows(); });
   m.def("optimizer_kernels", [] { return kernels(true); });
   m.def("assignment_kernels", [] { return kernels(false); });
@@ -184,6 +189,7 @@ PYBIND11_MODULE(_core, m) {
   define_row_norm(m);
   define_group_norm(m);
   define_elementwise(m);
+  define_biased(m);
   define_softmax(m);
   define_losses(m);
   define_channels(m);

@@ -128,7 +128,6 @@ void Plan::set_hyper(int group, const py::sequence& values) {
   plan_.set_hyper(group, numbers.data());
 }
 
-// Parameters belong to others, who may have frozen, moved or resized them since.
 void Plan::check_parameters() const {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const Parameter& parameter = parameters_[i];
@@ -230,6 +229,7 @@ void Plan::use(const Gradients& gradients) {
 void Plan::bind(const py::sequence& grads) {
   const Busy busy(*this);
   Gradients found;
+  check_parameters();
   check_gradients(grads, &found);
   bound_ = std::move(found);
   is_bound_ = true;
@@ -343,6 +343,7 @@ void define_plan(py::module_& m) {
       .def("bind", &Plan::bind, py::arg("grads"))
       .def("unbind", &Plan::unbind)
       .def("check", &Plan::check, py::arg("grads"))
+      .def("check_parameters", &Plan::check_parameters)
       .def("step", &Plan::step, py::arg("grads"), py::arg("grad_scale"), py::arg("clip_norm"),
            py::arg("check_finite"), py::arg("zero_grads") = false)
       .def("gradient_block_sums", &Plan::gradient_block_sums, py::arg("grads"))

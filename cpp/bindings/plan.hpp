@@ -42,6 +42,8 @@ class Plan {
                        bool check_finite, bool zero_grads);
   // Checks grads (or the bound ones) as `step` would, and changes nothing.
   void check(pybind11::handle grads);
+  // Parameters belong to others, who may have frozen, moved or resized them since.
+  void check_parameters() const;
 
   // The sums of squares of each SUM_BLOCK elements of grads (or the bound ones), an array for each
   // tensor: see StepPlan::gradient_block_sums.
@@ -92,7 +94,6 @@ class Plan {
                        Types types);
   Layout take_layout(Entry* entry, const pybind11::dict& given, const ArrayView& p,
                      pybind11::handle parameter, const std::vector<ArrayView>& states);
-  void check_parameters() const;
   pybind11::handle imported(pybind11::handle object, pybind11::handle name, Gradients* owner);
   Gradient check_gradient(int64_t tensor, pybind11::handle object, Gradients* owner);
   void check_gradients(pybind11::handle grads, Gradients* owner);

@@ -15,6 +15,7 @@
 #include <thread>
 #include <utility>
 
+#include "engine/float_control.hpp"
 #include "engine/share_out.hpp"
 
 #if defined(__SSE__)
@@ -74,27 +75,6 @@ class Spin {
   int pauses_ = 0;
   std::chrono::steady_clock::time_point deadline_;
 };
-
-// The floating-point control state of this thread, without the sticky exception flags.
-uint64_t float_control() noexcept {
-#if defined(__SSE__)
-  return _mm_getcsr() & ~static_cast<unsigned>(_MM_EXCEPT_MASK);
-#elif defined(__aarch64__)
-  uint64_t fpcr;
-  asm volatile("mrs %0, fpcr" : "=r"(fpcr));
-  return fpcr;
-#else
-  return 0;
-#endif
-}
-
-void set_float_control([[maybe_unused]] uint64_t state) noexcept {
-#if defined(__SSE__)
-  _mm_setcsr(static_cast<unsigned>(state));
-#elif defined(__aarch64__)
-  asm volatile("msr fpcr, %0" ::"r"(state));
-#endif
-}
 
 #if defined(__linux__)
 bool get_affinity(CpuSet* cpus) noexcept {

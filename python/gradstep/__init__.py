@@ -121,6 +121,7 @@ from gradstep.optim.schedules import (
 from gradstep.runtime import (
     _register_with_threadpoolctl,
     build_info,
+    flush_denormals,
     get_num_threads,
     set_num_threads,
     simd_level,
@@ -179,6 +180,7 @@ __all__ = [
     "ewma_",
     "exponential",
     "find_lr",
+    "flush_denormals",
     "gelu",
     "gelu_backward",
     "get_num_threads",

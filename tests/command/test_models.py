@@ -8,6 +8,7 @@ import sys
 import gradstep as gs
 import numpy as np
 import pytest
+from gradstep.train import cli
 from gradstep.train import loop as training
 
 pytest.importorskip("safetensors")
@@ -96,6 +97,24 @@ def test_interrupted_it_goes_on_to_the_bit_with_any_schedule(train, numbers, mon
     assert "interrupted (adam, after epoch 3 of 5)" in done.err and "model     part" in done.out
     monkeypatch.setattr(training, "evaluate", evaluate)
     train_on(train, "part", "--save", "part")
+    assert parts("part") == parts("whole")
+
+
+def test_a_training_that_was_killed_goes_on_from_its_last_file(train, numbers, monkeypatch):
+    options = ["--data", "numbers.csv", "--epochs", 5]
+    train(*options, "--save", "whole")
+    evaluate, calls = training.evaluate, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        return evaluate(*arguments) if len(calls) < 4 else 1 / 0
+
+    monkeypatch.setattr(training, "evaluate", killed)
+    monkeypatch.setattr(cli, "SAVE_EVERY", 0)
+    with pytest.raises(ZeroDivisionError):
+        train(*options, "--save", "part")
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    assert "goes on after epoch 3 of part" in train_on(train, "part", "--save", "part").out
     assert parts("part") == parts("whole")
 
 
@@ -216,6 +235,8 @@ def test_large_integers_are_counted_from_where_the_training_began(train, run, fo
         (["predict", "m", "nothing.csv"], "data: nothing.csv: no such file"),
         (["predict", "m", "mixed"], "data: 'mixed', expected digits, .*"),
         (["predict", "m", "wide.npz"], "data: wide.npz: X: 7 columns .*, expected the 6 .*"),
+        (["predict", "m", "three.npz", "--output", "m"], "--output: m is the model, m, expected.*"),
+        (["predict", "m", "three.npz", "--output", "./three.npz"], "--output: .* is the data, .*"),
         (["predict", "m", "three.npz", "--output", "no/x"], "--output: no/x, expected a file .*"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -229,6 +230,37 @@ def test_a_grad_scaler_gives_the_steps_of_unscaled_gradients(name: str, fused: A
             y.step()
         torch.testing.assert_close(mine, other, rtol=0, atol=0)
     assert not hasattr(x, "grad_scale")
+
+
+@pytest.mark.parametrize("unscaled", [False, True], ids=["", "unscaled before"])
+@pytest.mark.parametrize("fused", [None, True], ids=["", "fused"])
+def test_a_step_that_a_grad_scaler_skips_is_seen_and_not_counted(
+    fused: Any, unscaled: bool
+) -> None:
+    """By torch's rules the scaler itself leaves out the step of a class that is not fused."""
+    mine = parameters()
+    x = ours("AdamW", mine, clip_norm=0.5, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=100)
+    seen = []
+    for t, bad in enumerate([False, True, True, False]):
+        give([mine], t)
+        for p in mine:
+            p.grad.mul_(scaler.scale(torch.tensor(1.0)))
+        if bad:
+            mine[-1].grad.view(-1)[-1] = float("inf")
+        before = [p.detach().clone() for p in mine], copy.deepcopy(x.state_dict())
+        if unscaled:
+            scaler.unscale_(x)
+        scaler.step(x)
+        scaler.update()
+        counts = {int(x.state[p]["step"]) for p in mine}
+        seen.append((x.skipped, x.grad_norm is None, counts))
+        if bad:
+            torch.testing.assert_close([p.detach() for p in mine], before[0], rtol=0, atol=0)
+            torch.testing.assert_close(x.state_dict(), before[1], rtol=0, atol=0)
+    skip = (bool(fused), bool(fused), {1})
+    assert seen == [(False, False, {1}), skip, skip, (False, False, {2})]
+    assert scaler.get_scale() == 1.0
 
 
 @pytest.mark.parametrize("name", NAMES)

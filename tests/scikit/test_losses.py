@@ -11,7 +11,7 @@ import pytest
 from gradstep.arrays import Array
 from gradstep.sklearn.fitting import Rows, fit_lbfgs
 from gradstep.sklearn.losses import REGRESSION, Binary, Custom, MultiClass, Objective
-from gradstep.sklearn.network import ACTIVATIONS, Layer, Network, Norm
+from gradstep.sklearn.network import ACTIVATIONS, Layer, Network, Norm, NormedLayer
 
 RNG = np.random.default_rng(0)
 ROWS, INPUTS, HIDDEN, OUTPUTS = 9, 4, 5, 3
@@ -35,11 +35,15 @@ OBJECTIVES: dict[str, Objective] = {
 def network(activation: str, kind: str | None) -> Network:
     rng = np.random.default_rng(1)
     sizes = (INPUTS, HIDDEN, HIDDEN, OUTPUTS)
-    layers = []
+    layers: list[Layer] = []
     for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         weight, bias = rng.standard_normal((fan_in, fan_out)), rng.standard_normal(fan_out)
-        norm = None if kind is None or i == 2 else Norm.new(kind, fan_out, np.float64)
-        layers.append(Layer(weight, bias, None if i == 2 else ACTIVATIONS[activation], norm))
+        function = None if i == 2 else ACTIVATIONS[activation]
+        if kind is None or i == 2:
+            layers.append(Layer(weight, bias, function))
+        else:
+            norm = Norm.new(kind, fan_out, np.float64)
+            layers.append(NormedLayer(weight, bias, norm, function))
     return Network(layers)
 
 

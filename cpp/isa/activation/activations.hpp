@@ -12,6 +12,7 @@ namespace gradstep::GRADSTEP_ISA::activation {
 // Nair & Hinton 2010. s: x or y. NaN stays NaN.
 template <class T>
 struct Relu {
+  static constexpr bool kReadsX = false, kStopsAtZero = true;
   explicit Relu(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
@@ -26,6 +27,7 @@ struct Relu {
 // Maas, Hannun & Ng 2013. s: x, or y where slope >= 0.
 template <class T>
 struct LeakyRelu {
+  static constexpr bool kReadsX = false, kStopsAtZero = false;
   T slope;
   explicit LeakyRelu(double parameter) : slope(parameter) {}
   template <class V>
@@ -41,6 +43,7 @@ struct LeakyRelu {
 // s: y.
 template <class T>
 struct Sigmoid {
+  static constexpr bool kReadsX = false, kStopsAtZero = false;
   explicit Sigmoid(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
@@ -55,6 +58,7 @@ struct Sigmoid {
 // s: y.
 template <class T>
 struct Tanh {
+  static constexpr bool kReadsX = false, kStopsAtZero = false;
   explicit Tanh(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
@@ -70,6 +74,7 @@ struct Tanh {
 // other of the kind: infinity times 0 would be NaN.
 template <class T>
 struct Silu {
+  static constexpr bool kReadsX = true, kStopsAtZero = false;
   explicit Silu(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
@@ -88,6 +93,7 @@ struct Silu {
 // x Phi(x), Phi the distribution of a standard normal variable; Hendrycks & Gimpel 2016. s: x.
 template <class T>
 struct Gelu {
+  static constexpr bool kReadsX = true, kStopsAtZero = false;
   explicit Gelu(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
@@ -109,6 +115,7 @@ struct Gelu {
 // Hendrycks & Gimpel 2016. s: x.
 template <class T>
 struct GeluTanh {
+  static constexpr bool kReadsX = true, kStopsAtZero = false;
   static constexpr T kLinear = T(1.59576912160573071);  // 2 sqrt(2/pi)
   static constexpr T kCubic = T(1.59576912160573071 * 0.044715);
   explicit GeluTanh(double) {}
@@ -130,6 +137,7 @@ struct GeluTanh {
 // lambda x, or lambda alpha (exp(x) - 1) for x < 0; Klambauer et al. 2017. s: y.
 template <class T>
 struct Selu {
+  static constexpr bool kReadsX = false, kStopsAtZero = false;
   static constexpr T kAbove = T(1.0507009873554804934), kBelow = T(1.7580993408473768599);
   explicit Selu(double) {}
   template <class V>
@@ -148,6 +156,7 @@ struct Selu {
 // in Silu.
 template <class T>
 struct Mish {
+  static constexpr bool kReadsX = true, kStopsAtZero = false;
   explicit Mish(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {

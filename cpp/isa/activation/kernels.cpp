@@ -1,5 +1,6 @@
 // Compiled once per ISA; exports its table and nothing else.
 #include "isa/activation/activations.hpp"
+#include "isa/activation/biased.hpp"
 #include "isa/activation/maxout.hpp"
 #include "isa/activation/prelu.hpp"
 #include "isa/activation/table.hpp"
@@ -27,7 +28,14 @@ static void backward(double parameter, int64_t n, const void* dy, const void* sa
   if (past_cache) stream_fence();
 }
 
-#define ROW(F, name) {name, BY_TYPE(forward, F), BY_TYPE(backward, F)},
+#define ROW(F, name)            \
+  {name,                        \
+   BY_TYPE(forward, F),         \
+   BY_TYPE(backward, F),        \
+   BY_TYPE(biased, F),          \
+   BY_TYPE(biased_backward, F), \
+   F<float>::kReadsX,           \
+   F<float>::kStopsAtZero},
 static constexpr Activation kActivations[] = {ACTIVATIONS(ROW)};
 
 extern const ActivationKernels kTable;

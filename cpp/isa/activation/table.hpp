@@ -6,6 +6,16 @@
 
 namespace gradstep {
 
+// Rows of `columns` values with a bias each. Backward: x is what the forward pass read where there
+// is a bias, else what it wrote; dy is multiplied by scale.
+struct BiasedJob {
+  int64_t rows, columns;
+  const void *x, *bias, *dy;
+  void* y;       // backward: dx
+  double scale;  // 1 without dropout
+  double* sums;  // of the columns of dx
+};
+
 // One activation that treats every element alone. `past_cache`: y is not read again soon, so it
 // goes to memory without a look at what was there.
 struct Activation {
@@ -14,6 +24,11 @@ struct Activation {
   ByType<void (*)(double parameter, int64_t n, const void* dy, const void* saved, void* dx,
                   bool past_cache)>
       backward;
+  // [begin, end): rows forward; columns, down all rows, backward.
+  ByType<void (*)(double parameter, const BiasedJob&, int64_t begin, int64_t end)> biased;
+  ByType<void (*)(double parameter, const BiasedJob&, int64_t begin, int64_t end)> biased_backward;
+  bool reads_x;        // backward needs x rather than y
+  bool stops_at_zero;  // backward gives 0 where y is 0
 };
 
 // x of shape (outer, channels, inner), a weight for each channel.

@@ -121,6 +121,8 @@ class Layer(ABC):
             if name not in live:
                 raise ValueError(f"state_dict: {name!r}, expected one of {', '.join(live)}")
             _check_entry(found, live[name], f"state_dict[{name!r}]")
+            if not live[name].flags.writeable:
+                raise ValueError(f"{name}: read-only, expected a writable array")
         for name, array in live.items():
             np.copyto(array, state_dict[name])
 

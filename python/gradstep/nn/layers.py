@@ -168,6 +168,8 @@ class BatchNorm(Layer):
         """Return y like x; in training update the running statistics, otherwise use them."""
         tracked = self.buffers["num_batches_tracked"]
         number = int(tracked) + 1
+        if training and not tracked.flags.writeable:
+            raise ValueError("num_batches_tracked: read-only, expected a writable array")
         y, mean, invstd = self._normalise(x, training, number, self._y.like(x))
         if training:
             tracked[...] = number

@@ -67,7 +67,7 @@ def _row_weights(given: Any, targets: Any) -> Array:
     if given.shape != np.shape(targets):
         raise ValueError(f"sample_weight: shape {given.shape}, expected {np.shape(targets)}")
     rows = given.astype(np.float64)
-    if not (np.isfinite(rows) & (rows >= 0)).all():
+    if rows.size and not 0 <= rows.min() <= rows.max() < math.inf:
         raise ValueError("sample_weight: negative or not finite, expected numbers >= 0")
     return rows
 
@@ -76,16 +76,18 @@ def _weighted(
     losses: Array, dlogits: Array, rows: Array, targets: Array, weight: Array | None, reduction: str
 ) -> tuple[Any, Array]:
     """Losses of rows and their gradients, times the weights of the rows."""
-    counted = rows > 0  # a row that does not count may hold anything
-    wide = np.where(counted, losses, 0.0) * rows
+    all_count = not rows.size or rows.min() > 0
+    used = None if all_count else rows > 0  # a row that does not count may hold anything
+    wide = losses * rows if used is None else np.where(used, losses, 0.0) * rows
     count = 1.0
     if reduction == "mean":
-        of_class = 1.0 if weight is None else weight[np.where(counted, targets, 0)]
-        count = _sum(rows * of_class)
+        chosen = targets if used is None else np.where(used, targets, 0)
+        count = _sum(rows if weight is None else rows * weight[chosen])
+    share = (rows / count if count else rows).astype(dlogits.dtype)
     axis = 0 if dlogits.ndim == 1 else 1
-    share = np.expand_dims((rows / count if count else rows).astype(dlogits.dtype), axis)
-    np.multiply(dlogits, share, out=dlogits, where=share > 0)
-    np.copyto(dlogits, 0, where=share <= 0)
+    np.multiply(dlogits, np.expand_dims(share, axis), out=dlogits)
+    if used is not None:
+        np.copyto(dlogits, 0, where=~np.expand_dims(used, axis))
     if reduction == "none":
         return wide.astype(dlogits.dtype), dlogits
     return (_sum(wide) / count if count else math.nan), dlogits

@@ -12,7 +12,7 @@ from gradstep.arrays import Array, Tree, as_array, flatten, leaves_like, listed
 from gradstep.optim.hyperparameters import check_range
 from gradstep.optim.state import MAX_STEP
 
-__all__ = ["ewma_"]
+__all__ = ["BoundAverage", "ewma_"]
 
 HYPER = ["maximize", "clip_value", "l1", "l2", "beta"]
 
@@ -63,6 +63,32 @@ def ewma_(
     if step is None:
         return average
     return _like(average, outs) if out is None else out
+
+
+class BoundAverage:
+    """`ewma_` over the same arrays again and again: checked once, then one native call an update.
+
+    average, value: as for `ewma_`; both must stay in place. Raises TypeError or ValueError.
+
+    >>> average, value = np.zeros(1), np.ones(1)
+    >>> bound = BoundAverage({"w": average}, {"w": value})
+    >>> bound.update(0.75)
+    >>> bound.update(0.75)
+    >>> average
+    array([0.4375])
+    """
+
+    def __init__(self, average: Tree, value: Tree) -> None:
+        names, averages = flatten(average, "average")
+        values = leaves_like(average, value, "value", "average")
+        tensors = [(name, 0, array) for name, array in zip(names, averages, strict=True)]
+        self._plan = _core.Plan([("Average", HYPER)], tensors, ("average", "out", "value"))
+        self._plan.bind([as_array(v, "value", n) for n, v in zip(names, values, strict=True)])
+
+    def update(self, beta: float) -> None:
+        """Move the averages: average = beta average + (1 - beta) value."""
+        self._plan.set_hyper(0, [0.0, np.inf, 0.0, 0.0, check_range("betas", beta, "beta")])
+        self._plan.step(None, 1.0, 0.0, False)
 
 
 def _like(tree: Tree, leaves: list[Array]) -> Tree:

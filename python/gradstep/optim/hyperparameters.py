@@ -82,9 +82,9 @@ def is_schedule(value: Any) -> bool:
 
 def at_step(name: str, value: Any, step: int) -> float:
     """The value of a hyperparameter at a step, checked again where a schedule gives it."""
-    if isinstance(value, bool):
-        return float(value)
-    return check_range(name, value(step)) if callable(value) else float(value)
+    if callable(value):
+        return check_range(name, value(step))
+    return float(value)
 
 
 def scalars(group: Mapping[str, Any], t: int, decoupled: bool) -> dict[str, float]:

@@ -174,16 +174,19 @@ class Optimizer:
             new = Group({**self._hyper, **own}, parameters.of(number), self)
             count, steps, states = self.step_count, self._plan.steps, self._states
             before = dict(self.__dict__)
+            names = [(one, one._names) for one in self._groups]
             try:
                 self._copies = [*self._copies, *[None] * len(parameters.of(number))]
                 self._take(parameters, [*self._groups, new])
                 self._states[: len(states)] = states
                 self._replace_plan(steps + [0] * (len(self._states) - len(steps)), count)
+                for i, one in enumerate(self._groups):
+                    one._names = tuple(parameters.of(i))
             except BaseException:
                 self.__dict__.update(before)
+                for one, known in names:
+                    one._names = known
                 raise
-            for i, one in enumerate(self._groups):
-                one._names = tuple(parameters.of(i))
 
     @property
     def param_groups(self) -> tuple[Group, ...]:
@@ -197,8 +200,10 @@ class Optimizer:
 
     @property
     def state(self) -> dict[str | int, dict[str, Array]]:
-        """The state arrays themselves, by name of the parameter, then of the state."""
-        return {self._key(i): dict(state) for i, state in enumerate(self._states)}
+        """The memory of the state, by name of the parameter, then of the state."""
+        # Views: an array that others hold could be frozen, or moved by its `resize`.
+        views = [{name: a.view() for name, a in own.items()} for own in self._states]
+        return {self._key(i): own for i, own in enumerate(views)}
 
     def _key(self, i: int) -> str | int:
         name = self._names[i]
@@ -317,7 +322,8 @@ class Optimizer:
             raise
 
     def _take_over(self, t: int) -> None:
-        current = [self._scalars(group, t) for group in self._groups]
+        groups = [group._values for group in self._groups]
+        current = [self._scalars(group, t) for group in groups]
         scale = at_step("grad_scale", self.grad_scale, t)
         clip = 0.0 if self.clip_norm is None else at_step("clip_norm", self.clip_norm, t)
         if self._needs_plan():
@@ -327,7 +333,7 @@ class Optimizer:
         self._current = current
         self._scale, self._clip = scale, clip
         self._checks = self.on_nonfinite != "apply"
-        values = [value for group in self._groups for value in group.values()]
+        values = [value for group in groups for value in group.values()]
         if any(map(is_schedule, [*values, self.grad_scale, self.clip_norm])):
             self._stale = True
         self._lr = current[0]["lr"] if current else 0.0
@@ -503,6 +509,7 @@ class Optimizer:
             self._take_state(verify(state_dict, self._expected()))
 
     def _expected(self) -> Expected:
+        self._plan.check_parameters()
         keys = [self._key(i) for i in range(len(self._arrays))]
         return Expected(
             type(self).__name__,

@@ -31,7 +31,7 @@ from gradstep.sklearn.fitting import (
     threads_of_fit,
 )
 from gradstep.sklearn.losses import Objective
-from gradstep.sklearn.network import ACTIVATIONS, Layer, Network, Norm, mask_seeds
+from gradstep.sklearn.network import ACTIVATIONS, Layer, Network, Norm, NormedLayer, mask_seeds
 from gradstep.sklearn.parameters import Arguments
 from gradstep.sklearn.preset import Fitted, fit_preset
 from gradstep.sklearn.progress import Progress
@@ -250,16 +250,14 @@ class Perceptron(Arguments, BaseEstimator, ABC):
         dropouts = self._dropouts() if hidden == len(self._hidden_sizes()) else [0.0] * hidden
         seeds = mask_seeds(getattr(self, "_seed", 0), hidden + 1)
         arrays = list(zip(self.coefs_, self.intercepts_, strict=True))
-        layers = [
-            Layer(
-                *arrays[i],
-                ACTIVATIONS[self.activation],
-                norms[i] if norms else None,
-                dropouts[i],
-                seeds[i + 1],
-            )
-            for i in range(hidden)
-        ]
+        function = ACTIVATIONS[self.activation]
+        layers: list[Layer] = []
+        for i in range(hidden):
+            rest: Any = (function, dropouts[i], seeds[i + 1])
+            if norms:
+                layers.append(NormedLayer(*arrays[i], norms[i], *rest))
+            else:
+                layers.append(Layer(*arrays[i], *rest))
         layers.append(Layer(*arrays[-1]))
         return Network(layers, self.input_dropout, seeds[0])
 

@@ -15,33 +15,40 @@ import numpy as np
 from gradstep.arrays import Array
 from gradstep.ops import activations, norm
 from gradstep.ops.dropout import dropout, dropout_backward
+from gradstep.ops.fused import bias_activation, bias_activation_backward
 
-__all__ = ["ACTIVATIONS", "Layer", "Network", "Norm", "mask_seeds"]
+__all__ = ["ACTIVATIONS", "Layer", "Network", "Norm", "NormedLayer", "mask_seeds"]
 
 
 class Activation(NamedTuple):
     """A function of every value and its derivative.
 
-    reads: whether the derivative is computed from the function's "x" or its "y"; "sign": from the
-    sign of either, which dropout in place leaves.
+    name: in `gradstep.ops.fused`. reads: whether the derivative is computed from the function's "x"
+    or its "y"; "sign": from the sign of either, which dropout in place leaves.
     """
 
+    name: str
     forward: Callable[..., Array]
     backward: Callable[..., Array]
     reads: str
 
 
+def _activation(name: str, reads: str) -> Activation:
+    backward = getattr(activations, f"{name}_backward")
+    return Activation(name, getattr(activations, name), backward, reads)
+
+
 # scikit-learn's names, and those of gradstep that learn nothing.
 ACTIVATIONS: dict[str, Activation | None] = {
     "identity": None,
-    "logistic": Activation(activations.sigmoid, activations.sigmoid_backward, "y"),
-    "tanh": Activation(activations.tanh, activations.tanh_backward, "y"),
-    "relu": Activation(activations.relu, activations.relu_backward, "sign"),
-    "leaky_relu": Activation(activations.leaky_relu, activations.leaky_relu_backward, "sign"),
-    "silu": Activation(activations.silu, activations.silu_backward, "x"),
-    "gelu": Activation(activations.gelu, activations.gelu_backward, "x"),
-    "selu": Activation(activations.selu, activations.selu_backward, "y"),
-    "mish": Activation(activations.mish, activations.mish_backward, "x"),
+    "logistic": _activation("sigmoid", "y"),
+    "tanh": _activation("tanh", "y"),
+    "relu": _activation("relu", "sign"),
+    "leaky_relu": _activation("leaky_relu", "sign"),
+    "silu": _activation("silu", "x"),
+    "gelu": _activation("gelu", "x"),
+    "selu": _activation("selu", "y"),
+    "mish": _activation("mish", "x"),
 }
 
 
@@ -118,96 +125,142 @@ class Norm:
 
 
 class Layer:
-    """y = dropout(activation(norm(x W) + b)), any of them left out.
+    """y = dropout(activation(x W + b)); activation None is the identity.
 
     weight: (I, O). bias: (O,). p, seed: of the dropout, whose mask depends on these and on the
     number of the call. All arrays are used as they are; gradients are found in `grads`.
     """
+
+    norm: Norm | None = None
 
     def __init__(
         self,
         weight: Array,
         bias: Array,
         activation: Activation | None = None,
-        norm: Norm | None = None,
         p: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.weight, self.bias, self.norm = weight, bias, norm
+        self.weight, self.bias, self.activation = weight, bias, activation
         self.p, self.seed = p, seed
-        # A ReLU after batch norm is part of it.
-        self._relu = norm is not None and norm.batch and activation is ACTIVATIONS["relu"]
-        self.activation = None if self._relu else activation
         self.grads: list[Array] = []
 
     @property
     def params(self) -> list[Array]:
         """Arrays that learn; in this order their gradients."""
-        return [self.weight, self.bias, *([self.norm.weight] if self.norm else [])]
+        return [self.weight, self.bias]
 
     def infer(self, x: Any) -> Array:
         """y of x (N, I), dense or sparse, without dropout, into new memory."""
         z: Array = np.asarray(x @ self.weight)
-        if self.norm:
-            self.norm.forward(z, self.bias, False, self._relu, z)
-        else:
-            z += self.bias
-        return z if self.activation is None else self.activation.forward(z, out=z)
+        if self.activation:
+            return bias_activation(z, self.bias, self.activation.name, out=z)
+        z += self.bias
+        return z
 
     def prepare(self, rows: int, grads: Sequence[Array] | None = None) -> None:
         """Allocates what training on up to so many rows needs."""
         outputs, dtype = self.weight.shape[1], self.weight.dtype
-        reads = self.activation.reads if self.activation else ""
         self.grads = [np.zeros_like(p) for p in self.params] if grads is None else list(grads)
         self._z = np.empty((rows, outputs), dtype)
-        self._normed = np.empty_like(self._z) if self.norm else self._z
-        self._y = np.empty_like(self._z) if reads == "x" else self._normed
-        self._dropped = np.empty_like(self._z) if self.p and reads == "y" else self._y
         self._dx = np.empty((rows, self.weight.shape[0]), dtype)
+        reads = self.activation.reads if self.activation else ""
+        self._keeps_x = reads == "x" or (reads == "y" and self.p > 0)
+        self._y = np.empty_like(self._z) if self._keeps_x else self._z
 
     def forward(self, x: Any, call: int) -> Array:
         """y of x (N, I) in training; call: the number of the step, which picks the mask."""
-        rows = x.shape[0]
-        self._x, self._call = x, call
-        z = u = self._z[:rows]
+        self._x = x
+        self._drop: Any = {"p": self.p, "seed": self.seed, "offset": call}
+        z = self._z[: x.shape[0]]
         if isinstance(x, np.ndarray):
             np.matmul(x, self.weight, out=z)
         else:
             z[...] = x @ self.weight
-        if self.norm:
-            u = self._normed[:rows]
-            _, *self._stats = self.norm.forward(z, self.bias, True, self._relu, u)
-        else:
-            z += self.bias
-        y = u
+        return self._after_product(z)
+
+    def _after_product(self, z: Array) -> Array:
         if self.activation:
-            y = self.activation.forward(u, out=self._y[:rows])
-            self._saved = u if self.activation.reads == "x" else y
-        if self.p:
-            out = self._dropped[:rows]
-            y = dropout(y, self.p, seed=self.seed, offset=call, out=out)
-        return y
+            out, name = self._y[: len(z)], self.activation.name
+            y = bias_activation(z, self.bias, name, out=out, **self._drop)
+            self._saved = z if self._keeps_x else y
+            return y
+        z += self.bias
+        return dropout(z, out=z, **self._drop) if self.p else z
 
     def backward(self, dy: Array) -> None:
-        """Fills `grads` from dy, over which it writes the gradient before the activation."""
-        if self.p:
-            dropout_backward(dy, self.p, seed=self.seed, offset=self._call, out=dy)
-        if self.activation:
-            self.activation.backward(dy, self._saved, out=dy)
-        if self.norm:
-            z, stats = self._z[: len(dy)], (self._stats[0], self._stats[1])
-            dweight, dbias = self.norm.backward(dy, z, self.bias, stats, self._relu)
-            self.grads[1][...], self.grads[2][...] = dbias, dweight
-        else:
-            np.add.reduce(dy, axis=0, out=self.grads[1])
+        """Fills `grads` from dy, over which it writes the gradient in the product."""
+        self._before_product(dy)
         if isinstance(self._x, np.ndarray):
             np.matmul(self._x.T, dy, out=self.grads[0])
         else:
             self.grads[0][...] = self._x.T @ dy
 
+    def _before_product(self, dy: Array) -> None:
+        if self.activation:
+            bias, name = self.bias if self._keeps_x else None, self.activation.name
+            _, self.grads[1][...] = bias_activation_backward(
+                dy, self._saved, name, bias=bias, out=dy, **self._drop
+            )
+            return
+        if self.p:
+            dropout_backward(dy, out=dy, **self._drop)
+        np.add.reduce(dy, axis=0, out=self.grads[1])
+
     def input_gradient(self, dz: Array) -> Array:
         """The gradient in x, from what `backward` left in dy."""
         return np.matmul(dz, self.weight.T, out=self._dx[: len(dz)])
+
+
+class NormedLayer(Layer):
+    """y = dropout(activation(norm(x W) + b)). norm: whose weight learns as well."""
+
+    norm: Norm
+
+    def __init__(self, weight: Array, bias: Array, norm: Norm, *others: Any) -> None:
+        super().__init__(weight, bias, *others)
+        self.norm = norm
+        # A ReLU after batch norm is part of it.
+        self._relu = norm.batch and self.activation is ACTIVATIONS["relu"]
+        if self._relu:
+            self.activation = None
+
+    @property
+    def params(self) -> list[Array]:
+        """Arrays that learn; in this order their gradients."""
+        return [*super().params, self.norm.weight]
+
+    def infer(self, x: Any) -> Array:
+        """y of x (N, I), dense or sparse, without dropout, into new memory."""
+        z: Array = np.asarray(x @ self.weight)
+        self.norm.forward(z, self.bias, False, self._relu, z)
+        return z if self.activation is None else self.activation.forward(z, out=z)
+
+    def prepare(self, rows: int, grads: Sequence[Array] | None = None) -> None:
+        """Allocates what training on up to so many rows needs."""
+        super().prepare(rows, grads)
+        reads = self.activation.reads if self.activation else ""
+        self._normed = np.empty_like(self._z)
+        self._y = np.empty_like(self._z) if reads == "x" else self._normed
+        self._dropped = np.empty_like(self._z) if self.p and reads == "y" else self._y
+
+    def _after_product(self, z: Array) -> Array:
+        rows = len(z)
+        y = u = self._normed[:rows]
+        _, *self._stats = self.norm.forward(z, self.bias, True, self._relu, u)
+        if self.activation:
+            y = self.activation.forward(u, out=self._y[:rows])
+            self._saved = u if self.activation.reads == "x" else y
+        return dropout(y, out=self._dropped[:rows], **self._drop) if self.p else y
+
+    def _before_product(self, dy: Array) -> None:
+        if self.p:
+            dropout_backward(dy, out=dy, **self._drop)
+        if self.activation:
+            self.activation.backward(dy, self._saved, out=dy)
+        z, stats = self._z[: len(dy)], (self._stats[0], self._stats[1])
+        dweight, dbias = self.norm.backward(dy, z, self.bias, stats, self._relu)
+        self.grads[1][...], self.grads[2][...] = dbias, dweight
 
 
 class Network:

@@ -14,8 +14,8 @@ from gradstep.arrays import Array
 from gradstep.nn import BatchNorm, Layer
 from gradstep.nn.dropouts import Dropout
 from gradstep.nn.layer import walk
-from gradstep.optim.averages import ewma_
-from gradstep.train.live import check_copies, live_arrays, put
+from gradstep.optim.averages import BoundAverage
+from gradstep.train.live import check_copies, check_writable, live_arrays, put
 
 __all__ = ["EMA", "SWA", "update_batch_norm"]
 
@@ -30,6 +30,7 @@ class _Average(ABC):
             _check(f"model[{name!r}]", array)
         self._averages = {name: np.array(a, order="K") for name, a in self._live.items()}
         self._updates, self._swapped = 0, False
+        self._bound: BoundAverage | None = None
 
     @property
     def averages(self) -> dict[str, Array]:
@@ -44,8 +45,14 @@ class _Average(ABC):
     def update(self) -> None:
         """Take in the weights as they are now: after a step, or after an epoch."""
         self._check_in_place("update")
-        ewma_(self._averages, self._live, self._share_of_past(self._updates + 1))
+        share = self._share_of_past(self._updates + 1)
+        if self._bound is None:
+            self._bound = BoundAverage(self._averages, self._live)
+        self._bound.update(share)
         self._updates += 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_bound": None}  # of a copy its arrays are others
 
     @abstractmethod
     def _share_of_past(self, update: int) -> float:
@@ -57,6 +64,7 @@ class _Average(ABC):
 
     def swap(self) -> None:
         """Exchange the averages and the weights, in place; once more changes them back."""
+        check_writable(self._live)
         for name, live in self._live.items():
             kept = live.copy(order="K")
             np.copyto(live, self._averages[name])

@@ -16,6 +16,8 @@ __all__ = ["EVERY", "Cells", "Choices", "Column", "Frame", "arrange", "arrange_l
 
 Rows = npt.NDArray[Any]
 MANY_TEXTS = 10
+# Levels of a category that get a column each; the rarer ones have none.
+MOST_LEVELS = 100
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def numbered(x: Rows) -> Frame:
     >>> numbered(np.eye(2)).names
     ['0', '1']
     """
-    return Frame(tuple(Column(str(i), i) for i in range(x.shape[1])), x)
+    frame = Frame(tuple(Column(str(i), i) for i in range(x.shape[1])), x)
+    return replace(frame, notes=tuple(_gaps(frame)))
 
 
 def _text(value: float) -> str | None:
@@ -219,19 +222,25 @@ def _notes(frame: Frame, left_out: list[str]) -> tuple[str, ...]:
     count = frame.numbers.shape[1]
     if frame.categories:
         levels = [len({*texts} - {None}) for texts in frame.categories]
-        shown = [f"{n} ({k:,})" for n, k in zip(frame.names[count:], levels, strict=True)]
+        few = f", the {MOST_LEVELS} most frequent have a column"
+        pairs = zip(frame.names[count:], levels, strict=True)
+        shown = [f"{name} ({n:,}{few if n > MOST_LEVELS else ''})" for name, n in pairs]
         notes.append(f"categories, with their levels, one-hot: {_some(shown)}")
-    lacking = np.isnan(frame.numbers).sum(axis=0) if frame.numbers.dtype.kind == "f" else []
-    missing = [(name, int(n)) for name, n in zip(frame.names, lacking, strict=False) if n]
-    flagged = [f"{name} ({n:,})" for name, n in missing]
-    if flagged:
-        notes.append(f"missing: {_some(flagged)}, taken as the median, with a flag column")
+    notes += _gaps(frame)
     for name, texts in zip(frame.names[count:], frame.categories, strict=True):
         if None in texts:
             notes.append(f"missing: {name} ({texts.count(None):,}), taken as a level")
     if left_out:
         notes.append(f"left out: {_some(left_out)}")
     return tuple(notes)
+
+
+def _gaps(frame: Frame) -> list[str]:
+    lacking = np.isnan(frame.numbers).sum(axis=0) if frame.numbers.dtype.kind == "f" else []
+    flagged = [f"{name} ({n:,})" for name, n in zip(frame.names, lacking, strict=False) if n]
+    if not flagged:
+        return []
+    return [f"missing: {_some(flagged)}, taken as the median, with a flag column"]
 
 
 def _some(items: Sequence[str]) -> str:

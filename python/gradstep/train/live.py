@@ -53,7 +53,15 @@ def check_copies(state: Any, key: str, live: Mapping[str, Array]) -> Mapping[str
     return found
 
 
+def check_writable(arrays: Mapping[str, Array]) -> None:
+    """Raises ValueError for one that somebody has frozen since it was given."""
+    for name, array in arrays.items():
+        if not array.flags.writeable:
+            raise ValueError(f"{name}: read-only, expected a writable array")
+
+
 def put(arrays: Mapping[str, Array], values: Mapping[str, Array]) -> None:
-    """Writes the values over the arrays of the same names."""
+    """Writes the values over the arrays of the same names, if all of these are writable."""
+    check_writable(arrays)
     for name, array in arrays.items():
         np.copyto(array, values[name])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,6 @@ from gradstep.train.loop import OPTIMIZER_NAMES, SCHEDULE_NAMES
 from gradstep.train.model_file import ANEW, NOT_OPTIONS, Saved, check_extra
 from gradstep.train.objectives import LOSSES
 from gradstep.train.page import check_folder
-from gradstep.train.sources import STDIN
 
 __all__ = ["NOT_OPTIONS", "Parser", "check", "check_task", "going_on", "parser", "resumed"]
 
@@ -237,21 +235,8 @@ def check(arguments: argparse.Namespace) -> None:
             check_folder(arguments.report)
         except ValueError as error:
             raise ValueError(f"--report: {error}") from None
-    taken = {}
-    if arguments.data != STDIN:
-        taken[os.path.realpath(arguments.data)] = f"the data, {arguments.data}"
-    for option in ("--output", "--json", "--save"):
-        path = getattr(arguments, option.strip("-"))
-        if path is None:
-            continue
-        place = os.path.realpath(path)
-        if place in taken:
-            raise ValueError(f"{option}: {path} is {taken[place]}, expected another file")
-        taken[place] = f"that of {option}"
-        try:
-            report.check_writable(path)
-        except ValueError as error:
-            raise ValueError(f"{option}: {error}") from None
+    files = {f"--{name}": getattr(arguments, name) for name in ("output", "json", "save")}
+    report.check_files(files, {"the data": arguments.data})
 
 
 def check_task(arguments: argparse.Namespace, task: str) -> None:

@@ -32,7 +32,7 @@ def read_parquet(
     """
     try:
         import pyarrow
-        from pyarrow import parquet
+        from pyarrow import compute, parquet  # noqa: F401  pyarrow.compute is used by name
     except ImportError:
         raise MissingExtraError("pyarrow", "a .parquet file", "parquet") from None
     try:
@@ -49,6 +49,9 @@ def read_parquet(
     for i, name in enumerate(names):
         if name in drop or (known is not None and i != column and name not in known.names):
             continue
+        if i != column and (numbers := _numbers(pyarrow, content.column(i))) is not None:
+            x[:, i] = numbers
+            continue
         values = _plain(pyarrow, content.column(i), name)
         if i == column:
             labels = _labels(values, name)
@@ -64,6 +67,18 @@ def read_parquet(
     cells = Cells(x, names, texts, digits, skip=skip)
     rows = range(content.num_rows)
     return Table(cells, labels, rows, True, name, column, (where + last, *notes) if where else ())
+
+
+def _numbers(arrow: Any, column: Any) -> Any:
+    """The values of most columns of numbers at once, NaN where missing; None for another one."""
+    if arrow.types.is_integer(column.type):
+        ends = arrow.compute.min_max(column).as_py()
+        exact = all(end is not None and -EXACT < end < EXACT for end in ends.values())
+        return column.to_numpy() if exact else None
+    if not arrow.types.is_floating(column.type):
+        return None
+    values = column.to_numpy()
+    return None if np.isinf(values).any() else values
 
 
 def _plain(arrow: Any, column: Any, name: str) -> list[Any]:

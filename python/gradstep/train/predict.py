@@ -28,11 +28,8 @@ CHUNK = 1024
 def predict(arguments: argparse.Namespace) -> int:
     """Run `gradstep predict`; return its exit code. Raises ValueError or OSError."""
     console = Console()
-    if arguments.output:
-        try:
-            report.check_writable(arguments.output)
-        except ValueError as error:
-            raise ValueError(f"--output: {error}") from None
+    inputs = {"the model": arguments.model, "the data": arguments.data}
+    report.check_files({"--output": arguments.output}, inputs)
     saved = read_model(arguments.model)
     header = None if arguments.header is None else arguments.header == "yes"
     rows = load_rows(arguments.data, saved, arguments.label, header)

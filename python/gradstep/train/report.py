@@ -17,6 +17,7 @@ from gradstep.train.records import Record
 
 __all__ = [
     "Run",
+    "check_files",
     "check_writable",
     "divergence",
     "draw_curves",
@@ -87,6 +88,25 @@ def check_writable(path: Path) -> None:
             path.unlink()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}, expected a file that can be written") from None
+
+
+def check_files(files: Mapping[str, Path | None], inputs: Mapping[str, str]) -> None:
+    """Raise ValueError unless all files can be written, and none is another one or an input.
+
+    files: option -> where to write, None for nowhere. inputs: what it is -> where it is read.
+    """
+    taken = {os.path.realpath(path): f"{what}, {path}" for what, path in inputs.items()}
+    for option, path in files.items():
+        if path is None:
+            continue
+        place = os.path.realpath(path)
+        if place in taken:
+            raise ValueError(f"{option}: {path} is {taken[place]}, expected another file")
+        taken[place] = f"that of {option}"
+        try:
+            check_writable(path)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}") from None
 
 
 def write_json(content: Mapping[str, Any], runs: Sequence[Run], path: Path) -> None:

@@ -103,7 +103,10 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     @property
     def skipped(self) -> bool:
-        """Whether the last step wrote nothing because its gradients were not finite."""
+        """Whether the last step wrote nothing because its gradients were not finite.
+
+        A GradScaler calls the steps of `fused=True` with such gradients, and leaves out others'.
+        """
         return self._skipped
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -58,16 +58,21 @@ def confusion_matrix(
     """
     classes, true, pred = encoded(y_true, y_pred, labels)
     weights = as_weights("sample_weight", sample_weight, len(true))
-    order = np.arange(len(classes)) if labels is None else _places(classes, labels)
-    number = np.full(len(classes), -1, np.intp)
-    number[order] = np.arange(len(order))
-    row, column = number[true], number[pred]
-    if labels is not None and (row < 0).all():
-        raise ValueError(f"labels: {shown(np.asarray(labels).tolist())}, expected one of y_true")
-    inside, size = (row >= 0) & (column >= 0), len(order)
-    if weights is not None:
-        weights = weights[inside]
-    cells = row[inside] * size + column[inside]
+    size = len(classes)
+    if labels is not None:
+        number = np.full(size, -1, np.intp)
+        places = _places(classes, labels)
+        size = len(places)
+        number[places] = np.arange(size)
+        true, pred = number[true], number[pred]
+        if (true < 0).all():
+            raise ValueError(
+                f"labels: {shown(np.asarray(labels).tolist())}, expected one of y_true"
+            )
+        inside = (true >= 0) & (pred >= 0)
+        true, pred = true[inside], pred[inside]
+        weights = None if weights is None else weights[inside]
+    cells = true * size + pred
     counts: Any = np.bincount(cells, weights, size * size).reshape(size, size)
     if weights is not None and weights.dtype.kind in "iu":
         counts = counts.astype(np.int64)

@@ -229,10 +229,13 @@ def layers(run: Run) -> str:
         values = np.array([value for line in lines for value in line])
         values = values[np.isfinite(values) & (values > 0)]
         up = (float(values.min()), float(values.max())) if len(values) else (0.1, 1.0)
-        across = (1, max(max(map(len, lines)), 2))
+        # A training that goes on has looked into its layers since then only.
+        last = len(run.histories[0].epochs)
+        first = last - len(lines[0]) + 1
+        across = (first, max(last, first + 1))
         chart = Chart(f"{title}, root mean square", "epoch", "", across, up, log=True)
         for number, line in enumerate(lines):
-            chart.line(list(enumerate(line, 1)), f"c{number % COLORS}")
+            chart.line(list(enumerate(line, first)), f"c{number % COLORS}")
         charts.append(chart.html())
     names = [
         (f"layer {number} of {len(found)}", f"c{(number - 1) % COLORS}")
