@@ -317,7 +317,8 @@ def label_position(
     if len(first) == known.width and known.position is not None:
         return known.position, False
     unnamed = " without the names of those that were trained on" if known.names else ""
-    expected = f"expected {known.width - 1}, or {known.width} with the label"
+    which = " that --label names" if known.position is None else ""
+    expected = f"expected {known.width - 1}, or {known.width} with the label{which}"
     raise ValueError(f"{len(first)} columns{unnamed}, {expected}")
 
 
