@@ -14,6 +14,7 @@ from .between import AFTER, Between
 from .layers import Layer
 from .scaling import Threaded
 from .steps import Step, single
+from .stored import LAYOUTS, Stored
 from .work import Work
 
 __all__ = ["SUITES", "Choice"]
@@ -93,6 +94,12 @@ def small(choice: Choice) -> list[Work]:
     return works
 
 
+def fewer_bytes(choice: Choice) -> list[Work]:
+    """AdamW on arrays of 16 and 8 bits beside its float32 step."""
+    sizes = choice.sizes or ((1 << 20,) if choice.quick else (1 << 16, 1 << 20, 1 << 26))
+    return [Stored(layout, size) for size in sizes for layout in LAYOUTS]
+
+
 def dropout(choice: Choice) -> list[Work]:
     """Dropout and its relatives."""
     return [*layer_suites.dropout(choice.sizes, choice.quick)]
@@ -149,6 +156,7 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "models": models,
     "pipeline": pipeline,
     "small": small,
+    "bytes": fewer_bytes,
     "dropout": dropout,
     "norms": norms,
     "activations": activations,

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 from gradstep.train.datasets import make_dataset, make_split
-from gradstep.train.encoding import MOST_LEVELS, Encoding, Scale
+from gradstep.train.encoding import Encoding, Scale
 from gradstep.train.files import Reading, from_csv, load_dataset
-from gradstep.train.frame import Choices
+from gradstep.train.frame import MOST_LEVELS, Choices
 from gradstep.train.labels import measured
 
 TABLE = "age,color,size,kind\n1,red,S,a\n2,blue,?,b\nNA,red,L,a\n4,green,S,b\n"
@@ -100,6 +100,12 @@ def test_rare_levels_beyond_the_limit_have_no_column():
     assert encoding.columns == MOST_LEVELS and "0" not in encoding.levels[0]
     rows = encoding.apply(np.empty((2, 0)), [["0", "7"]])
     assert rows.sum(axis=1).tolist() == [0, 1]
+
+
+def test_a_limit_on_levels_is_said(read):
+    data = read("code,k\n" + "".join(f"c{i % 150},{'ab'[i % 2]}\n" for i in range(600)))
+    expected = "one-hot: code (150, the 100 most frequent have a column)"
+    assert data.notes[1].endswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +229,10 @@ def test_classes_in_the_first_column_are_hinted_at(read):
     hint = "; the first column has 3 values: if they are the classes, --label first"
     assert read(text).notes[1].endswith(hint)
     assert all("--label first" not in note for note in read(text, label="last").notes)
+    letters = read("".join(f"{'TSR'[i % 3]},{i % 4},{i % 5}\n" for i in range(30)))
+    assert letters.notes[1] == hint[2:]
+    plain = read("room,u,k\n" + "".join(f"{i % 3},{i},{'ab'[i % 2]}\n" for i in range(30)))
+    assert len(plain.notes) == 1
     with pytest.raises(ValueError, match=r"y: one class \(0\), .* --label first"):
         read("0,1,0\n1,2,0\n0,1,0\n1,2,0\n")
 

@@ -11,6 +11,7 @@ from ..between import Between, ours
 from ..layers import Layer, called, own
 from ..scaling import Threaded, by_threads
 from ..steps import Step, zeroed
+from ..stored import Stored, nothing
 from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ()
@@ -26,6 +27,11 @@ def contenders(work: Work) -> list[Contender]:
         return by_threads("gradstep", contenders(work.work)[0])
     if isinstance(work, Layer):
         return [Contender("gradstep", _layer)]
+    if isinstance(work, Stored):
+        return [
+            Contender("gradstep", Stored.make),
+            Contender("gradstep float32", Stored.float32, compared=nothing),
+        ]
     if not isinstance(work, Step):
         return []
     return [

@@ -16,9 +16,12 @@ import gradstep as gs
 
 from ..between import Between, apart
 from ..steps import Step
+from ..stored import LAYOUTS, Stored, nothing
 from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ("torch",)
+
+TYPES = ("float32", "bfloat16")
 
 # "default" is what a call without these keywords takes on the CPU.
 VARIANTS: dict[str, dict[str, bool]] = {
@@ -32,6 +35,12 @@ def contenders(work: Work) -> list[Contender]:
     """The variants that torch has of the optimizer; none if it lacks the optimizer."""
     if isinstance(work, Between):
         return [apart("torch", c) for c in contenders(work.work) if c.name == "torch fused"]
+    if isinstance(work, Stored):
+        kinds = ["float32"] if LAYOUTS[work.layout].master or LAYOUTS[work.layout].copy else TYPES
+        return [
+            Contender(f"torch fused {kind}", partial(_in_type, kind), compared=nothing)
+            for kind in kinds
+        ]
     torch: Any = import_module("torch")
     cls = getattr(torch.optim, work.optimizer, None) if isinstance(work, Step) else None
     if cls is None:
@@ -42,6 +51,21 @@ def contenders(work: Work) -> list[Contender]:
         for name, keywords in VARIANTS.items()
         if all(key in accepted for key in keywords)
     ]
+
+
+def _in_type(kind: str, work: Stored, inputs: Inputs) -> Ready:
+    """Parameter, gradient and moments of one type."""
+    torch: Any = import_module("torch")
+    torch.set_num_threads(gs.get_num_threads())
+    w = torch.from_numpy(inputs.arrays[0]).to(getattr(torch, kind), copy=True)
+    parameter = torch.nn.Parameter(w)
+    parameter.grad = torch.from_numpy(inputs.arrays[0]).to(w.dtype, copy=True)
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=True)
+
+    def fed(values: Arrays) -> None:
+        parameter.grad.copy_(torch.from_numpy(values[0]))
+
+    return Ready(optimizer.step, fed, lambda: [parameter.detach().float().numpy()])
 
 
 def make(keywords: dict[str, bool], work: Step, inputs: Inputs, library: Any = None) -> Ready:

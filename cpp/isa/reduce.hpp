@@ -91,6 +91,8 @@ ALWAYS_INLINE auto in_pairs(const Term& term, int first = 0) {
     return in_pairs<kTerms / 2>(term, first) + in_pairs<kTerms / 2>(term, first + kTerms / 2);
 }
 
+inline constexpr int kPairedRows = 16;
+
 // Sums at the speed of T, with at most four roundings to T each: 256 elements are 16 rows of the 16
 // lanes; rows are added in pairs, pairs in pairs, and so on, as T, and what they come to in a lane
 // is added to that lane's double. At the end lanes are folded in halves.
@@ -100,7 +102,7 @@ template <int kCount, class T, class Term, class... X>
 ALWAYS_INLINE void paired_sums(int64_t n, T rest, double* sums, const Term& term, const X*... x) {
   typedef typename Native<T>::type V;
   typedef Terms<V, kCount> Sum;
-  constexpr int kRows = 16, kWidth = kLanes<V, T>, kParts = kWidth / Row::kWidth;
+  constexpr int kRows = kPairedRows, kWidth = kLanes<V, T>, kParts = kWidth / Row::kWidth;
   constexpr int64_t kBlock = kRows * kSumLanes;
   Row lanes[kCount];
   for (Row& row : lanes) row = Row::filled(0);

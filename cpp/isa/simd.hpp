@@ -193,6 +193,38 @@ ALWAYS_INLINE T select(bool mask, T a, T b) {
   return mask ? a : b;
 }
 
+// The elements of a table of 16, aligned to 64 bytes, that the low four bits of the index name.
+ALWAYS_INLINE float lookup(const float* table, uint32_t index) { return table[index & 15]; }
+ALWAYS_INLINE f32 lookup(const float* table, u32 index) {
+#if defined(__AVX512F__)
+  return (f32)_mm512_permutexvar_ps((__m512i)index, _mm512_load_ps(table));
+#elif defined(__AVX2__)
+  const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(table), (__m256i)index);
+  const __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(table + 8), (__m256i)index);
+  return (f32)_mm256_blendv_ps(low, high, (__m256)(index << 28));
+#elif defined(__aarch64__) && defined(__ORDER_LITTLE_ENDIAN__)
+  const uint8_t* bytes = (const uint8_t*)table;
+  const uint8x16x4_t all = {
+      {vld1q_u8(bytes), vld1q_u8(bytes + 16), vld1q_u8(bytes + 32), vld1q_u8(bytes + 48)}};
+  const u32 at = (index & 15) * 0x04040404u + 0x03020100u;
+  return (f32)vqtbl4q_u8(all, (uint8x16_t)at);
+#else
+  f32 found;
+  for (int i = 0; i < kBytes / 4; ++i) found[i] = table[index[i] & 15];
+  return found;
+#endif
+}
+
+// Whether any lane of x is above the limit.
+ALWAYS_INLINE bool any_above(float x, float limit) { return x > limit; }
+ALWAYS_INLINE bool any_above(f32 x, float limit) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
+#else
+  return mask_bits(x > limit) != 0;
+#endif
+}
+
 // One byte of 0 to 127 for each lane.
 ALWAYS_INLINE i32 load_bytes32(const uint8_t* p) {
 #if defined(__AVX512F__)

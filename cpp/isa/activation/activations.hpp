@@ -2,8 +2,11 @@
 // and of the backward pass. At the end the list that everything else enumerates.
 // T is the element type, V a value: a vector, or T in the tail.
 #pragma once
+#include <type_traits>
+
 #include "isa/elementwise.hpp"
 #include "isa/math.hpp"
+#include "isa/piecewise.hpp"
 
 namespace gradstep::GRADSTEP_ISA::activation {
 
@@ -62,7 +65,10 @@ struct Tanh {
   explicit Tanh(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
-    return tanh(x);
+    if constexpr (std::is_same_v<T, float>)
+      return tanh_by_intervals(x);
+    else
+      return tanh(x);
   }
   template <class V>
   ALWAYS_INLINE V backward(V dy, V y) const {
@@ -91,18 +97,45 @@ struct Silu {
 };
 
 // x Phi(x), Phi the distribution of a standard normal variable; Hendrycks & Gimpel 2016. s: x.
+// Beyond the intervals, which is rare, float goes the way of double.
 template <class T>
 struct Gelu {
   static constexpr bool kReadsX = true, kStopsAtZero = false;
   explicit Gelu(double) {}
   template <class V>
   ALWAYS_INLINE V forward(V x) const {
+    if constexpr (std::is_same_v<T, float>) {
+      const V a = at_most(abs(x), kNormalEnd);
+      const V y = at_least(x, 0) - a * by_normal_intervals(kNormalAbove, a);
+      if (!any_above(abs(x), kNormalEnd)) [[likely]]
+        return y;
+      return abs(x) > splat<V>(kNormalEnd) ? forward_of_tail(x) : y;
+    } else {
+      return forward_of_tail(x);
+    }
+  }
+  template <class V>
+  ALWAYS_INLINE V backward(V dy, V x) const {
+    if constexpr (std::is_same_v<T, float>) {
+      const V a = at_most(abs(x), kNormalEnd), below = by_normal_intervals(kGeluSlope, a);
+      const V dx = dy * (x < V{} ? below : T(1) - below);
+      if (!any_above(abs(x), kNormalEnd)) [[likely]]
+        return dx;
+      return abs(x) > splat<V>(kNormalEnd) ? backward_of_tail(dy, x) : dx;
+    } else {
+      return backward_of_tail(dy, x);
+    }
+  }
+
+ private:
+  template <class V>
+  ALWAYS_INLINE V forward_of_tail(V x) const {
     const NormalTail<V> tail = normal_tail(x);
     const V outside = tail.density.times(tail.a * tail.ratio);
     return x < V{} ? -outside : x - outside;
   }
   template <class V>
-  ALWAYS_INLINE V backward(V dy, V x) const {
+  ALWAYS_INLINE V backward_of_tail(V dy, V x) const {
     const NormalTail<V> tail = normal_tail(x);
     const V e = tail.density.value(), above = e * tail.ratio;
     const V phi = e * T(0.398942280401432678);  // 1 / sqrt(2 pi)

@@ -18,6 +18,20 @@ struct PerRow {
       store(v + i, f(load<W>(v + i)));
     });
   }
+  ALWAYS_INLINE void add(const PerRow& other) {
+    sweep<double>(kCount, [&](auto type, int64_t i) __attribute__((always_inline)) {
+      typedef typename decltype(type)::type W;
+      store(v + i, load<W>(v + i) + load<W>(other.v + i));
+    });
+  }
+  ALWAYS_INLINE void add(V x) {
+    T values[kCount];
+    store(values, x);
+    sweep<double>(kCount, [&](auto type, int64_t i) __attribute__((always_inline)) {
+      typedef typename decltype(type)::type W;
+      store(v + i, load<W>(v + i) + widened<W>(values + i));
+    });
+  }
   ALWAYS_INLINE V narrowed() const {
     T x[kCount];
     for (int64_t i = 0; i < kCount; ++i) x[i] = static_cast<T>(v[i]);
@@ -25,30 +39,40 @@ struct PerRow {
   }
 };
 
-// The sum over j of term(j) in the order of reduce.hpp; a term is a pair of values and the double
-// that is made of them: combine(a, b).
-template <class V, class Terms, class Combine>
-ALWAYS_INLINE PerRow<V> sum_columns(int64_t n, const Terms& terms, const Combine& combine) {
-  typedef typename Lane<V>::type T;
-  constexpr int64_t kCount = PerRow<V>::kCount;
+// term(j) for j of [begin, end) in steps of kSumLanes, at most kPairedRows of them, added in pairs,
+// pairs in pairs and so on. sums[k] is what 2^k of them came to, for each k in the count so far.
+template <class V, class Term>
+ALWAYS_INLINE V sum_in_pairs(int64_t begin, int64_t end, const Term& term) {
+  V sums[5];
+  int count = 0;
+  for (int64_t j = begin; j < end && count < kPairedRows; j += kSumLanes, ++count) {
+    V sum = term(j);
+    int k = 0;
+    for (; count >> k & 1; ++k) sum = sums[k] + sum;
+    sums[k] = sum;
+  }
+  V sum = {};
+  for (int k = 0; count >> k; ++k)
+    if (count >> k & 1) sum = sums[k] + sum;
+  return sum;
+}
+
+// The sum of the values term(j) over j, in the order of paired_sums for each block of kSumBlock.
+template <class V, class Term>
+ALWAYS_INLINE PerRow<V> sum_columns(int64_t n, const Term& term) {
   PerRow<V> total = {}, lanes[kSumLanes];
   for (int64_t at = 0; at < n; at += kSumBlock) {
-    const int64_t size = n - at < kSumBlock ? n - at : kSumBlock;
-    int64_t used = size < kSumLanes ? size : kSumLanes;
-    for (int64_t lane = 0; lane < used; ++lane) lanes[lane] = {};
-    for (int64_t j = 0; j < size; ++j) {
-      T a[kCount], b[kCount];
-      terms(at + j, a, b);
-      double* lane = lanes[j % kSumLanes].v;
-      sweep<double>(kCount, [&](auto type, int64_t i) __attribute__((always_inline)) {
-        typedef typename decltype(type)::type W;
-        store(lane + i, load<W>(lane + i) + combine(widened<W>(a + i), widened<W>(b + i)));
-      });
+    const int64_t end = n - at < kSumBlock ? n : at + kSumBlock;
+    const int64_t used = end - at < kSumLanes ? end - at : kSumLanes;
+    for (int64_t lane = 0; lane < used; ++lane) {
+      lanes[lane] = {};
+      for (int64_t j = at + lane; j < end; j += kPairedRows * kSumLanes)
+        lanes[lane].add(sum_in_pairs<V>(j, end, term));
     }
     for (int64_t half = kSumLanes / 2; half > 0; half /= 2)
       for (int64_t lane = 0; lane < half && lane + half < used; ++lane)
-        for (int64_t i = 0; i < kCount; ++i) lanes[lane].v[i] += lanes[lane + half].v[i];
-    for (int64_t i = 0; i < kCount; ++i) total.v[i] += lanes[0].v[i];
+        lanes[lane].add(lanes[lane + half]);
+    total.add(lanes[0]);
   }
   return total;
 }
@@ -65,21 +89,16 @@ struct Columns {
 
 template <class V>
 ALWAYS_INLINE void softmax_backward_columns(const SoftmaxJob& job, const Columns<V>& c) {
-  const bool log_form = job.kind == kLogSoftmaxBackward;
-  const auto terms = [&](int64_t j, auto* a, auto* b) __attribute__((always_inline)) {
-    store(a, c.at(c.dy, j));
-    store(b, c.at(c.x, j));
-  };
-  if (log_form) {
-    const V sum = sum_columns<V>(job.n, terms, [](auto a, auto) __attribute__((always_inline)) {
-                    return a;
+  if (job.kind == kLogSoftmaxBackward) {
+    const V sum = sum_columns<V>(job.n, [&](int64_t j) __attribute__((always_inline)) {
+                    return c.at(c.dy, j);
                   }).narrowed();
     for (int64_t j = 0; j < job.n; ++j)
       store(c.y + j * c.stride, c.at(c.dy, j) - exp(c.at(c.x, j)) * sum);
     return;
   }
-  const V sum = sum_columns<V>(job.n, terms, [](auto a, auto b) __attribute__((always_inline)) {
-                  return a * b;
+  const V sum = sum_columns<V>(job.n, [&](int64_t j) __attribute__((always_inline)) {
+                  return c.at(c.dy, j) * c.at(c.x, j);
                 }).narrowed();
   for (int64_t j = 0; j < job.n; ++j)
     store(c.y + j * c.stride, c.at(c.x, j) * (c.at(c.dy, j) - sum));
@@ -139,31 +158,17 @@ ALWAYS_INLINE void softmax_columns(const SoftmaxJob& job, const Columns<V>& c, i
       const int64_t target = job.targets[row + i];
       if (target != job.ignored) logits[i] = static_cast<double>(c.x[target * c.stride + i]);
     }
-  if (job.smoothing != 0) {
-    const T* weights = static_cast<const T*>(job.weights);
-    T most[kCount];
-    store(most, max);
-    for (int64_t i = 0; i < kCount; ++i) {
-      const double m = most[i];
-      const auto terms = [&](int64_t j, T* a, T* b) __attribute__((always_inline)) {
-        *a = c.x[j * c.stride + i];
-        *b = weights[j];
-      };
-      smooth.v[i] =
-          sum_columns<T>(job.n, terms, [m](auto a, auto b) __attribute__((always_inline)) {
-            return (a - m) * b;
-          }).v[0];
-    }
-  }
+  const T* weights = static_cast<const T*>(job.weights);
+  if (job.smoothing != 0)
+    smooth = sum_columns<V>(job.n, [&](int64_t j) __attribute__((always_inline)) {
+      return (c.at(c.x, j) - max) * splat<V>(weights[j]);
+    });
   const bool keep = job.kind != kLogSoftmax;
-  const auto terms = [&](int64_t j, T* a, T* b) __attribute__((always_inline)) {
+  PerRow<V> sum = sum_columns<V>(job.n, [&](int64_t j) __attribute__((always_inline)) {
     const V e = exp_parts(c.at(c.x, j) - max).value();
-    store(a, e);
-    store(b, e);
     if (keep) store(c.y + j * c.stride, e);
-  };
-  PerRow<V> sum =
-      sum_columns<V>(job.n, terms, [](auto a, auto) __attribute__((always_inline)) { return a; });
+    return e;
+  });
   if (job.kind == kCrossEntropy)
     return loss_columns(job, c, row, row_count, max, sum, smooth, logits);
   if (job.kind == kSoftmax) {
@@ -226,7 +231,13 @@ static void softmax_rows(const SoftmaxJob& job, int64_t begin, int64_t end) {
     return;
   }
   if (job.inner == 1) {
-    for (int64_t row = begin; row < end; ++row) softmax_row<T>(job, row);
+    const int64_t fit = (job.kind <= kCrossEntropy ? kElements : kElementsBackward) / job.n;
+    const int64_t most = fit < kTogether ? fit : kTogether;
+    if (fit < 2)
+      for (int64_t row = begin; row < end; ++row) softmax_row<T>(job, row);
+    else
+      for (int64_t row = begin; row < end; row += most)
+        softmax_together<T>(job, row, end - row < most ? end - row : most);
     return;
   }
   for (int64_t row = begin; row < end;) {

@@ -10,6 +10,9 @@ namespace gradstep::GRADSTEP_ISA::softmax {
 
 // Rows up to this length are turned, a group at a time.
 inline constexpr int64_t kShortRow = 64, kGroup = 16;
+// Longer ones are walked as many at a time as have this many elements, which stay in L1; backward
+// reads twice as much. No more of them than kTogether.
+inline constexpr int64_t kElements = kSumBlock, kElementsBackward = 1024, kTogether = 16;
 
 template <class V>
 ALWAYS_INLINE V larger(V a, V b) {
@@ -37,89 +40,84 @@ ALWAYS_INLINE T largest(const T* x, int64_t n) {
   return fold_lanes<T>(of_two(of_two(chain[0], chain[1]), of_two(chain[2], chain[3])), of_two);
 }
 
-// Sixteen values in double, straight from registers where the ISA allows: through memory they would
-// wait for the store.
-ALWAYS_INLINE Row widened_row(const f64* e) {
-  Row row;
-  for (int i = 0; i < Row::kVectors; ++i) row.v[i] = e[i];
-  return row;
-}
-ALWAYS_INLINE Row widened_row(const f32* e) {
-  Row row;
-  for (int i = 0; i < Row::kVectors / 2; ++i) {
-#if defined(__AVX512F__)
-    row.v[2 * i] = (f64)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)e[i]));
-    row.v[2 * i + 1] = (f64)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)e[i], 1));
-#elif defined(__AVX2__)
-    row.v[2 * i] = (f64)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)e[i]));
-    row.v[2 * i + 1] = (f64)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)e[i], 1));
-#elif defined(__SSE2__)
-    row.v[2 * i] = (f64)_mm_cvtps_pd((__m128)e[i]);
-    row.v[2 * i + 1] = (f64)_mm_cvtps_pd(_mm_movehl_ps((__m128)e[i], (__m128)e[i]));
-#else
-    float x[kBytes / 4];
-    store(x, e[i]);
-    row.v[2 * i] = load_f64(x);
-    row.v[2 * i + 1] = load_f64(x + Row::kWidth);
-#endif
-  }
-  return row;
-}
-
 template <class T>
 static double softmax_max(const SoftmaxJob& job, int64_t row, int64_t begin, int64_t end) {
   return largest(static_cast<const T*>(job.x) + row * job.n + begin, end - begin);
 }
 
+// Of rows that are walked together, or a block of one: results of one step are the input of the
+// next, and a step of one row does not wait for that of another.
+template <class T>
+struct Block {
+  int64_t at, n, ahead;  // the first of n elements, and the distance to what is read next
+  T* kept;               // of the same size, for what has no place in y
+};
+
+// y, or what is kept: exp(x - max).
+template <class T>
+ALWAYS_INLINE void softmax_exponentials(const SoftmaxJob& job, const Block<T>& block, T max) {
+  typedef typename Native<T>::type V;
+  const T* x = static_cast<const T*>(job.x) + block.at;
+  T* y = job.kind == kLogSoftmax ? block.kept : static_cast<T*>(job.y) + block.at;
+  const auto of = [&](V v) __attribute__((always_inline)) { return exp_parts(v - max).value(); };
+  write(
+      y, block.n, false,
+      [&](int64_t i) __attribute__((always_inline)) {
+        prefetch(x, i + block.ahead);
+        return of(load<V>(x + i));
+      },
+      [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+        store_first(y + i, count, of(load_first<V>(x + i, count, max)));
+      });
+}
+
+// Those of the exponentials, or of the products that backward needs.
+template <class T>
+ALWAYS_INLINE double softmax_sum(const SoftmaxJob& job, const Block<T>& block) {
+  const T* x = static_cast<const T*>(job.x) + block.at;
+  const T* dy = static_cast<const T*>(job.dy) + block.at;
+  const T* e = job.kind == kLogSoftmax ? block.kept : static_cast<const T*>(job.y) + block.at;
+  double sum;
+  if (job.kind == kSoftmaxBackward) {
+    paired_sums<1>(
+        block.n, T{}, &sum,
+        [](int64_t, int64_t, auto g, auto y)
+            __attribute__((always_inline)) { return Terms<decltype(g), 1>{{g * y}}; },
+        dy, x);
+    return sum;
+  }
+  const auto itself = [](int64_t, int64_t, auto v)
+                          __attribute__((always_inline)) { return Terms<decltype(v), 1>{{v}}; };
+  paired_sums<1>(block.n, T{}, &sum, itself, job.kind == kLogSoftmaxBackward ? dy : e);
+  return sum;
+}
+
+// What smoothing of labels adds to the loss: the logits below the largest, by the classes' weights.
+template <class T>
+ALWAYS_INLINE double smooth_sum(const SoftmaxJob& job, const Block<T>& block, T max) {
+  double sum = 0;
+  if (job.smoothing != 0)
+    paired_sums<1>(
+        block.n, max, &sum,
+        [&](int64_t, int64_t, auto v, auto w)
+            __attribute__((always_inline)) { return Terms<decltype(v), 1>{{(v - max) * w}}; },
+        static_cast<const T*>(job.x) + block.at,
+        static_cast<const T*>(job.weights) + block.at % job.n);
+  return sum;
+}
+
 template <class T>
 static void softmax_sums(const SoftmaxJob& job, int64_t row, int64_t begin, int64_t end, double max,
                          double* sums, double* smooth) {
-  typedef typename Native<T>::type V;
-  const int64_t at = row * job.n + begin, n = end - begin;
-  const T* x = static_cast<const T*>(job.x) + at;
-  T* y = static_cast<T*>(job.y) + at;
-  const T inf = __builtin_inf(), most = max;
-  if (job.kind == kSoftmaxBackward || job.kind == kLogSoftmaxBackward) {
-    const T* dy = static_cast<const T*>(job.dy) + at;
-    if (job.kind == kLogSoftmaxBackward)
-      return sum_row<false, T>(n, dy, dy, y, 0, sums,
-                               [](const T* a, const T*, T*)
-                                   __attribute__((always_inline)) { return Row::of(a); });
-    return sum_row<false, T>(n, dy, x, y, 0, sums,
-                             [](const T* a, const T* b, T*) __attribute__((always_inline)) {
-                               Row row = Row::of(a);
-                               const Row other = Row::of(b);
-                               for (int i = 0; i < Row::kVectors; ++i)
-                                 row.v[i] = row.v[i] * other.v[i];
-                               return row;
-                             });
+  T kept[kSumBlock];
+  const T most = static_cast<T>(max);
+  for (; begin < end; begin += kSumBlock, ++sums, ++smooth) {
+    const int64_t n = end - begin < kSumBlock ? end - begin : kSumBlock;
+    const Block<T> block{row * job.n + begin, n, n, kept};
+    *smooth = smooth_sum(job, block, most);
+    if (job.kind <= kCrossEntropy) softmax_exponentials(job, block, most);
+    *sums = softmax_sum(job, block);
   }
-  if (job.smoothing != 0)
-    sum_row<false, T>(n, x, static_cast<const T*>(job.weights) + begin, y, 0, smooth,
-                      [&](const T* a, const T* b, T*) __attribute__((always_inline)) {
-                        Row row = Row::of(a);
-                        const Row other = Row::of(b);
-                        for (int i = 0; i < Row::kVectors; ++i)
-                          row.v[i] = (row.v[i] - max) * other.v[i];
-                        return row;
-                      });
-  const auto exponentials = [&](const T* a, T* out) __attribute__((always_inline)) {
-    constexpr int64_t kWidth = kLanes<V, T>;
-    V e[kSumLanes / kWidth];
-    for (int64_t i = 0; i < kSumLanes / kWidth; ++i) {
-      e[i] = exp_parts(load<V>(a + i * kWidth) - most).value();
-      if (out != nullptr) store(out + i * kWidth, e[i]);
-    }
-    return widened_row(e);
-  };
-  if (job.kind == kLogSoftmax)
-    return sum_row<false, T>(n, x, x, y, -inf, sums,
-                             [&](const T* a, const T*, T*) __attribute__((always_inline)) {
-                               return exponentials(a, nullptr);
-                             });
-  sum_row<true, T>(n, x, x, y, -inf, sums,
-                   [&](const T* a, const T*, T* out)
-                       __attribute__((always_inline)) { return exponentials(a, out); });
 }
 
 // Loss and the factors of the gradient for a row, from its stats.
@@ -152,45 +150,38 @@ static void softmax_finish(const SoftmaxJob& job, int64_t row, int64_t begin, in
   const T* x = static_cast<const T*>(job.x) + at;
   const T* dy = static_cast<const T*>(job.dy) + at;
   T* y = static_cast<T*>(job.y) + at;
-  const auto map = [&](const auto& f) __attribute__((always_inline)) {
-    sweep<T>(
-        n, [&](auto type, int64_t i) __attribute__((always_inline)) { store(y + i, f(type, i)); });
+  const auto times = [](T factor) {
+    return [factor](auto v) __attribute__((always_inline)) { return v * factor; };
   };
-#define VALUE typename decltype(type)::type
-  if (job.kind == kSoftmax) {
-    const T factor = 1 / stats.sum;
-    return map([&](auto type, int64_t i)
-                   __attribute__((always_inline)) { return load<VALUE>(y + i) * factor; });
-  }
+  if (job.kind == kSoftmax) return fill(y, n, false, times(static_cast<T>(1 / stats.sum)), y);
   if (job.kind == kLogSoftmax) {
     const T max = stats.max, log_sum = log(stats.sum);
-    return map([&](auto type, int64_t i)
-                   __attribute__((always_inline)) { return load<VALUE>(x + i) - max - log_sum; });
+    return fill(
+        y, n, false, [&](auto v) __attribute__((always_inline)) { return v - max - log_sum; }, x);
   }
   const T sum = stats.sum;
   if (job.kind == kSoftmaxBackward)
-    return map([&](auto type, int64_t i) __attribute__((always_inline)) {
-      return load<VALUE>(x + i) * (load<VALUE>(dy + i) - sum);
-    });
+    return fill(
+        y, n, false, [&](auto g, auto v) __attribute__((always_inline)) { return v * (g - sum); },
+        dy, x);
   if (job.kind == kLogSoftmaxBackward)
-    return map([&](auto type, int64_t i) __attribute__((always_inline)) {
-      return load<VALUE>(dy + i) - exp(load<VALUE>(x + i)) * sum;
-    });
+    return fill(
+        y, n, false,
+        [&](auto g, auto v) __attribute__((always_inline)) { return g - exp(v) * sum; }, dy, x);
   const int64_t target = job.targets[row];
   const LossRow loss(job, target, class_weight<T>(job, target), stats, log(stats.sum));
   const T factor = loss.factor;
   if (begin == 0) job.losses[row] = loss.loss;
   if (loss.ignored)
-    return map([&](auto type, int64_t) __attribute__((always_inline)) { return VALUE{}; });
+    return fill(
+        y, n, false, [](auto v) __attribute__((always_inline)) { return decltype(v){}; }, y);
   const T* smooth = static_cast<const T*>(job.smooth);
   if (smooth == nullptr)
-    map([&](auto type, int64_t i)
-            __attribute__((always_inline)) { return load<VALUE>(y + i) * factor; });
+    fill(y, n, false, times(factor), y);
   else
-    map([&](auto type, int64_t i) __attribute__((always_inline)) {
-      return load<VALUE>(y + i) * factor - load<VALUE>(smooth + begin + i);
-    });
-#undef VALUE
+    fill(
+        y, n, false, [&](auto v, auto s) __attribute__((always_inline)) { return v * factor - s; },
+        y, smooth + begin);
   if (target >= begin && target < end) y[target - begin] -= T(loss.target_part);
 }
 
@@ -203,18 +194,42 @@ ALWAYS_INLINE double logit_of_target(const SoftmaxJob& job, int64_t row) {
       job.x)[(row / job.inner * job.n + target) * job.inner + row % job.inner]);
 }
 
+// A row of several blocks.
 template <class T>
 static void softmax_row(const SoftmaxJob& job, int64_t row) {
   RowStats stats{0, 0, 0, logit_of_target<T>(job, row)};
   if (job.kind <= kCrossEntropy) stats.max = softmax_max<T>(job, row, 0, job.n);
   for (int64_t at = 0; at < job.n; at += kSumBlock) {
-    double sum, smooth = 0;
+    double sum, smooth;
     const int64_t end = job.n - at < kSumBlock ? job.n : at + kSumBlock;
     softmax_sums<T>(job, row, at, end, stats.max, &sum, &smooth);
     stats.sum += sum;
     stats.smooth += smooth;
   }
   softmax_finish<T>(job, row, 0, job.n, stats);
+}
+
+// Rows [row, row + count) of one block together, step by step: at the end of a step a row waits for
+// the sum or the largest of its lanes, and meanwhile the next one is under way.
+template <class T>
+static void softmax_together(const SoftmaxJob& job, int64_t row, int64_t count) {
+  T kept[kSumBlock];
+  RowStats stats[kTogether];
+  const int64_t n = job.n;
+  const auto block = [&](int64_t r) __attribute__((always_inline)) {
+    return Block<T>{(row + r) * n, n, count * n, kept + r * n};
+  };
+  for (int64_t r = 0; r < count; ++r) {
+    stats[r] = {0, 0, 0, logit_of_target<T>(job, row + r)};
+    if (job.kind <= kCrossEntropy) stats[r].max = softmax_max<T>(job, row + r, 0, n);
+    // Before the exponentials take the place of x, where the call works in place.
+    stats[r].smooth = smooth_sum(job, block(r), static_cast<T>(stats[r].max));
+  }
+  if (job.kind <= kCrossEntropy)
+    for (int64_t r = 0; r < count; ++r)
+      softmax_exponentials(job, block(r), static_cast<T>(stats[r].max));
+  for (int64_t r = 0; r < count; ++r) stats[r].sum = softmax_sum(job, block(r));
+  for (int64_t r = 0; r < count; ++r) softmax_finish<T>(job, row + r, 0, n, stats[r]);
 }
 
 }  // namespace gradstep::GRADSTEP_ISA::softmax

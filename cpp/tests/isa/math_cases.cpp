@@ -21,7 +21,9 @@ static void evaluate(test::Function function, int64_t n, const T* x, T* y) {
     case test::kLog:
       return apply(n, x, y, [](auto v) __attribute__((always_inline)) { return log(v); });
     case test::kTanh:
-      return apply(n, x, y, [](auto v) __attribute__((always_inline)) { return tanh(v); });
+      return apply(n, x, y, [](auto v) __attribute__((always_inline)) {
+        return activation::Tanh<T>(0).forward(v);
+      });
     case test::kSigmoid:
       return apply(n, x, y, [](auto v) __attribute__((always_inline)) { return sigmoid(v); });
     case test::kSilu:

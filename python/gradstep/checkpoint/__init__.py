@@ -19,7 +19,7 @@ def save(path: str | os.PathLike[str], /, **parts: Any) -> None:
     parts: by name, such as model, optimizer, extra. Each is an array; a layer or network; an
     optimizer or any other object with `state_dict` and `load_state_dict`; a numpy.random.Generator;
     None, a truth value, a number, a text; or a list, tuple or mapping of such. Arrays: of bool,
-    integers, float16, float32 or float64. A schedule is a function of the step and is left out.
+    integers, float16, bfloat16, float32, float64. A schedule is a function of the step: left out.
 
     The file is written beside the old one, synced, renamed, and the folder synced: a kill, a full
     disk or a loss of power leaves the old file or the new one. It holds no code, and a SHA-256.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gradstep.arrays import Array
-from gradstep.spec.sums import SUM_BLOCK, sum_along
+from gradstep.spec.sums import SUM_BLOCK, paired_sums_along, sum_along
 
 __all__ = [
     "CHANNEL_ROWS",
@@ -158,8 +158,7 @@ def softmax(x: Array, axis: int = -1) -> Array:
 
 def softmax_backward(dy: Array, y: Array, axis: int = -1) -> Array:
     """The NumPy specification of `softmax_backward`."""
-    products = dy.astype(np.float64) * y.astype(np.float64)
-    return np.asarray(y * (dy - sum_along(products, axis).astype(y.dtype)))
+    return np.asarray(y * (dy - paired_sums_along(dy * y, axis).astype(y.dtype)))
 
 
 def log_softmax(x: Array, axis: int = -1) -> Array:
@@ -171,7 +170,7 @@ def log_softmax(x: Array, axis: int = -1) -> Array:
 
 def log_softmax_backward(dy: Array, y: Array, axis: int = -1) -> Array:
     """`log_softmax_backward` with NumPy's exp; equal to rounding."""
-    return np.asarray(dy - np.exp(y) * sum_along(dy.astype(np.float64), axis).astype(y.dtype))
+    return np.asarray(dy - np.exp(y) * paired_sums_along(dy, axis).astype(y.dtype))
 
 
 def _beside(weight: Array, x: Array, axis: int) -> Array:

@@ -14,6 +14,8 @@ __all__ = [
     "SUM_BLOCK",
     "SUM_LANES",
     "global_norm",
+    "paired_sums",
+    "paired_sums_along",
     "sum_along",
     "sum_blocks",
 ]
@@ -79,6 +81,15 @@ def paired_sums(values: Array) -> NDArray[np.float64]:
             lanes = lanes[..., :half] + lanes[..., half:]
     total: NDArray[np.float64] = lanes[..., 0]
     return total
+
+
+def paired_sums_along(values: Array, axis: int) -> NDArray[np.float64]:
+    """`paired_sums` of blocks of 4096 along an axis, which is kept, the blocks added in order."""
+    rows = np.moveaxis(values, axis, -1)
+    total = np.zeros(rows.shape[:-1])
+    for at in range(0, rows.shape[-1], SUM_BLOCK):
+        total = total + paired_sums(rows[..., at : at + SUM_BLOCK])
+    return np.expand_dims(total, axis)
 
 
 def global_norm(arrays: Iterable[Array]) -> float:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ from gradstep.train.records import Record
 from gradstep.train.report import Run
 
 __all__ = ["main"]
+
+# Seconds between two writings of the model while it is trained.
+SAVE_EVERY = 60.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,11 +142,29 @@ def _train_all(
                 for split in job.splits:
                     record = Record(keep)
                     runs[-1].records.append(record)
-                    note = partial(record.note, show=progress(name))
+                    note = _saving(job, lr, record, partial(record.note, show=progress(name)))
                     runs[-1].histories.append(job.fit(name, lr, split, note, start))
     except KeyboardInterrupt:
         return _interrupted(job, runs)
     return runs, None
+
+
+def _saving(job: Job, lr: float, record: Record, note: OnEpoch) -> OnEpoch:
+    """Write the model from time to time too, so that a loss of power costs little.
+
+    A disk that is full meanwhile does not end the training: the end tells.
+    """
+    path, last = job.arguments.save, perf_counter()
+
+    def noted(training: Training) -> None:
+        nonlocal last
+        note(training)
+        if path is not None and record.state is not None and perf_counter() - last > SAVE_EVERY:
+            with suppress(OSError):
+                write_model(job, lr, record.state, path)
+            last = perf_counter()
+
+    return noted
 
 
 def _interrupted(job: Job, runs: list[Run]) -> tuple[list[Run], str]:

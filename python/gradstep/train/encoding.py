@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.train.frame import Rows, most_frequent
+from gradstep.train.frame import MOST_LEVELS, Rows, most_frequent
 
 __all__ = ["Encoding", "Scale", "standardize"]
 
 FloatArray = npt.NDArray[np.float32]
 Categories = Sequence[Sequence[str | None]]
-
-# Levels of a category that get a column each; the rarer ones have none.
-MOST_LEVELS = 100
 
 
 @dataclass(frozen=True)
