@@ -22,14 +22,21 @@ _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
 
 
-def _watched() -> bool:
-    """Whether a tracer, a transform or a dispatch mode wants to see torch's own operators."""
-    return bool(
-        torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
-    )
+def is_watched() -> bool:
+    """Whether a compiler, tracer, transform or dispatch mode wants to see torch's own operators."""
+    # First, because torch.compile follows this branch and must not come to the rest.
+    if torch.compiler.is_compiling():
+        return True
+    return _core.is_watched()
+
+
+# Tracers, functorch's transforms, dispatch modes, levels of forward-mode derivatives.
+_core.watch_by(
+    torch._C._is_tracing,
+    torch._C._are_functorch_transforms_active,
+    torch._C._len_torch_dispatch_stack,
+    forward_ad,
+)
 
 
 def _keys(*names: str) -> int:
@@ -94,8 +101,7 @@ def is_native(
 
     The others must be plain and contiguous, and of x's type.
     """
-    # First, because torch.compile follows this branch and must not come to the rest.
-    if torch.compiler.is_compiling() or _watched():
+    if is_watched():
         return False
     return (
         type(x) in _PLAIN_TYPES
@@ -153,12 +159,6 @@ def array(tensor: torch.Tensor, order: Order = None) -> Array:
 def optional_array(tensor: torch.Tensor | None) -> Array | None:
     """The same for a tensor that may be missing."""
     return None if tensor is None else array(tensor)
-
-
-def copied(found: Array) -> torch.Tensor:
-    """A small result in memory of torch's own."""
-    # Of a tensor on NumPy's memory, the storage could not be resized (FSDP does).
-    return torch.from_numpy(found).clone()
 
 
 def laid_out(x: torch.Tensor, order: Order) -> torch.Tensor:
