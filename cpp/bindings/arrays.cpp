@@ -167,9 +167,13 @@ Input check_dense(py::handle object, const std::string& argument) {
 }
 
 Input check_c_order(py::handle object, const std::string& argument) {
-  py::object array = readable(object);
-  const ArrayView view =
-      check_array(array, Access::kRead, argument, py::none(), kValueTypes, kCOrder);
+  return check_c_order(object, Access::kRead, argument);
+}
+
+Input check_c_order(py::handle object, Access access, const std::string& argument) {
+  py::object array =
+      access == Access::kRead ? readable(object) : py::reinterpret_borrow<py::object>(object);
+  const ArrayView view = check_array(array, access, argument, py::none(), kValueTypes, kCOrder);
   if (!c_order(array)) throw py::value_error(argument + ": F order, expected C order");
   Shape shape = shape_of(array);
   return {std::move(array), view, std::move(shape)};
