@@ -229,6 +229,10 @@ def test_classes_in_the_first_column_are_hinted_at(read):
     hint = "; the first column has 3 values: if they are the classes, --label first"
     assert read(text).notes[1].endswith(hint)
     assert all("--label first" not in note for note in read(text, label="last").notes)
+    letters = read("".join(f"{'TSR'[i % 3]},{i % 4},{i % 5}\n" for i in range(30)))
+    assert letters.notes[1] == hint[2:]
+    plain = read("room,u,k\n" + "".join(f"{i % 3},{i},{'ab'[i % 2]}\n" for i in range(30)))
+    assert len(plain.notes) == 1
     with pytest.raises(ValueError, match=r"y: one class \(0\), .* --label first"):
         read("0,1,0\n1,2,0\n0,1,0\n1,2,0\n")
 

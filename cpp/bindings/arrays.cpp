@@ -143,7 +143,11 @@ Input check_dense(py::handle object, const std::string& argument) {
 }
 
 Input check_c_order(py::handle object, const std::string& argument) {
-  const ArrayView view = check_array(object, Access::kRead, argument);
+  return check_c_order(object, Access::kRead, argument);
+}
+
+Input check_c_order(py::handle object, Access access, const std::string& argument) {
+  const ArrayView view = check_array(object, access, argument);
   if (!c_order(object)) throw py::value_error(argument + ": F order, expected C order");
   return {py::reinterpret_borrow<py::object>(object), view, shape_of(object)};
 }

@@ -62,6 +62,7 @@ struct Input {
   Shape shape;
 };
 Input check_c_order(pybind11::handle object, const std::string& argument);
+Input check_c_order(pybind11::handle object, Access access, const std::string& argument);
 // An array in any dense order, for calls that take elements as they lie: its shape is left out.
 Input check_dense(pybind11::handle object, const std::string& argument);
 // The same, and like `model`, with whose shape it comes.

@@ -5,6 +5,7 @@
 #include "bindings/families.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/norm.hpp"
+#include "bindings/norm_calls.hpp"
 
 namespace py = pybind11;
 
@@ -20,8 +21,7 @@ bool check_activation(py::handle activation) {
                         ", expected None or 'relu'");
 }
 
-NormShape check_channels(const Input& x, py::handle axis_argument) {
-  const int64_t axis = check_integer(axis_argument, "axis");
+NormShape channels_of(const Input& x, int64_t axis) {
   const auto dims = static_cast<int64_t>(x.shape.size());
   if (dims < 2)
     throw py::value_error("x: shape " + shape_text(x.shape) + ", expected 2 axes or more");
@@ -61,8 +61,8 @@ double check_momentum(py::handle momentum, py::handle tracked) {
 
 // One of the two running statistics, of x's type or double: written in training, else read. None
 // will do in training, for both.
-Numbers check_running(py::handle object, py::handle other, const char* argument,
-                      const NormShape& shape, bool training, Memory* memory) {
+Numbers check_running(const Library& library, py::handle object, py::handle other,
+                      const char* argument, const NormShape& shape, bool training, Memory* memory) {
   const Access access = training ? Access::kWrite : Access::kRead;
   if (object.is_none()) {
     if (training && other.is_none()) return {};
@@ -70,9 +70,9 @@ Numbers check_running(py::handle object, py::handle other, const char* argument,
         std::string(argument) + ": None, expected an array " +
         (training ? "as the other running statistic is given" : "when training is False"));
   }
-  const DType found = check_array(object, access, argument).type;
-  const Input input = check_shaped(object, access, argument, {shape.channels},
-                                   found == kFloat64 ? found : shape.type, "x, or float64");
+  const DType found = library.read(object, access, argument).view.type;
+  const Input input = library.read_shaped(object, access, argument, {shape.channels},
+                                          found == kFloat64 ? found : shape.type, "x, or float64");
   if (training)
     memory->writes(input, argument);
   else
@@ -80,77 +80,96 @@ Numbers check_running(py::handle object, py::handle other, const char* argument,
   return {input.view.data, input.view.type};
 }
 
-py::tuple batch_norm(py::handle x, py::handle weight, py::handle bias, py::handle running_mean,
-                     py::handle running_var, py::handle in_training, py::handle momentum,
-                     py::handle tracked, py::handle eps, py::handle axis, py::handle activation,
-                     py::handle out) {
-  const Input input = check_c_order(x, "x");
-  const bool training = check_bool(in_training, "training");
-  const NormShape shape = check_channels(input, axis);
+// The options of a forward call that NumPy's and torch's share.
+struct Options {
+  py::handle weight, bias, running_mean, running_var;
+  bool training, relu;
+  py::handle momentum, tracked, eps, out;
+};
+
+py::tuple batch_norm(const Library& library, const Input& x, const NormShape& shape,
+                     const Options& o) {
   const Shape channels{shape.channels};
   Memory memory;
-  memory.reads(input, "x", true);
+  memory.reads(x, "x", true);
   BatchNormForward job{};
   job.shape = shape;
-  job.weight = check_numbers(weight, "weight", channels, shape.type, 1, &memory);
-  job.bias = check_numbers(bias, "bias", channels, shape.type, 0, &memory);
-  job.running_mean =
-      check_running(running_mean, running_var, "running_mean", shape, training, &memory);
-  job.running_var =
-      check_running(running_var, running_mean, "running_var", shape, training, &memory);
-  job.training = training;
-  job.relu = check_activation(activation);
-  job.momentum = training && job.running_mean.data ? check_momentum(momentum, tracked) : 0;
-  job.eps = check_eps(eps);
-  if (training) check_count(shape, input);
-  py::array y = memory.result(out, input, "x");
+  job.weight = check_numbers(library, o.weight, "weight", channels, shape.type, 1, &memory);
+  job.bias = check_numbers(library, o.bias, "bias", channels, shape.type, 0, &memory);
+  job.running_mean = check_running(library, o.running_mean, o.running_var, "running_mean", shape,
+                                   o.training, &memory);
+  job.running_var = check_running(library, o.running_var, o.running_mean, "running_var", shape,
+                                  o.training, &memory);
+  job.training = o.training;
+  job.relu = o.relu;
+  job.momentum = o.training && job.running_mean.data ? check_momentum(o.momentum, o.tracked) : 0;
+  job.eps = check_eps(o.eps);
+  if (o.training) check_count(shape, x);
+  const NewArray y = library.result(o.out, x, "x", &memory);
   py::array mean = new_array(kFloat64, channels), invstd = new_array(kFloat64, channels);
-  py::tuple result = py::make_tuple(y, mean, invstd);
-  job.x = input.view.data;
-  job.y = y.mutable_data();
+  py::tuple result = py::make_tuple(y.object, mean, invstd);
+  job.x = x.view.data;
+  job.y = y.data;
   job.mean = static_cast<double*>(mean.mutable_data());
   job.invstd = static_cast<double*>(invstd.mutable_data());
   without_gil(shape.elements(), [&] { forward(job); });
   return result;
 }
 
-py::tuple batch_norm_backward(py::handle dy, py::handle x, py::handle weight, py::handle mean,
-                              py::handle invstd, py::handle in_training, py::handle axis,
-                              py::handle activation, py::handle bias, py::handle out) {
-  const Input input = check_c_order(x, "x"), gradient = check_input_like(dy, input, "dy", "x");
-  const bool training = check_bool(in_training, "training");
-  const NormShape shape = check_channels(input, axis);
+py::tuple batch_norm_backward(const Library& library, const Input& x, py::handle dy,
+                              py::handle weight, py::handle mean, py::handle invstd, bool training,
+                              const NormShape& shape, bool relu, py::handle bias, py::handle out) {
+  const Input gradient = library.read_like(dy, x, "dy", "x");
   const Shape channels{shape.channels};
   Memory memory;
   memory.reads(gradient, "dy", true);
-  memory.reads(input, "x", true);
+  memory.reads(x, "x", true);
   BatchNormBackward job{};
   job.shape = shape;
-  job.weight = check_numbers(weight, "weight", channels, shape.type, 1, &memory);
-  job.bias = check_numbers(bias, "bias", channels, shape.type, 0, &memory);
+  job.weight = check_numbers(library, weight, "weight", channels, shape.type, 1, &memory);
+  job.bias = check_numbers(library, bias, "bias", channels, shape.type, 0, &memory);
   job.mean = check_statistic(mean, "mean", channels, &memory);
   job.invstd = check_statistic(invstd, "invstd", channels, &memory);
   job.training = training;
-  job.relu = check_activation(activation);
-  if (training) check_count(shape, input);
-  py::array dx = memory.result(out, input, "x");
-  const NewNumbers dweight(shape.type, channels), dbias(shape.type, channels);
-  py::tuple result = py::make_tuple(dx, dweight.array, dbias.array);
+  job.relu = relu;
+  if (training) check_count(shape, x);
+  const NewArray dx = library.result(out, x, "x", &memory);
+  const NewNumbers dweight(library.gradient(x, channels, Library::kWeight), shape.type);
+  const NewNumbers dbias(library.gradient(x, channels, Library::kBias), shape.type);
+  py::tuple result = py::make_tuple(dx.object, dweight.array, dbias.array);
   job.dy = gradient.view.data;
-  job.x = input.view.data;
-  job.dx = dx.mutable_data();
+  job.x = x.view.data;
+  job.dx = dx.data;
   job.dweight = dweight.numbers;
   job.dbias = dbias.numbers;
   without_gil(shape.elements(), [&] { backward(job); });
   return result;
 }
 
+// Backward has to know whether x is channels last, as the result then is.
+py::object tensor_batch_norm(py::handle call, py::handle x, py::handle weight, py::handle bias,
+                             py::handle running_mean, py::handle running_var, bool training,
+                             py::handle momentum, py::handle eps, bool relu) {
+  const py::object found = on_tensors([&]() -> py::object {
+    const bool last = is_channels_last(x);
+    const Tensors tensors(last);
+    const Input input = tensors.read(x, Access::kRead, "x");
+    const py::tuple all = batch_norm(tensors, input, channels_of(input, last ? -1 : 1),
+                                     {weight, bias, running_mean, running_var, training, relu,
+                                      momentum, py::none(), eps, py::none()});
+    return py::make_tuple(all[0], all[1], all[2], py::bool_(last));
+  });
+  return recorded(call, x, weight, bias, found);
+}
+
 // (mean, biased variance, count) of every channel.
 py::tuple batch_norm_stats(py::handle x, py::handle axis) {
   const Input input = check_c_order(x, "x");
-  const NormShape shape = check_channels(input, axis);
+  const NormShape shape = channels_of(input, check_integer(axis, "axis"));
   std::vector<Moments> moments(shape.channels);
-  NewNumbers mean(kFloat64, {shape.channels}), variance(kFloat64, {shape.channels});
+  const Shape channels{shape.channels};
+  NewNumbers mean(of_numpy(new_array(kFloat64, channels)), kFloat64);
+  NewNumbers variance(of_numpy(new_array(kFloat64, channels)), kFloat64);
   without_gil(shape.elements(), [&] { batch_moments(shape, input.view.data, moments.data()); });
   for (int64_t c = 0; c < shape.channels; ++c) {
     mean.numbers.set(c, moments[c].mean);
@@ -161,9 +180,42 @@ py::tuple batch_norm_stats(py::handle x, py::handle axis) {
 
 }  // namespace
 
+py::object batch_norm_gradients(const NormCall& call, const NormGradients& given) {
+  return on_tensors([&]() -> py::object {
+    const Needs needs(given.needs);
+    const bool last = given.statistics[2].ptr() == Py_True;
+    const Tensors tensors(needs, given.weight, last);
+    const Input x = tensors.read(given.x, Access::kRead, "x");
+    const py::handle mean = given.statistics[0], invstd = given.statistics[1];
+    const py::tuple found =
+        batch_norm_backward(tensors, x, given.dy, given.weight, mean, invstd, call.training,
+                            channels_of(x, last ? -1 : 1), call.relu, given.bias, py::none());
+    return gradients(found, needs, 2);
+  });
+}
+
 void define_batch_norm(py::module_& m) {
-  m.def("batch_norm", batch_norm);
-  m.def("batch_norm_backward", batch_norm_backward);
+  m.def("batch_norm",
+        [](py::handle x, py::handle weight, py::handle bias, py::handle running_mean,
+           py::handle running_var, py::handle in_training, py::handle momentum, py::handle tracked,
+           py::handle eps, py::handle axis, py::handle activation, py::handle out) {
+          const Input input = numpy.read(x, Access::kRead, "x");
+          const bool training = check_bool(in_training, "training");
+          const NormShape shape = channels_of(input, check_integer(axis, "axis"));
+          return batch_norm(numpy, input, shape,
+                            {weight, bias, running_mean, running_var, training,
+                             check_activation(activation), momentum, tracked, eps, out});
+        });
+  m.def("batch_norm_backward", [](py::handle dy, py::handle x, py::handle weight, py::handle mean,
+                                  py::handle invstd, py::handle in_training, py::handle axis,
+                                  py::handle activation, py::handle bias, py::handle out) {
+    const Input input = numpy.read(x, Access::kRead, "x");
+    const bool training = check_bool(in_training, "training");
+    const NormShape shape = channels_of(input, check_integer(axis, "axis"));
+    return batch_norm_backward(numpy, input, dy, weight, mean, invstd, training, shape,
+                               check_activation(activation), bias, out);
+  });
+  m.def("tensor_batch_norm", tensor_batch_norm);
   m.def("batch_norm_stats", batch_norm_stats);
 }
 

@@ -102,12 +102,12 @@ bool read_tensor(PyObject* object, DLTensor* tensor) {
   return read_raw(exporter, object, tensor) && has_memory(*tensor) && !is_negated(exporter, object);
 }
 
-namespace {
-
 bool read_floats(PyObject* object, DLTensor* tensor) {
   return read_tensor(object, tensor) && tensor->device_type == 1 && tensor->code == 2 &&
          tensor->lanes == 1 && (tensor->bits == 32 || tensor->bits == 64);
 }
+
+namespace {
 
 bool is_contiguous(const DLTensor& tensor) {
   int64_t filled = 1;

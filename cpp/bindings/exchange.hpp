@@ -28,6 +28,9 @@ struct DLTensor {
 // torch's lazily negated views and zeros, fake tensors. No Python error is left behind.
 bool read_tensor(PyObject* object, DLTensor* tensor);
 
+// The same, and whether its elements are float32 or float64 in memory of the CPU.
+bool read_floats(PyObject* object, DLTensor* tensor);
+
 // A NumPy array over the memory of a float32 or float64 tensor on the CPU, which it keeps alive;
 // None where that cannot be read. torch's own `numpy()` would forbid the tensor to be resized.
 pybind11::object tensor_array(pybind11::handle object);

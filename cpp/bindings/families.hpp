@@ -6,6 +6,8 @@ namespace gradstep {
 
 void define_plan(pybind11::module_& m);
 void define_exchange(pybind11::module_& m);
+void define_tensors(pybind11::module_& m);
+void define_norm_calls(pybind11::module_& m);
 void define_dropout(pybind11::module_& m);
 void define_batch_norm(pybind11::module_& m);
 void define_row_norm(pybind11::module_& m);

@@ -5,6 +5,7 @@
 #include "bindings/families.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/norm.hpp"
+#include "bindings/norm_calls.hpp"
 
 namespace py = pybind11;
 
@@ -14,13 +15,15 @@ namespace {
 
 // What forward and backward share. groups None: one for every channel.
 struct Groups {
+  const Library& library;
   Input x;
   Shape statistics;
   Memory memory;
   GroupNorm job{};
 
-  Groups(py::handle object, py::handle groups, py::handle weight, py::handle bias)
-      : x(check_c_order(object, "x")) {
+  Groups(const Library& of, py::handle object, py::handle groups, py::handle weight,
+         py::handle bias)
+      : library(of), x(library.read(object, Access::kRead, "x")) {
     if (x.shape.size() < 2)
       throw py::value_error("x: shape " + shape_text(x.shape) + ", expected 2 axes or more");
     job.type = x.view.type;
@@ -36,51 +39,80 @@ struct Groups {
                             ", expected more than one value per channel of a sample");
     statistics = {job.samples, job.groups};
     memory.reads(x, "x", true);
-    job.weight = check_numbers(weight, "weight", {job.channels}, job.type, 1, &memory);
-    job.bias = check_numbers(bias, "bias", {job.channels}, job.type, 0, &memory);
+    const Shape channels{job.channels};
+    job.weight = check_numbers(library, weight, "weight", channels, job.type, 1, &memory);
+    job.bias = check_numbers(library, bias, "bias", channels, job.type, 0, &memory);
     job.x = x.view.data;
   }
 };
 
-py::tuple group_norm(py::handle x, py::handle groups, py::handle weight, py::handle bias,
-                     py::handle eps, py::handle out) {
-  Groups of(x, groups, weight, bias);
+py::tuple group_norm(const Library& library, py::handle x, py::handle groups, py::handle weight,
+                     py::handle bias, py::handle eps, py::handle out) {
+  Groups of(library, x, groups, weight, bias);
   GroupNorm& job = of.job;
   job.eps = check_eps(eps);
-  py::array y = of.memory.result(out, of.x, "x");
+  const NewArray y = library.result(out, of.x, "x", &of.memory);
   py::array mean = new_array(kFloat64, of.statistics), invstd = new_array(kFloat64, of.statistics);
-  py::tuple result = py::make_tuple(y, mean, invstd);
-  job.y = y.mutable_data();
+  py::tuple result = py::make_tuple(y.object, mean, invstd);
+  job.y = y.data;
   job.mean = static_cast<double*>(mean.mutable_data());
   job.invstd = static_cast<double*>(invstd.mutable_data());
   without_gil(of.x.view.n, [&] { forward(job); });
   return result;
 }
 
-py::tuple group_norm_backward(py::handle dy, py::handle x, py::handle groups, py::handle weight,
-                              py::handle mean, py::handle invstd, py::handle out) {
-  Groups of(x, groups, weight, py::none());
+py::tuple group_norm_backward(const Library& library, py::handle dy, py::handle x,
+                              py::handle groups, py::handle weight, py::handle mean,
+                              py::handle invstd, py::handle out) {
+  Groups of(library, x, groups, weight, py::none());
   GroupNorm& job = of.job;
-  const Input gradient = check_input_like(dy, of.x, "dy", "x");
+  const Input gradient = library.read_like(dy, of.x, "dy", "x");
   of.memory.reads(gradient, "dy", true);
   job.mean = check_statistic(mean, "mean", of.statistics, &of.memory);
   job.invstd = check_statistic(invstd, "invstd", of.statistics, &of.memory);
-  py::array dx = of.memory.result(out, of.x, "x");
-  const NewNumbers dweight(job.type, {job.channels}), dbias(job.type, {job.channels});
-  py::tuple result = py::make_tuple(dx, dweight.array, dbias.array);
+  const NewArray dx = library.result(out, of.x, "x", &of.memory);
+  const Shape channels{job.channels};
+  const NewNumbers dweight(library.gradient(of.x, channels, Library::kWeight), job.type);
+  const NewNumbers dbias(library.gradient(of.x, channels, Library::kBias), job.type);
+  py::tuple result = py::make_tuple(dx.object, dweight.array, dbias.array);
   job.dy = gradient.view.data;
-  job.y = dx.mutable_data();
+  job.y = dx.data;
   job.dweight = dweight.numbers;
   job.dbias = dbias.numbers;
   without_gil(of.x.view.n, [&] { backward(job); });
   return result;
 }
 
+py::object tensor_group_norm(py::handle call, py::handle x, py::handle groups, py::handle weight,
+                             py::handle bias, py::handle eps) {
+  const py::object found = on_tensors([&]() -> py::object {
+    return group_norm(Tensors(), x, groups, weight, bias, eps, py::none());
+  });
+  return recorded(call, x, weight, bias, found);
+}
+
 }  // namespace
 
+py::object group_norm_gradients(const NormCall& call, const NormGradients& given) {
+  return on_tensors([&]() -> py::object {
+    const Needs needs(given.needs);
+    const Tensors tensors(needs, given.weight);
+    const py::handle mean = given.statistics[0], invstd = given.statistics[1];
+    const py::tuple found = group_norm_backward(tensors, given.dy, given.x, call.groups,
+                                                given.weight, mean, invstd, py::none());
+    return gradients(found, needs, 2);
+  });
+}
+
 void define_group_norm(py::module_& m) {
-  m.def("group_norm", group_norm);
-  m.def("group_norm_backward", group_norm_backward);
+  m.def("group_norm",
+        [](py::handle x, py::handle groups, py::handle weight, py::handle bias, py::handle eps,
+           py::handle out) { return group_norm(numpy, x, groups, weight, bias, eps, out); });
+  m.def("group_norm_backward", [](py::handle dy, py::handle x, py::handle groups, py::handle weight,
+                                  py::handle mean, py::handle invstd, py::handle out) {
+    return group_norm_backward(numpy, dy, x, groups, weight, mean, invstd, out);
+  });
+  m.def("tensor_group_norm", tensor_group_norm);
 }
 
 }  // namespace gradstep

@@ -182,6 +182,8 @@ PYBIND11_MODULE(_core, m) {
   m.def("summarize", summarize, py::arg("arrays"), py::arg("names"), py::arg("argument"));
   define_plan(m);
   define_exchange(m);
+  define_tensors(m);
+  define_norm_calls(m);
   define_dropout(m);
   define_batch_norm(m);
   define_row_norm(m);

@@ -8,10 +8,10 @@ namespace py = pybind11;
 
 namespace gradstep {
 
-Numbers check_numbers(py::handle object, const char* argument, const Shape& shape, DType type,
-                      double missing, Memory* memory) {
+Numbers check_numbers(const Library& library, py::handle object, const char* argument,
+                      const Shape& shape, DType type, double missing, Memory* memory) {
   if (object.is_none()) return {.missing = missing};
-  const Input input = check_shaped(object, Access::kRead, argument, shape, type, "x");
+  const Input input = library.read_shaped(object, Access::kRead, argument, shape, type, "x");
   memory->reads(input, argument);
   return {input.view.data, type};
 }

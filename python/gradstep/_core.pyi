@@ -162,6 +162,69 @@ def group_norm_backward(
     out: _Array | None,
 ) -> tuple[_Array, _Array, _Array]: ...
 
+# The same on torch's tensors: the result, recorded by autograd for `call`, or for None the result
+# and the statistics. None where an argument is none that the function takes. needs: which inputs
+# of an autograd function want a gradient.
+class NormCall:
+    def __init__(
+        self,
+        kind: str,
+        eps: Any,
+        axes: int = 0,
+        groups: int | None = None,
+        training: bool = True,
+        relu: bool = False,
+    ) -> None: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def eps(self) -> Any: ...
+    @property
+    def axes(self) -> int: ...
+    @property
+    def groups(self) -> int | None: ...
+    @property
+    def training(self) -> bool: ...
+    @property
+    def relu(self) -> bool: ...
+
+def use_torch(
+    tensor: type, parameter: type, empty_like: Any, large_like: Any, large: int
+) -> None: ...
+def watch_by(is_tracing: Any, has_transforms: Any, modes: Any, forward_mode: Any) -> None: ...
+def is_watched() -> bool: ...
+def record_by(grad_enabled: Any, record: Any, fallback: Any) -> None: ...
+def recorded(call: NormCall, x: Any, weight: Any, bias: Any, found: tuple[Any, ...]) -> Any: ...
+def keep_for_backward(
+    ctx: Any, x: Any, weight: Any, bias: Any, call: NormCall, found: tuple[Any, ...]
+) -> Any: ...
+def norm_backward(ctx: Any, dy: Any) -> tuple[Any, ...]: ...
+def norm_gradients(
+    call: NormCall, dy: Any, x: Any, weight: Any, bias: Any, stats: tuple[Any, ...], needs: Any
+) -> tuple[Any, ...] | None: ...
+
+norm_backward_method: Any
+
+def tensor_layer_norm(
+    call: NormCall | None, x: Any, sizes: Any, weight: Any, bias: Any, eps: Any
+) -> Any: ...
+def tensor_rms_norm(call: NormCall | None, x: Any, sizes: Any, weight: Any, eps: Any) -> Any: ...
+def tensor_group_norm(
+    call: NormCall | None, x: Any, groups: int | None, weight: Any, bias: Any, eps: Any
+) -> Any: ...
+def tensor_batch_norm(
+    call: NormCall | None,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: Any,
+    eps: Any,
+    relu: bool,
+) -> Any: ...
+
 # Activations and losses; the index is that of ACTIVATIONS.
 def activate(index: int, x: Any, out: Any, parameter: float) -> NDArray[Any]: ...
 def activate_backward(

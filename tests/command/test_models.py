@@ -188,9 +188,11 @@ def test_arrays_are_predicted_with_and_without_labels(train, run, folder):
     train("--save", "m")
     with np.load("three.npz") as file:
         x, y = file["X"], file["y"]
+    np.savetxt("seven.csv", np.column_stack([x, y]), delimiter=",")
     np.savez("x.npz", X=x)
     np.savez("more.npz", X=x, y=np.where(y == 2, 7, y))
     done = run("predict", "m", "three.npz")
+    assert run("predict", "m", "seven.csv", "--label", "last").out == done.out
     assert run("predict", "m", "x.npz").out == done.out and "of 180 rows" in done.err
     assert (
         "of 150 rows with a label, 30 without one that fits" in run("predict", "m", "more.npz").err
@@ -232,6 +234,7 @@ def test_large_integers_are_counted_from_where_the_training_began(train, run, fo
         (["predict", "m"], "the following arguments are required: DATA"),
         (["predict", "none", "mixed.csv"], "none: No such file or directory"),
         (["predict", "m", "mixed.csv"], "data: mixed.csv: 4 columns, expected 6, or 7 with .*"),
+        (["predict", "m", "seven.csv"], "data: seven.csv: .* 7 with the label that --label names"),
         (["predict", "m", "nothing.csv"], "data: nothing.csv: no such file"),
         (["predict", "m", "mixed"], "data: 'mixed', expected digits, .*"),
         (["predict", "m", "wide.npz"], "data: wide.npz: X: 7 columns .*, expected the 6 .*"),
@@ -244,6 +247,7 @@ def test_what_does_not_fit_is_one_line(train, run, mixed, arguments, message):
     train("--save", "m")
     gs.save("other", x=1)
     np.savez("wide.npz", X=np.eye(7))
+    np.savetxt("seven.csv", np.eye(7), delimiter=",")
     err = run(*arguments, code=2).err
     assert err.count("\n") == 1
     assert re.fullmatch(f"gradstep: error: {message}\n", err)
@@ -264,6 +268,12 @@ def test_missing_safetensors_names_the_extra(train, run, monkeypatch):
     monkeypatch.setattr(model_file, "find_spec", lambda name: None)
     for done in (train("--save", "m", code=2), run("predict", "m", "three.npz", code=2)):
         assert done.err.endswith("not installed: pip install 'gradstep[checkpoint]'\n")
+
+
+def test_a_single_row_is_predicted(train, run, folder, numbers):
+    train("--data", "numbers.csv", "--save", "m")
+    (folder / "row.csv").write_text("0.1,0.2,0.3\n")
+    assert len(predictions(run("predict", "m", "row.csv").out)) == 1
 
 
 def test_a_pipe_gives_the_data(train, run, mixed, monkeypatch):

@@ -186,6 +186,17 @@ def test_charts_leave_out_what_is_no_number():
     assert [text for _, text in ticks(0.0, 25.0)] == ["0", "5", "10", "15", "20", "25"]
 
 
+def test_charts_of_many_points_stay_small():
+    rng = np.random.default_rng(0)
+    chart = Chart("t", "x", "y", (0, 1), (0, 1))
+    chart.line([(0.0, 0.0), *((i / 1e5, i / 1e5) for i in range(100_000)), (1.0, 1.0)], "c0")
+    text = chart.html()
+    assert len(text) < 20_000 and text.count("378.0,10.0") == 1
+    few = Chart("t", "x", "y", (0, 1), (0, 1))
+    few.line(list(zip(np.linspace(0, 1, 50), rng.random(50), strict=True)), "c0")
+    assert few.html().split('points="')[1].split('"')[0].count(",") == 50
+
+
 def test_calibration_counts_each_tenth():
     rng = np.random.default_rng(0)
     chance = rng.random(20_000)

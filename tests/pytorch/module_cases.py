@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import pytest
 import torch
+from gradstep import _core
 
 
 class Case(NamedTuple):
@@ -90,6 +92,30 @@ def group_norms() -> Iterator[Case]:
 
 
 NORMS = [*channel_norms(), *trailing_norms(), *group_norms()]
+
+
+class NativeCalls:
+    """Records the calls on tensors that native code took: what they were given, and returned."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.taken: list[tuple[tuple[Any, ...], Any]] = []
+        for name in dir(_core):
+            if name.startswith("tensor_") and name != "tensor_array":
+                monkeypatch.setattr(_core, name, self._recorded(getattr(_core, name)))
+
+    def _recorded(self, function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            result = function(*args)
+            if result is not None:
+                self.taken.append((args, result))
+            return result
+
+        return call
+
+    def memory(self) -> set[int]:
+        """Addresses of the tensors of more than one dimension."""
+        values = [value for args, result in self.taken for value in (*args, result)]
+        return {v.data_ptr() for v in values if isinstance(v, torch.Tensor) and v.dim() > 1}
 
 
 def copied(x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import gradstep.torch as gt  # noqa: E402
-from gradstep.torch.nn import families, norms  # noqa: E402
+from gradstep.torch.nn import families  # noqa: E402
+from module_cases import NativeCalls  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
@@ -116,13 +117,11 @@ def test_a_registered_class(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(ours, type(stock)) and repr(ours) == before
     torch.testing.assert_close(dict(ours.state_dict()), dict(state), rtol=0, atol=0)
 
-    calls: list[Any] = []
-    forward = norms._forward
-    monkeypatch.setattr(norms, "_forward", lambda *args: calls.append(args) or forward(*args))
+    calls = NativeCalls(monkeypatch)
     for training in (True, False):
         found, expected = (trained(each.train(training), x) for each in (ours, stock))
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert len(calls) == 2
+    assert len(calls.taken) == 2
     for again in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         assert type(again) is type(ours) and repr(again) == before
     assert gt.accelerate(nn.ModuleList([ours])).left["0"][1] == "is one of gradstep's already"
@@ -130,7 +129,7 @@ def test_a_registered_class(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         # By the module's own forward.
         half = (ours.bfloat16()(x.bfloat16()), stock.bfloat16()(x.bfloat16()))
         torch.testing.assert_close(*half, rtol=0, atol=0)
-        assert len(calls) == 2
+        assert len(calls.taken) == 2
     gt.restore(nn.ModuleList([ours]))
     assert type(ours) is type(stock)
 

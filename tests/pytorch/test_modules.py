@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import gradstep.torch as gt  # noqa: E402
+from gradstep import _core  # noqa: E402
 from gradstep.torch.nn import modules, norms  # noqa: E402
-from module_cases import NORMS, Case, assert_close, copied  # noqa: E402
+from module_cases import NORMS, Case, NativeCalls, assert_close, copied  # noqa: E402
 from pairs import pairwise  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -56,36 +58,47 @@ def test_agrees_with_torch(case: Case, dtype: Any, training: bool) -> None:
     assert repr(ours) == repr(torchs)
 
 
+@pytest.fixture
+def otherwise() -> Iterator[list[Any]]:
+    """The backward calls that our kernels did not take as they came."""
+    calls: list[Any] = []
+
+    def spy(*args: Any) -> Any:
+        calls.append(args)
+        return norms._gradients_otherwise(*args)
+
+    _core.record_by(torch.is_grad_enabled, norms._recorded, spy)
+    yield calls
+    _core.record_by(torch.is_grad_enabled, norms._recorded, norms._gradients_otherwise)
+
+
 @pytest.mark.parametrize("case", NORMS, ids=str)
-def test_the_kernels_are_ours(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_are_ours(
+    case: Case, monkeypatch: pytest.MonkeyPatch, otherwise: list[Any]
+) -> None:
     channels_last = case.layout == "channels_last" and len(case.shape) > 3
     if channels_last and not case.name.startswith("BatchNorm"):
         pytest.skip("torch's own kernel reads channels last")
-    calls: list[Any] = []
-    forward = norms._forward
-    monkeypatch.setattr(norms, "_forward", lambda *args: calls.append(args) or forward(*args))
-    case.module(gt, torch.float32)(case.x(torch.float32))
-    assert len(calls) == 1
+    calls = NativeCalls(monkeypatch)
+    y = case.module(gt, torch.float32)(case.x(torch.float32).requires_grad_())
+    y.backward(torch.ones_like(y))
+    assert len(calls.taken) == 1 and not otherwise
 
 
 @pytest.mark.parametrize("dims", (2, 3))
-def test_channels_last_is_not_copied(dims: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: set[int] = set()
-    array = norms.array
-
-    def recorded(x: Any, order: Any = None) -> Any:
-        found = array(x, order)
-        seen.add(found.__array_interface__["data"][0])
-        return found
-
-    monkeypatch.setattr(norms, "array", recorded)
+def test_channels_last_is_not_copied(
+    dims: int, monkeypatch: pytest.MonkeyPatch, otherwise: list[Any]
+) -> None:
+    calls = NativeCalls(monkeypatch)
     x = torch.randn((2, 3, 4, 5, 6)[: dims + 2]).movedim(1, -1).contiguous().movedim(-1, 1)
     y = getattr(gt, f"BatchNorm{dims}d")(3)(x.requires_grad_())
     assert y.stride() == x.stride()
     dy = torch.randn_like(y)
-    y.backward(dy)
-    assert seen == {x.data_ptr(), y.data_ptr(), dy.data_ptr(), x.grad.data_ptr()}
-    assert x.grad.stride() == x.stride()
+    (dx,) = torch.autograd.grad(y, x, dy)
+    assert calls.memory() == {x.data_ptr(), y.data_ptr()}
+    assert dx.stride() == x.stride() and not otherwise
+    torch.autograd.grad(getattr(gt, f"BatchNorm{dims}d")(3)(x), x, dy.contiguous())
+    assert len(otherwise) == 1
 
 
 @pytest.mark.parametrize("training", (True, False), ids=("train", "eval"))

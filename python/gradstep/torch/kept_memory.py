@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import torch
 
+from gradstep import _core
+
 __all__ = ["keep_memory", "new_like"]
 
 LARGE = 32 << 20  # bytes; glibc keeps smaller blocks itself, and hands out what is in cache
@@ -165,6 +167,14 @@ def new_like(x: torch.Tensor) -> torch.Tensor:
         return _result(_blocks.take(size), x)
     finally:
         _lock.release()
+
+
+def lend_results() -> None:
+    """Tells native code how to make results of its calls on tensors."""
+    _core.use_torch(torch.Tensor, torch.nn.Parameter, torch.empty_like, new_like, LARGE)
+
+
+lend_results()
 
 
 def keep_memory(limit: SupportsIndex) -> None:

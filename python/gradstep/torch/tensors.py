@@ -6,6 +6,7 @@ None is the usual one. It lets channels last and transposed tensors through with
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -22,14 +23,21 @@ _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
 
 
-def _watched() -> bool:
-    """Whether a tracer, a transform or a dispatch mode wants to see torch's own operators."""
-    return bool(
-        torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
-    )
+def is_watched() -> bool:
+    """Whether a compiler, tracer, transform or dispatch mode wants to see torch's own operators."""
+    # First, because torch.compile follows this branch and must not come to the rest.
+    if torch.compiler.is_compiling():
+        return True
+    return _core.is_watched()
+
+
+# Tracers, functorch's transforms, dispatch modes, levels of forward-mode derivatives.
+_core.watch_by(
+    torch._C._is_tracing,
+    torch._C._are_functorch_transforms_active,
+    torch._C._len_torch_dispatch_stack,
+    forward_ad,
+)
 
 
 def _keys(*names: str) -> int:
@@ -94,8 +102,7 @@ def is_native(
 
     The others must be plain and contiguous, and of x's type.
     """
-    # First, because torch.compile follows this branch and must not come to the rest.
-    if torch.compiler.is_compiling() or _watched():
+    if is_watched():
         return False
     return (
         type(x) in _PLAIN_TYPES
@@ -155,12 +162,6 @@ def optional_array(tensor: torch.Tensor | None) -> Array | None:
     return None if tensor is None else array(tensor)
 
 
-def copied(found: Array) -> torch.Tensor:
-    """A small result in memory of torch's own."""
-    # Of a tensor on NumPy's memory, the storage could not be resized (FSDP does).
-    return torch.from_numpy(found).clone()
-
-
 def laid_out(x: torch.Tensor, order: Order) -> torch.Tensor:
     """x with its memory contiguous in this order; copied if it is not.
 
@@ -177,7 +178,17 @@ def written(tensors: Iterable[torch.Tensor]) -> None:
     increment_version([tensor for tensor in tensors if not tensor.is_inference()])
 
 
+class _Word(threading.local):
+    """Memory for one number of this thread's: made anew, it would cost half of the draw."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):  # whose tensors could not be written outside of it
+            self.word = torch.empty((), dtype=torch.int64, device="cpu")
+
+
+_own = _Word()
+
+
 def draw_seed() -> int:
     """A seed from torch's default CPU generator: torch.manual_seed governs it."""
-    word = torch.empty((), dtype=torch.int64, device="cpu")
-    return int(word.random_().item())
+    return int(_own.word.random_().item())

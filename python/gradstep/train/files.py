@@ -309,32 +309,30 @@ def _from_table(table: Table, reading: Reading) -> Dataset:
     try:
         y, classes, notes = learnable(labels, reading.task, where)
     except ValueError as error:
-        raise ValueError(f"{error}{_hint(table, reading)}") from None
-    if reading.task is None and (notes or not _by_texts(labels)):
-        hint = _hint(table, reading)
-        notes = (*notes[:-1], notes[-1] + hint) if notes else (hint.lstrip("; "),) * bool(hint)
+        raise ValueError("; ".join([str(error), *_hint(table, reading, True)])) from None
+    if reading.task is None:
+        hint = _hint(table, reading, not classes)
+        notes = ("; ".join([*notes, *hint]),) if notes or hint else ()
     label = LabelColumn(table.label, table.position, table.header, len(table.cells.names))
     data = framed("", frame, y, classes, label, (*table.notes, *notes))
     return replace(data, where=table.cells.where)
 
 
-def _by_texts(labels: list[str]) -> bool:
-    return any(label[:1].isalpha() for label in labels[:100])
+def _hint(table: Table, reading: Reading, doubtful: bool) -> list[str]:
+    """Say that the first column may hold the classes, if nobody has said where they are.
 
-
-def _hint(table: Table, reading: Reading) -> str:
-    """Say that the first column may hold the classes, if nobody has said where they are."""
-    cells, position = table.cells, table.position
-    if reading.label is not None or position in (None, 0) or 0 in cells.skip:
-        return ""
+    It may if it is the only column of texts, or if the labels are doubtful and it has few numbers.
+    """
+    cells = table.cells
+    if reading.label is not None or table.position in (None, 0) or 0 in cells.skip:
+        return []
     first, texts = cells.x[:, 0], set(cells.texts.get(0, {}).values())
-    rows = len(first)
-    most = min(MOST_NUMBERS, rows // 2)
-    if texts and not any(cells.texts.get(i) for i in range(1, len(cells.names))):
-        values = len(texts) if np.isnan(first).all() else 0
+    alone = not any(cells.texts.get(i) for i in range(1, len(cells.names)))
+    whole = bool((first == np.trunc(first)).all())
+    if texts:
+        values = len(texts) if alone and np.isnan(first).all() else 0
     else:
-        whole = not texts and bool((first == np.trunc(first)).all())
-        values = len(np.unique(first)) if whole else 0
-    if not 2 <= values <= most:
-        return ""
-    return f"; the first column has {values} values: if they are the classes, --label first"
+        values = len(np.unique(first)) if doubtful and whole else 0
+    if not 2 <= values <= min(MOST_NUMBERS, len(first) // 2):
+        return []
+    return [f"the first column has {values} values: if they are the classes, --label first"]

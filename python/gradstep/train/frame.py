@@ -116,38 +116,37 @@ def arrange(cells: Cells, choices: Choices = EVERY) -> Frame:
     whose texts are different in most rows, such as names.
     Raises ValueError naming row and column of a cell that does not fit, or a choice that is none.
     """
-    names = [cells.name(i) for i in range(len(cells.names)) if i not in cells.skip]
-    for option, asked in (("--categories", choices.categories), ("--drop", choices.drop)):
-        for name in asked:
-            _position(option, name, cells)
-    rows = len(cells.x)
     dropped = {_position("--drop", name, cells) for name in choices.drop}
     chosen = {_position("--categories", name, cells) for name in choices.categories}
+    usable = [i for i in range(len(cells.names)) if i not in cells.skip]
     numbers: list[Column] = []
     categories: list[Column] = []
     left_out: list[str] = []
-    for i in range(len(cells.names)):
-        if i in cells.skip or i in dropped:
-            continue
-        texts = cells.texts.get(i, {})
-        if i not in chosen and not texts:
-            if rows and np.isnan(cells.x[:, i]).all():
-                left_out.append(f"{cells.name(i)} (no values)")
-                continue
-            numbers.append(Column(cells.names[i], i))
-        elif i in chosen or _is_category(cells, i):
-            different = len(set(cells.all_texts(i)))
-            if i not in chosen and different > max(MOST_NUMBERS, rows // 2):
-                left_out.append(f"{cells.name(i)} ({different:,} different texts)")
-                continue
+    for i in usable:
+        reason = "asked for" if i in dropped else None if i in chosen else _useless(cells, i)
+        if reason:
+            left_out.append(f"{cells.name(i)} ({reason})")
+        elif i in chosen or cells.texts.get(i):
             categories.append(Column(cells.names[i], i, category=True))
         else:
-            raise ValueError(slip(cells, i))
+            numbers.append(Column(cells.names[i], i))
     if not numbers and not categories:
-        raise ValueError(f"no column to learn from among {', '.join(names) or 'none'}")
+        names = ", ".join(map(cells.name, usable)) or "none"
+        raise ValueError(f"no column to learn from among {names}")
     frame = _frame(cells, numbers, categories)
-    left_out += [f"{cells.name(i)} (asked for)" for i in sorted(dropped)]
     return replace(frame, notes=_notes(frame, left_out))
+
+
+def _useless(cells: Cells, i: int) -> str | None:
+    """Tell why a column teaches nothing. Raises ValueError for a slip among numbers."""
+    if not cells.texts.get(i):
+        return "no values" if np.isnan(cells.x[:, i]).all() else None
+    if not _is_category(cells, i):
+        raise ValueError(slip(cells, i))
+    different = len(set(cells.all_texts(i)))
+    if different > max(MOST_NUMBERS, len(cells.x) // 2):
+        return f"{different:,} different texts"
+    return None
 
 
 def _position(option: str, name: str, cells: Cells) -> int:
@@ -164,7 +163,7 @@ def _position(option: str, name: str, cells: Cells) -> int:
 
 def _is_category(cells: Cells, i: int) -> bool:
     texts = cells.texts[i]
-    if all(DECIMAL_COMMA(text) for text in texts.values()):
+    if all(has_decimal_comma(text) for text in texts.values()):
         return False
     numbers = len(cells.x) - int(np.isnan(cells.x[:, i]).sum())
     several = len(set(texts.values())) > MANY_TEXTS
@@ -174,7 +173,7 @@ def _is_category(cells: Cells, i: int) -> bool:
 def slip(cells: Cells, i: int) -> str:
     """Say which cell of a column of numbers is none."""
     row, cell = min(cells.texts[i].items())
-    if DECIMAL_COMMA(cell):
+    if has_decimal_comma(cell):
         hint = "written with a point, not a comma"
     else:
         hint = (
@@ -184,7 +183,7 @@ def slip(cells: Cells, i: int) -> str:
     return f"{cells.where(row)}, column {cells.name(i)}: {cell!r}, expected a finite number {hint}"
 
 
-def DECIMAL_COMMA(text: str) -> bool:
+def has_decimal_comma(text: str) -> bool:
     """Tell whether the text is a number with a comma: 1,5."""
     return text.count(",") == 1 and as_number(text.replace(",", ".")) is not None
 

@@ -99,7 +99,8 @@ def going_on(arguments: argparse.Namespace, saved: Saved) -> str:
 
 
 SOURCES = (
-    f"{', '.join(datasets.BUILT_IN)}, a .npz, .csv, .tsv, .csv.gz, .tsv.gz or .parquet file, -"
+    f"{', '.join(datasets.BUILT_IN)}, a file .npz, .csv, .tsv, .csv.gz, .tsv.gz or .parquet, "
+    "or - for stdin"
 )
 
 

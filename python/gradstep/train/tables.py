@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.train.frame import DECIMAL_COMMA, Cells
+from gradstep.train.frame import Cells, has_decimal_comma
 from gradstep.train.labels import MISSING, as_number
 
 __all__ = ["Known", "Table", "label_position", "read_table"]
@@ -35,7 +35,7 @@ class Table:
 
     cells: all columns, of which the label and an index are skipped. labels: None without a label
     column. lines: of the rows in the file. header: whether names stand above. label: name of the
-    label column. position: its number. hint: that the first column may hold the classes.
+    label column. position: its number. notes: what was taken for what, a line each.
     """
 
     cells: Cells
@@ -101,7 +101,8 @@ def read_table(
     if named:
         header = True
     if header is None:
-        header = _is_header(first, column, body)
+        lone = known is not None and not body.lines  # a single row to predict
+        header = not lone and _is_header(first, column, body)
     if header:
         names = first
     else:
@@ -180,7 +181,7 @@ def _fit(delimiter: str, sample: list[list[str]]) -> tuple[bool, float, int]:
         return False, 0.0, 0
     usual = max(set(widths), key=lambda width: (widths.count(width), width))
     share = widths.count(usual) / len(widths)
-    commas = delimiter != "," and any(DECIMAL_COMMA(c) for row in sample for c in row)
+    commas = delimiter != "," and any(has_decimal_comma(c) for row in sample for c in row)
     return usual > 1 and commas and share == 1, share if usual > 1 else 0.0, usual
 
 
@@ -228,7 +229,7 @@ def _check_label_name(names: list[str], column: int, label: str | None, header: 
 
 
 def _check_labels(body: _Body, name: str) -> None:
-    for label in {label for label in body.labels if not label or DECIMAL_COMMA(label)}:
+    for label in {label for label in body.labels if not label or has_decimal_comma(label)}:
         line = body.lines[body.labels.index(label)]
         found = f"{label!r}, expected a number written with a point, not a comma"
         empty = "empty label, expected a number or a name"
@@ -316,12 +317,13 @@ def label_position(
     if len(first) == known.width and known.position is not None:
         return known.position, False
     unnamed = " without the names of those that were trained on" if known.names else ""
-    expected = f"expected {known.width - 1}, or {known.width} with the label"
+    which = " that --label names" if known.position is None else ""
+    expected = f"expected {known.width - 1}, or {known.width} with the label{which}"
     raise ValueError(f"{len(first)} columns{unnamed}, {expected}")
 
 
 def _is_text(cell: str, missing: Collection[str] = MISSING) -> bool:
-    return as_number(cell) is None and cell.lower() not in missing and not DECIMAL_COMMA(cell)
+    return as_number(cell) is None and cell.lower() not in missing and not has_decimal_comma(cell)
 
 
 def _is_header(first: list[str], column: int | None, body: _Body) -> bool:

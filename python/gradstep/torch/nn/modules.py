@@ -56,6 +56,22 @@ def _node(module: nn.Module, input: Any) -> Any:
     return tracer.create_proxy("call_module", tracer.path_of_module(module), (input,), {})
 
 
+def _affine(module: nn.Module) -> tuple[Any, Any]:
+    """Its weight and bias; nn.Module.__getattr__ takes longer than the norm of a short row."""
+    own = module._parameters
+    if "weight" in own and "bias" in own:
+        return own["weight"], own["bias"]
+    return module.weight, module.bias  # replaced by tensors or properties, as FSDP does
+
+
+def _running(module: nn.Module) -> tuple[Any, Any]:
+    """The same of the running statistics."""
+    own = module._buffers
+    if "running_mean" in own and "running_var" in own:
+        return own["running_mean"], own["running_var"]
+    return module.running_mean, module.running_var
+
+
 class Dropout(nn.Dropout):
     """torch.nn.Dropout; the mask follows torch.manual_seed and is not stored.
 
@@ -113,8 +129,10 @@ class AlphaDropout(nn.AlphaDropout):
 
 def _count_batch(module: Any) -> float:
     """Counts this batch; the weight of its statistics in the running ones."""
+    if not module.training or not module.track_running_stats:
+        return 0.0 if module.momentum is None else module.momentum
     counted = module.num_batches_tracked
-    if counted is None or not module.training or not module.track_running_stats:
+    if counted is None:
         return 0.0 if module.momentum is None else module.momentum
     counted.add_(1)
     return 1.0 / float(counted) if module.momentum is None else module.momentum
@@ -125,12 +143,10 @@ def batch_norm(module: Any, input: Tensor, eps: float, relu: bool) -> Tensor:
     module._check_input_dim(input)
     momentum = _count_batch(module)
     # In training they are there to be updated, otherwise to normalise with.
-    running = not module.training or module.track_running_stats
-    mean, var = (module.running_mean, module.running_var) if running else (None, None)
-    training = module.training or (mean is None and var is None)
-    return ours.batch_norm(
-        input, mean, var, module.weight, module.bias, training, momentum, eps, relu=relu
-    )
+    training = module.training
+    mean, var = _running(module) if not training or module.track_running_stats else (None, None)
+    training = training or (mean is None and var is None)
+    return ours.batch_norm(input, mean, var, *_affine(module), training, momentum, eps, relu=relu)
 
 
 class _HiddenEps:
@@ -231,7 +247,7 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):
             return _node(self, input)
-        return ours.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+        return ours.layer_norm(input, self.normalized_shape, *_affine(self), self.eps)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -251,7 +267,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):
             return _node(self, input)
-        return ours.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+        return ours.group_norm(input, self.num_groups, *_affine(self), self.eps)
 
 
 class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
@@ -263,10 +279,8 @@ class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         return ours.instance_norm(
             input,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
+            *_running(self),
+            *_affine(self),
             self.training or not self.track_running_stats,
             self.momentum if self.momentum is not None else 0.0,
             self.eps,

@@ -62,7 +62,7 @@ class Chart:
         places = [place for point in points if (place := self._place(*point))]
         if len(places) == 1:
             self.dots([point for point in points if self._place(*point)], style)
-        text = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        text = " ".join(f"{x:.1f},{y:.1f}" for x, y in _apart(places))
         self._drawn.append(f'<polyline class="line {style}" points="{text}"/>')
 
     def dots(self, points: Points, style: str, size: float = 3) -> None:
@@ -118,6 +118,15 @@ class Chart:
         if self._percent:
             return [(value, f"{100 * value:.3g} %") for value, _ in ticks(low, high)]
         return ticks(low, high)
+
+
+def _apart(places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Leave out places that lie on top of the one before: a page has few pixels."""
+    kept = list(places[:1])
+    for x, y in places[1:-1]:
+        if abs(x - kept[-1][0]) + abs(y - kept[-1][1]) >= 0.5:
+            kept.append((x, y))
+    return kept + list(places[1:][-1:])
 
 
 def _wide(bounds: Range) -> Range:
