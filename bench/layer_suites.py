@@ -14,6 +14,7 @@ FEATURES = (128, 512)
 TOKENS, FEW_TOKENS = (4096, 1024), (64, 256)
 TABLES = (256, 1024), (16_384, 1024)
 CLASSES, FEW_CLASSES = (8192, 1000), (10, 100)
+CACHED_ROWS, ROWS = (128, 256), (8192, 768)  # between the layers of a transformer
 
 
 def both(function: str, shape: tuple[int, ...], **fields: object) -> list[Layer]:
@@ -58,6 +59,8 @@ def norms(sizes: tuple[int, ...] | None, quick: bool) -> list[Layer]:
     works.append(Layer("batch_norm_stats", IMAGES))
     for shape in (TOKENS, FEW_TOKENS):
         works += both("layer_norm", shape) + both("rms_norm", shape)
+    for shape in (CACHED_ROWS, ROWS):
+        works += both("layer_norm", shape)
     return works + both("group_norm", LATE_IMAGES) + both("instance_norm", LATE_IMAGES)
 
 
@@ -77,8 +80,11 @@ def activations(sizes: tuple[int, ...] | None, quick: bool) -> list[Layer]:
         works += both("gelu", (n,), keywords={"approximate": "tanh"}, note="tanh")
         works.append(Layer("relu", (n,), in_place=True))
         works.append(Layer("mse", (n,)))
-    for shape in (FEW_CLASSES, CLASSES):
+    for shape in (CACHED_ROWS, ROWS):
+        works += both("gelu", shape) + both("tanh", shape)
+    for shape in (FEW_CLASSES, CACHED_ROWS, ROWS, CLASSES):
         works += both("softmax", shape) + both("log_softmax", shape)
+    for shape in (FEW_CLASSES, CLASSES):
         works.append(Layer("cross_entropy", shape))
     return works + both("prelu", MILLION) + both("maxout", MILLION)
 

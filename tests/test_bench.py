@@ -379,7 +379,7 @@ def test_absent_peers_are_named_and_the_rest_is_measured(
     text, progress = capsys.readouterr()
     assert "no plots: matplotlib is not installed" in progress
     assert "torch_optim (no no-such-library)" in text.split("- peers not measured: ")[1]
-    assert "torch fused" not in text
+    assert "torch fused" not in text.split("## Targets")[0]
     assert BASE in text
 
 
@@ -389,7 +389,8 @@ def test_only_the_chosen_peers_are_measured(
     tables_only("--suite", "models", "--peers", "numpy_reference", "--optimizers", "Lion,SGD")
     text = capsys.readouterr().out
     assert "NumPy reference" in text and LIMIT in text
-    assert "NumPy in place" not in text and "torch fused" not in text
+    measured = text.split("## Targets")[0]
+    assert "NumPy in place" not in measured and "torch fused" not in measured
     assert "| Lion, ResNet-50 " in text and "| SGD, ResNet-50 " in text
     assert "| AdamW, ResNet-50 " in text.split("## Targets")[1]
     assert "| AdamW, ResNet-50 " not in text.split("## Targets")[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
 pytest.importorskip("mlxtend")
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-adam_paper: Any = importlib.import_module("adam_paper")
-batch_sizes: Any = importlib.import_module("batch_sizes")
-click_through: Any = importlib.import_module("click_through")
-vanishing_gradients: Any = importlib.import_module("vanishing_gradients")
+adam_paper: Any = importlib.import_module("examples.adam_paper")
+batch_sizes: Any = importlib.import_module("examples.batch_sizes")
+click_through: Any = importlib.import_module("examples.click_through")
+vanishing_gradients: Any = importlib.import_module("examples.vanishing_gradients")
 
 LARGEST_PICTURE = 150_000  # bytes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -119,6 +120,20 @@ def test_nothing_to_drop(kind: Any) -> None:
     assert kind(1.0)(x).eq(0).all()
     with pytest.raises(ValueError, match="between 0 and 1"):
         kind(1.5)
+
+
+def test_a_thread_that_begins_in_inference_mode() -> None:
+    found: list[Any] = []
+
+    def draw() -> None:
+        with torch.inference_mode():
+            found.append(gt.Dropout()(torch.ones(64)))
+        found.append(gt.Dropout()(torch.ones(64)))
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    thread.join()
+    assert len(found) == 2 and not found[0].equal(found[1])
 
 
 @pytest.mark.parametrize("reentrant", (False, True))

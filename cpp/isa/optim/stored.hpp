@@ -15,7 +15,7 @@ __attribute__((noinline)) static float* loaded(void* array, const Kept& kept, in
                                                int64_t n, float* buffer) {
   const uint16_t* halves = static_cast<const uint16_t*>(array) + begin;
   const int8_t* bytes = static_cast<const int8_t*>(array) + begin;
-  const float* scales = static_cast<const float*>(kept.more) + begin / kScaleBlock;
+  const auto scales = [&] { return static_cast<const float*>(kept.more) + begin / kScaleBlock; };
   switch (kept.as) {
     case Keep::kPlain:
       return static_cast<float*>(array) + begin;
@@ -29,10 +29,10 @@ __attribute__((noinline)) static float* loaded(void* array, const Kept& kept, in
       storage::load_split(halves, static_cast<const uint16_t*>(kept.more) + begin, n, buffer);
       break;
     case Keep::kSigned8:
-      storage::load_blocks<storage::Signed8>(bytes, scales, n, buffer);
+      storage::load_blocks<storage::Signed8>(bytes, scales(), n, buffer);
       break;
     case Keep::kPositive8:
-      storage::load_blocks<storage::Positive8>(bytes, scales, n, buffer);
+      storage::load_blocks<storage::Positive8>(bytes, scales(), n, buffer);
       break;
   }
   return buffer;
@@ -44,7 +44,7 @@ __attribute__((noinline)) static void put_back(float* values, void* array, const
                                                const storage::Random& random) {
   uint16_t* halves = static_cast<uint16_t*>(array) + begin;
   int8_t* bytes = static_cast<int8_t*>(array) + begin;
-  float* scales = static_cast<float*>(kept.more) + begin / kScaleBlock;
+  const auto scales = [&] { return static_cast<float*>(kept.more) + begin / kScaleBlock; };
   switch (kept.as) {
     case Keep::kPlain:
     case Keep::kFloat16:
@@ -56,10 +56,10 @@ __attribute__((noinline)) static void put_back(float* values, void* array, const
       storage::store_split(values, n, halves, static_cast<uint16_t*>(kept.more) + begin);
       break;
     case Keep::kSigned8:
-      storage::store_blocks<storage::Signed8>(values, n, bytes, scales, random);
+      storage::store_blocks<storage::Signed8>(values, n, bytes, scales(), random);
       break;
     case Keep::kPositive8:
-      storage::store_blocks<storage::Positive8>(values, n, bytes, scales, random);
+      storage::store_blocks<storage::Positive8>(values, n, bytes, scales(), random);
       break;
   }
 }

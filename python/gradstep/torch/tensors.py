@@ -6,6 +6,7 @@ None is the usual one. It lets channels last and transposed tensors through with
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -177,7 +178,17 @@ def written(tensors: Iterable[torch.Tensor]) -> None:
     increment_version([tensor for tensor in tensors if not tensor.is_inference()])
 
 
+class _Word(threading.local):
+    """Memory for one number of this thread's: made anew, it would cost half of the draw."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):  # whose tensors could not be written outside of it
+            self.word = torch.empty((), dtype=torch.int64, device="cpu")
+
+
+_own = _Word()
+
+
 def draw_seed() -> int:
     """A seed from torch's default CPU generator: torch.manual_seed governs it."""
-    word = torch.empty((), dtype=torch.int64, device="cpu")
-    return int(word.random_().item())
+    return int(_own.word.random_().item())

@@ -101,8 +101,8 @@ def _factors(shape: Sequence[int], dtype: torch.dtype, draw: _Draw) -> torch.Ten
     return torch.tensor(factors.transpose(inverse(order)))
 
 
-# Any: torch's own annotations leave it untyped.
-_recorded: Any = _Dropout.apply
+# Without the Python part of Function.apply, which looks after transforms: is_native has.
+_recorded: Any = super(torch.autograd.Function, _Dropout).apply
 
 
 def _apply(x: torch.Tensor, draw: _Draw, inplace: bool) -> torch.Tensor:
