@@ -143,6 +143,7 @@ ALWAYS_INLINE void store_lanes(uint16_t* y, int64_t n, const Whole& whole) {
   __builtin_memcpy(y + i, last, static_cast<size_t>(n - i) * 2);
 }
 
+// x has room for one vector less one element beyond n.
 template <class S>
 ALWAYS_INLINE void store_all(const float* x, int64_t n, uint16_t* y) {
   store_lanes(y, n,

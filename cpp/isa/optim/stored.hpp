@@ -104,7 +104,12 @@ ALWAYS_INLINE void update_stored(const Item& item, const Tensor& tensor,
       g = buffers[1];
     }
     formula(n, p, g, state);
-    if (layout.copy) write_copy(p, layout, begin, n);
+    if (layout.copy) {
+      const bool ends = layout.p.as == Keep::kPlain && n % storage::kWidth;
+      // The caller's array has no room beyond its end, which vectors would read.
+      if (ends) std::memcpy(buffers[0], p, static_cast<size_t>(n) * sizeof(float));
+      write_copy(ends ? buffers[0] : p, layout, begin, n);
+    }
     if (draws)
       storage::random_words(layout.seed, static_cast<uint64_t>(step),
                             layout.first_tile + begin / kTile, n, random);
