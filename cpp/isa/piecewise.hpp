@@ -31,7 +31,7 @@ ALWAYS_INLINE V piecewise(const Piecewise<kDegree>& p, typename Lane<V>::bits in
 // tanh(a) for 0 <= a <= kTanhEnd, where it rounds to 1, by the exponent and two more bits of
 // kTanhScale a + 1/2.
 inline constexpr float kTanhEnd = 9.25f, kTanhScale = 0.7890625f;
-alignas(64) inline constexpr Piecewise<5> kTanh = {
+alignas(64) [[maybe_unused]] static constexpr Piecewise<5> kTanh = {
     {0x1.1be376p1f, 0x1.6cfd24p1f, 0x1.be192p1f, 0x1.079accp2f, 0x1.447052p2f, 0x1.958e86p2f,
      0x1.e6aa68p2f, 0x1.1bca2ep3f, 0x0p0f, 0x1.e6a75ep-3f, 0x1.958b14p-2f, 0x1.1be16ap-1f,
      0x1.958b4cp-1f, 0x1.1be166p0f, 0x1.6cfd6ap0f, 0x1.be171cp0f},
@@ -68,7 +68,7 @@ ALWAYS_INLINE V tanh_by_intervals(V x) {
 // a (kNormalLinear + kNormalSquare a): narrower where it falls faster. The probability above a, and
 // that minus a times the density, which is the slope of gelu at -a.
 inline constexpr float kNormalEnd = 5.625f, kNormalLinear = 1.3f, kNormalSquare = 0.25859f;
-alignas(64) inline constexpr Piecewise<6> kNormalAbove = {
+alignas(64) [[maybe_unused]] static constexpr Piecewise<6> kNormalAbove = {
     {0x1.6f98e8p-3f, 0x1.539b76p-1f, 0x1.39e2d8p0f, 0x1.b69e4p0f, 0x1.13204ep1f, 0x1.461c5ep1f,
      0x1.75591cp1f, 0x1.a18ffp1f, 0x1.cb44e8p1f, 0x1.f2da16p1f, 0x1.0c4ce4p2f, 0x1.1e6246p2f,
      0x1.2fc324p2f, 0x1.40822cp2f, 0x1.50b112p2f, 0x1.605e98p2f},
@@ -100,7 +100,7 @@ alignas(64) inline constexpr Piecewise<6> kNormalAbove = {
       -0x1.b5b8ccp-12f, 0x1.d2672ep-15f, 0x1.90066ep-13f, 0x1.57971p-13f, 0x1.a6f5fep-14f,
       0x1.b3c132p-15f, 0x1.8d4e1ep-16f, 0x1.4c83a4p-17f, 0x1.0294ecp-18f, 0x1.7c0d88p-20f,
       0x1.0a489cp-21f}}};
-alignas(64) inline constexpr Piecewise<6> kGeluSlope = {
+alignas(64) [[maybe_unused]] static constexpr Piecewise<6> kGeluSlope = {
     {0x1.6f9894p-3f, 0x1.539b9ep-1f, 0x1.39e36p0f, 0x1.b69eb6p0f, 0x1.131f28p1f, 0x1.461c62p1f,
      0x1.7559a2p1f, 0x1.a18f7ep1f, 0x1.cb442ep1f, 0x1.f2d9eep1f, 0x1.0c4e08p2f, 0x1.1e61e2p2f,
      0x1.2fc2ecp2f, 0x1.40825ap2f, 0x1.50b2eap2f, 0x1.605e0ap2f},

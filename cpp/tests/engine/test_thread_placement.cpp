@@ -82,14 +82,19 @@ TEST(a_worker_never_shares_its_callers_cpu) {
   if (!can_be_placed()) return;
   pool().set_threads(2);
   const std::vector<int> cpus = numbers_of(affinity());
-  int shared = 0;
-  for (int repeat = 0; repeat < 200; ++repeat) {
-    move_to(cpus[static_cast<size_t>(repeat / 4) % cpus.size()]);
-    if (repeat % 2) sleep_for(1ms);  // the worker is parked now
-    const Places places = places_of_two_threads();
-    shared += places.caller_cpu == places.worker_cpu;
+  // The system may move the caller while it runs, and does so where others compute: what holds is
+  // seen in one of a few attempts. Without placement it is missed a hundred times in each.
+  int shared = 200;
+  for (int attempt = 0; attempt < 10 && shared > 4; ++attempt) {
+    shared = 0;
+    for (int repeat = 0; repeat < 200; ++repeat) {
+      move_to(cpus[static_cast<size_t>(repeat / 4) % cpus.size()]);
+      if (repeat % 2) sleep_for(1ms);  // the worker is parked now
+      const Places places = places_of_two_threads();
+      shared += places.caller_cpu == places.worker_cpu;
+    }
   }
-  CHECK(shared <= 4);  // the system may move the caller while it runs
+  CHECK(shared <= 4);
 }
 
 TEST(workers_may_run_wherever_their_caller_may_but_where_it_is) {

@@ -1,6 +1,7 @@
 """What every optimizer does: groups, binding, the step, its specification, checkpoints.
 
-The optimizers themselves, with their formulas, are in `optimizers.py`.
+The optimizers themselves, with their formulas, are in `optimizers.py`. One class, whose parts all
+work on its plan and its states, under its lock: hence the length.
 """
 
 from __future__ import annotations
