@@ -340,6 +340,38 @@ def test_weights_loaded_elsewhere_reach_their_masters() -> None:
         assert params[0][10:].tobytes() == kept[10:].tobytes()
 
 
+def test_masters_are_reloaded_in_the_order_of_the_parameter() -> None:
+    w = np.asfortranarray(np.arange(12).reshape(3, 4).astype(BF16))
+    made = gs.SGD(w, lr=1.0, master="float32")
+    w[0, 3] = 77
+    made.reload_masters()
+    np.testing.assert_array_equal(made.state[0]["master"], w.astype(F4))
+
+
+def test_a_parameter_is_no_gradient_as_another_type() -> None:
+    """A step would write elements that it has yet to read."""
+    w = np.ones(8192, F4)
+    made = gs.SGD(w, lr=1.0)
+    view = w.view(BF16)[: w.size]
+    for call in (made.step, made.reference_step, made.bind):
+        with pytest.raises(ValueError, match=r"^grads: overlaps params, which this call writes"):
+            call(view)
+    assert (w == 1).all()
+    made.step(w)
+    assert (w == 0).all()
+
+
+def test_what_was_found_apart_as_one_type_is_looked_at_as_another() -> None:
+    memory = np.zeros(300, F4)
+    params = [np.ones(100, F4), memory[50:150]]
+    for zero in (False, True):
+        made = gs.SGD(params, lr=1.0)
+        made.step([memory[:50].view(BF16)[:100], None], zero_grads=zero)
+        with pytest.raises(ValueError, match=r"overlaps params\[1\]"):
+            made.step([memory[:100], None], zero_grads=zero)
+        assert (params[0] == 1).all()
+
+
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "float16 alone": (lambda: gs.SGD(np.ones(3, "f2")), ValueError, "^params: float16 with master"),
     "split float16": (

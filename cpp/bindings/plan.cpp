@@ -31,7 +31,7 @@ Plan::Plan(const py::sequence& groups, const py::sequence& tensors, Labels label
   for (const py::handle item : tensors) {
     auto tensor = py::reinterpret_borrow<py::sequence>(item);
     const int group = py::cast<int>(tensor[1]);
-    Entry entry{tensor[0], {}, nullptr};
+    Entry entry{tensor[0], {}, {}};
     const py::object parameter = tensor[2];
     const size_t number = entries_.size(), last = tensor.size() - 1;
     const bool laid_out = py::isinstance<py::dict>(tensor[last]);
@@ -51,14 +51,8 @@ Plan::Plan(const py::sequence& groups, const py::sequence& tensors, Labels label
     }
     if (laid_out) {
       const auto given = py::reinterpret_borrow<py::dict>(tensor[last]);
-      const Layout layout = take_layout(&entry, given, p, parameter, views);
+      const Layout layout = take_layout(&entry, given, p, parameter, views, &copies);
       plan_.add_tensor(group, kFloat32, p.n, p.data, states.data(), &layout);
-      if (layout.copy) {
-        const py::object copy = given["copy"];
-        const ArrayView view = check_like(copy, parameter, Access::kWrite, labels_[0], labels_[0],
-                                          entry.name, types(kBfloat16, kFloat16));
-        copies.push_back({copy, view, number, py::cast<std::string>(given["copy_argument"])});
-      }
     } else {
       plan_.add_tensor(group, p.type, p.n, p.data, states.data());
     }
@@ -82,7 +76,8 @@ ArrayView Plan::take_state(Entry* entry, py::object array, py::handle parameter,
 // parameter rounded, which messages call "copy_argument"; "scales", for each state None or the
 // float32 scales of its blocks; "seed" and "first_tile" of the random bits.
 Layout Plan::take_layout(Entry* entry, const py::dict& given, const ArrayView& p,
-                         py::handle parameter, const std::vector<ArrayView>& states) {
+                         py::handle parameter, const std::vector<ArrayView>& states,
+                         std::vector<Parameter>* copies) {
   Layout layout;
   layout.seed = py::cast<uint64_t>(given["seed"]);
   layout.first_tile = py::cast<int64_t>(given["first_tile"]);
@@ -96,6 +91,7 @@ Layout Plan::take_layout(Entry* entry, const py::dict& given, const ArrayView& p
     written_.add(copy, argument, entry->name);
     layout.copy = copy.data;
     layout.copy_as = keep_of(copy.type);
+    copies->push_back({given["copy"], copy, entries_.size(), argument});
   }
   const auto scales = py::reinterpret_borrow<py::sequence>(given["scales"]);
   const int64_t blocks = (p.n + kScaleBlock - 1) / kScaleBlock;
@@ -174,9 +170,12 @@ Plan::Gradient Plan::check_gradient(int64_t tensor, py::handle object, Gradients
     }
     view = check_like(array, parameter, Access::kRead, labels_[2], labels_[0], entry.name, others);
   }
-  if (view.data != entry.verified) {
-    written_.check_read(view, parameters_[tensor].view.data, labels_[2], entry.name);
-    entry.verified = view.data;
+  const Extent extent{view.data, view.type};
+  if (extent != entry.verified) {
+    // The parameter itself may be its gradient, but not its memory as another type.
+    const ArrayView& own = parameters_[tensor].view;
+    written_.check_read(view, view.type == own.type ? own.data : nullptr, labels_[2], entry.name);
+    entry.verified = extent;
   }
   return {view.data, true, view.type, array};
 }
@@ -249,11 +248,11 @@ void Plan::unbind() {
 
 // Gradients that the step fills with zeros: writable, and each with memory of its own.
 void Plan::check_zeroable(Gradients* gradients) {
-  std::vector<const void*> addresses;
+  std::vector<Extent> extents;
   std::vector<std::pair<ArrayView, size_t>> views;
   for (size_t i = 0; i < entries_.size(); ++i) {
     const Gradient& gradient = gradients->found[i];
-    addresses.push_back(gradient.data);
+    extents.push_back({gradient.data, gradient.type});
     if (!gradient.present) continue;
     py::handle array = gradient.array;
     if (is_scalar(gradients->objects[i])) array = gradients->objects[i];
@@ -262,11 +261,11 @@ void Plan::check_zeroable(Gradients* gradients) {
                                    kValueTypes | types(kBfloat16, kFloat16)),
                        i);
   }
-  if (addresses == zeroable_) return;
+  if (extents == zeroable_) return;
   WrittenMemory memory = written_;
   for (const auto& [view, i] : views) memory.add(view, labels_[2], entries_[i].name);
   memory.finish();
-  zeroable_ = std::move(addresses);
+  zeroable_ = std::move(extents);
 }
 
 void Plan::check(py::handle grads) {

@@ -55,10 +55,16 @@ class Plan {
   void set_steps(const std::vector<int64_t>& steps);
 
  private:
+  // Where an array of a tensor's shape is, and by its type how far it goes.
+  struct Extent {
+    const void* data = nullptr;
+    DType type = kFloat32;
+    bool operator==(const Extent&) const = default;
+  };
   struct Entry {
     pybind11::object name;
     std::vector<pybind11::object> states;
-    const void* verified;  // a gradient address known not to overlap what is written
+    Extent verified;  // of a gradient known not to overlap what is written
   };
   // An array of the caller's that steps write, as it was when it was checked.
   struct Parameter {
@@ -94,7 +100,8 @@ class Plan {
   ArrayView take_state(Entry* entry, pybind11::object array, pybind11::handle parameter,
                        Types types);
   Layout take_layout(Entry* entry, const pybind11::dict& given, const ArrayView& p,
-                     pybind11::handle parameter, const std::vector<ArrayView>& states);
+                     pybind11::handle parameter, const std::vector<ArrayView>& states,
+                     std::vector<Parameter>* copies);
   pybind11::handle imported(pybind11::handle object, pybind11::handle name, Gradients* owner);
   Gradient check_gradient(int64_t tensor, pybind11::handle object, Gradients* owner);
   void check_gradients(pybind11::handle grads, Gradients* owner);
@@ -111,7 +118,7 @@ class Plan {
   std::vector<Types> gradient_types_;  // beside the parameter's own
   Gradients bound_;
   std::vector<Gradient> spare_;
-  std::vector<const void*> zeroable_;  // gradient addresses known to overlap nothing
+  std::vector<Extent> zeroable_;  // of gradients known to overlap nothing
   bool is_bound_ = false, uses_bound_ = false;
   bool busy_ = false;
 };

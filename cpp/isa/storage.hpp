@@ -1,7 +1,7 @@
 // Between the types that arrays are stored in and the float32 of the formulas: whole runs of
 // elements through a buffer that stays in L1, so that no formula knows of storage. Rounds to
-// nearest, halves to even, or, with random bits, up with the probability that is due; keeps
-// subnormals, and makes one NaN of all. The same bits on every ISA.
+// nearest, halves to even, or, with random bits, up with the probability that is due (Gupta et al.
+// 2015, arXiv:1502.02551); keeps subnormals, and makes one NaN of all. The same bits on every ISA.
 #pragma once
 #include "isa/elementwise.hpp"
 #include "isa/philox.hpp"
@@ -80,7 +80,6 @@ struct Random {
 
 // bfloat16: the upper half of a float32.
 struct Bfloat16 {
-  typedef uint16_t Element;
   static ALWAYS_INLINE f32 load(u16 v) { return (f32)(widened(v) << 16); }
   static ALWAYS_INLINE u16 store(f32 x) {
     const u32 bits = (u32)x;
@@ -96,7 +95,6 @@ struct Bfloat16 {
 };
 
 struct Float16 {
-  typedef uint16_t Element;
   static ALWAYS_INLINE f32 load(u16 v) {
     const u32 h = widened(v), sign = (h & 0x8000u) << 16, magnitude = h & 0x7fffu;
     const u32 normal = (magnitude << 13) + (112u << 23);
@@ -193,11 +191,12 @@ ALWAYS_INLINE void store_split(const float* x, int64_t n, uint16_t* high, uint16
   __builtin_memcpy(low + i, last[1], static_cast<size_t>(n - i) * 2);
 }
 
-// Eight bits in blocks of kScaleBlock elements that share the largest magnitude among them as their
-// scale. A code counts steps of float32 bits below it, so each octave has as many: 8 for signed
-// numbers, 16 for those >= 0, over 16 octaves. What is less becomes 0, and the least code where all
-// are >= 0, because these are divided by. Rounded with random bits, so that what changes by less
-// than a step moves on average. Where a block holds something not finite, all of it becomes NaN.
+// Eight bits in blocks (Dettmers et al. 2022, arXiv:2110.02861) of kScaleBlock elements that share
+// the largest magnitude among them as their scale. A code counts steps of float32 bits below it, so
+// each octave has as many: 8 for signed numbers, 16 for those >= 0, over 16 octaves. What is less
+// becomes 0, and the least code where all are >= 0, because these are divided by. Rounded with
+// random bits, so that what changes by less than a step moves on average. Where a block holds
+// something not finite, all of it becomes NaN.
 typedef int8_t i8 __attribute__((vector_size(kBytes / 4)));
 
 ALWAYS_INLINE i8 narrowed8(i32 v) {

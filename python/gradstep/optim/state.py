@@ -12,7 +12,7 @@ import numpy as np
 from gradstep.arguments import entry, integer, kind, mapping
 from gradstep.arrays import Array, Name
 from gradstep.optim.hyperparameters import FIXED, check_hyperparameter, is_schedule
-from gradstep.optim.storage import Layout
+from gradstep.optim.storage import SCALE, Layout
 
 __all__ = ["Expected", "Loaded", "copies_between", "verify"]
 
@@ -75,7 +75,10 @@ def _check_array(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> 
         raise TypeError(f"{where}: dtype {found.dtype}, expected {dtype}")
     if found.shape != shape:
         raise ValueError(f"{where}: shape {found.shape}, expected {shape}")
-    if where.endswith("_scale']") and not (np.isfinite(found) & (found >= 0)).all():
+
+
+def _check_scales(found: Array, where: str) -> None:
+    if not (np.isfinite(found) & (found >= 0)).all():
         raise ValueError(f"{where}: not finite or negative, expected the scales of 8-bit states")
 
 
@@ -158,6 +161,8 @@ def _state(
         for name, (dtype, shape) in (layout.specs(names) if layout else specs).items():
             own[name] = entry(found, name, where)
             _check_array(own[name], dtype, shape, f"{where}[{name!r}]")
+            if layout and name.endswith(SCALE):
+                _check_scales(own[name], f"{where}[{name!r}]")
         arrays.append(own)
         steps.append(_step(found, where))
     return arrays, steps

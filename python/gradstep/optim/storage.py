@@ -10,13 +10,14 @@ import numpy as np
 from gradstep.arrays import Array, Name, label
 from gradstep.spec import storage as spec
 
-__all__ = ["Layout", "first_tiles", "layout_of", "values_of"]
+__all__ = ["SCALE", "Layout", "first_tiles", "layout_of", "values_of"]
 
 
 SIGNED = ("exp_avg", "momentum_buffer", "grad_avg")
 POSITIVE = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "acc_delta", "exp_inf")
 # Tensors of fewer elements keep float32 states beside others of 8 bits, as is usual.
 LEAST_8_BIT = 4096
+# What the name of a state's scales ends with.
 SCALE = "_scale"
 
 
@@ -110,7 +111,8 @@ class Layout(NamedTuple):
         if self.master == "float32":
             master = own["master"]
             changed = _raw(_rounded(master, raw.dtype)) != _raw(raw)
-            np.copyto(master, raw.astype(np.float32), where=changed.reshape(raw.shape))
+            flat = master.reshape(-1, order="A")
+            np.copyto(flat, _values(raw), where=changed)
         elif self.master == "split":
             own["master_low"].fill(0)
 
