@@ -26,7 +26,8 @@ PLACES: dict[str, set[str]] = {
     "nn": {*LOW, "spec", "ops", "optim"},
     "train": {*LOW, "spec", "ops", "optim", "nn", "runtime", "checkpoint"},
     "checkpoint": {*LOW, "optim", "nn"},
-    "torch": {*LOW, "spec", "ops", "optim", "nn", "runtime", "_core", "gradstep"},
+    "distributed": {*LOW, "spec", "ops", "optim", "nn", "runtime", "checkpoint"},
+    "torch": {*LOW, "spec", "ops", "optim", "nn", "runtime", "_core", "gradstep", "distributed"},
     "sklearn": {*LOW, "spec", "ops", "optim", "nn", "train", "runtime"},
     "gradstep": {"spec", "ops", "optim", "nn", "train", "runtime", "_core", "_load", "checkpoint"},
     "_load": {"_core"},  # the first import, whose errors a command prints

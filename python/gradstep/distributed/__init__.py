@@ -1,0 +1,22 @@
+"""Optimizers whose states are divided among ranks, on MPI (`pip install gradstep[mpi]`).
+
+For torch.distributed see `gradstep.torch.distributed`.
+"""
+
+from gradstep.distributed.mpi import MpiTransport
+from gradstep.distributed.optimizer import ShardedOptimizer
+from gradstep.distributed.transport import (
+    DistributedError,
+    LocalTransport,
+    Transport,
+    in_process,
+)
+
+__all__ = [
+    "DistributedError",
+    "LocalTransport",
+    "MpiTransport",
+    "ShardedOptimizer",
+    "Transport",
+    "in_process",
+]

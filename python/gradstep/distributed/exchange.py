@@ -1,0 +1,340 @@
+"""What ranks do together: agree, sum gradients into shards, add up a norm, spread parameters."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep.arrays import Array
+from gradstep.distributed.plan import Piece, buckets, cut
+from gradstep.distributed.transport import (
+    Bytes,
+    DistributedError,
+    Parcel,
+    Pending,
+    Transport,
+    gather,
+    gather_equal,
+)
+from gradstep.spec import storage
+
+__all__ = ["Exchange"]
+
+# A message: small enough to be added up from the cache, far below 2 GiB. What all others have sent
+# and was not used yet takes at most STAGED bytes.
+BUCKET = 2**20
+LEAST_BUCKET = 2**16
+STAGED = 2**25
+
+HEADER = struct.Struct("16sqq32s")  # what is done, the step, flags, a digest
+FAILED = 1
+
+
+class Segment(NamedTuple):
+    """A part of a message: number of the shard's piece, its elements, its bytes in the message."""
+
+    number: int
+    piece: Piece
+    place: slice
+
+
+class Message(NamedTuple):
+    segments: list[Segment]
+    size: int
+
+
+class Exchange:
+    """The shards of all ranks, and the messages between them.
+
+    sizes: elements of each tensor. items: bytes of an element of each, as a parameter. sums: the
+    type in which gradients of each are added up. bfloat16: whether float32 gradients travel so.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        sizes: Sequence[int],
+        items: Sequence[int],
+        sums: Sequence[np.dtype[Any]],
+        bfloat16: bool,
+    ) -> None:
+        self.transport = transport
+        self.shards = cut(sizes, transport.size)
+        self.pieces = self.shards[transport.rank]
+        self.peers = [rank for rank in range(transport.size) if rank != transport.rank]
+        self.failed: str | None = None
+        self._sums = sums
+        self._half = [bfloat16 and dtype == np.float32 for dtype in sums]
+        wire = [2 if half else dtype.itemsize for half, dtype in zip(self._half, sums, strict=True)]
+        share = STAGED // 2 // max(1, len(self.peers))
+        limit = max(LEAST_BUCKET, min(BUCKET, share // 8 * 8))
+        self._gradients = [list(_messages(shard, wire, limit)) for shard in self.shards]
+        self._parameters = [list(_messages(shard, items, limit)) for shard in self.shards]
+        self._staging: dict[tuple[int, int], Bytes] = {}
+
+    # Agreement
+
+    def alive(self) -> None:
+        """Raises DistributedError if an exchange has failed before."""
+        if self.failed is not None:
+            raise DistributedError(f"ranks have lost each other before: {self.failed}")
+
+    def gather(self, own: bytes) -> list[bytes]:
+        """What every rank has, by rank."""
+        with self:
+            return gather(self.transport, own)
+
+    def agree(
+        self, what: str, step: int, digest: bytes, flags: int, error: Exception | None = None
+    ) -> list[int]:
+        """The flags of all ranks, if all do the same; flags: even.
+
+        Raises the error that this rank has, or DistributedError where another has one, does
+        something else, is at another step, or has other values (digest); so do all ranks, and they
+        can go on.
+        """
+        self.alive()
+        mine = HEADER.pack(what.encode(), step, flags | (FAILED if error else 0), digest)
+        with self:
+            found = gather_equal(
+                self.transport,
+                np.frombuffer(mine, np.uint8),
+                [HEADER.size] * self.transport.size,
+            )
+        headers = [HEADER.unpack(each.tobytes()) for each in found]
+        first = headers[0]
+        for rank, header in enumerate(headers):
+            if header[:2] != first[:2]:
+                calls = [f"{h[0].rstrip(bytes(1)).decode()!r} of step {h[1]}" for h in headers]
+                raise DistributedError(
+                    f"rank {rank}: calls {calls[rank]}, expected {calls[0]} as rank 0"
+                )
+        if any(header[2] & FAILED for header in headers):
+            texts = self.gather(f"{type(error).__name__}: {error}".encode() if error else b"")
+            if error is not None:
+                raise error
+            rank = next(i for i, text in enumerate(texts) if text)
+            raise DistributedError(f"rank {rank}: {texts[rank].decode()}")
+        for rank, header in enumerate(headers):
+            if header[3] != first[3]:
+                raise DistributedError(
+                    f"rank {rank}: other hyperparameters at step {header[1]}, "
+                    "expected those of rank 0"
+                )
+        return [header[2] for header in headers]
+
+    def __enter__(self) -> None:
+        self.alive()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Whatever ends an exchange halfway leaves messages under way, which others would find."""
+        if error is not None:
+            self.failed = str(error) or kind.__name__
+
+    # Gradients
+
+    def presence(self, own: Sequence[bool]) -> NDArray[np.bool_]:
+        """(ranks, tensors): who has a gradient of what."""
+        mine = np.array(own, np.bool_)
+        with self:
+            found = gather_equal(
+                self.transport, mine.view(np.uint8), [mine.size] * self.transport.size
+            )
+        return np.stack([each.view(np.bool_) for each in found])
+
+    def reduce(
+        self,
+        gradients: Sequence[Array | None],
+        totals: Sequence[Array | None],
+        present: NDArray[np.bool_],
+        begun: Sequence[bool],
+    ) -> None:
+        """Adds the gradients of all ranks, in the order of ranks, into the totals of own pieces.
+
+        gradients: of each tensor, flat. totals: of each piece, or None where nobody has any; they
+        may be the memory of the own gradient. begun: by piece, whether they hold a sum already.
+        """
+        own = self.transport.rank
+        with self:
+            rounds = zip_longest(*self._gradients)
+            under_way: list[tuple[Pending, Message | None, dict[int, Bytes]]] = []
+            for turn, messages in enumerate(rounds):
+                sends = [
+                    (rank, self._packed(messages[rank], gradients))
+                    for rank in self.peers
+                    if messages[rank] is not None
+                ]
+                mine = messages[own]
+                found = {} if mine is None else self._stages(mine.size, turn)
+                pending = self.transport.start(sends, list(found.items()))
+                under_way.append((pending, mine, found))
+                if turn:
+                    self._add(*under_way.pop(0), gradients, totals, present, begun)
+            for last in under_way:
+                self._add(*last, gradients, totals, present, begun)
+
+    def _stages(self, size: int, turn: int) -> dict[int, Bytes]:
+        """Where the messages of the others go: two places for each."""
+        found = {}
+        for rank in self.peers:
+            key = rank, turn % 2
+            if key not in self._staging or self._staging[key].size < size:
+                self._staging[key] = np.empty(size, np.uint8)
+            found[rank] = self._staging[key][:size]
+        return found
+
+    def _packed(self, message: Message, gradients: Sequence[Array | None]) -> Bytes:
+        """The bytes of a message: memory of the gradient itself where it is of one part."""
+        first = message.segments[0].piece
+        whole = gradients[first.tensor]
+        if len(message.segments) == 1 and whole is not None and not self._half[first.tensor]:
+            return whole[first.start : first.stop].view(np.uint8)
+        packed = np.zeros(message.size, np.uint8)
+        for _, piece, place in message.segments:
+            gradient = gradients[piece.tensor]
+            if gradient is not None:
+                values = gradient[piece.start : piece.stop]
+                if self._half[piece.tensor]:
+                    values = storage.to_bfloat16(values)
+                packed[place] = values.view(np.uint8)
+        return packed
+
+    def _add(
+        self,
+        pending: Pending,
+        message: Message | None,
+        found: dict[int, Bytes],
+        gradients: Sequence[Array | None],
+        totals: Sequence[Array | None],
+        present: NDArray[np.bool_],
+        begun: Sequence[bool],
+    ) -> None:
+        pending.wait()
+        for number, piece, place in message.segments if message is not None else []:
+            total = totals[number]
+            if total is None:
+                continue
+            at = self.pieces[number].start
+            terms = [
+                self._term(rank, piece, place, found, gradients)
+                for rank in np.flatnonzero(present[:, piece.tensor]).tolist()
+            ]
+            out = total[piece.start - at : piece.stop - at]
+            _sum_in_order([out, *terms] if begun[number] else terms, out)
+
+    def _term(
+        self,
+        rank: int,
+        piece: Piece,
+        place: slice,
+        found: dict[int, Bytes],
+        gradients: Sequence[Array | None],
+    ) -> Array:
+        half = self._half[piece.tensor]
+        if rank != self.transport.rank:
+            values = found[rank][place]
+            if half:
+                return storage.from_bfloat16(values.view(np.uint16))
+            return values.view(self._sums[piece.tensor])
+        gradient: Any = gradients[piece.tensor]
+        own: Array = gradient[piece.start : piece.stop]
+        # Rounded like the others', so that the sum does not know whose shard it is.
+        return storage.from_bfloat16(storage.to_bfloat16(own)) if half else own
+
+    def sum_in_order(self, own: NDArray[np.float64], counts: Sequence[int]) -> float:
+        """The sum of the doubles of all ranks, one after the other; counts: how many each has."""
+        with self:
+            found = gather_equal(
+                self.transport, own.view(np.uint8), [8 * int(count) for count in counts]
+            )
+        together = np.concatenate([np.zeros(1), *(each.view(np.float64) for each in found)])
+        # Not np.sum, which adds in pairs.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.add.accumulate(together)[-1])
+
+    # Parameters
+
+    def spread(self, parameters: Sequence[Array]) -> None:
+        """Gives every rank the pieces of all others; parameters: each tensor, flat."""
+        own = self.transport.rank
+        with self:
+            under_way: list[tuple[Pending, list[tuple[Message, Bytes]]]] = []
+            for turn, messages in enumerate(zip_longest(*self._parameters)):
+                mine = messages[own]
+                sends: list[Parcel] = []
+                if mine is not None:
+                    packed = _joined(mine, parameters)
+                    sends = [(rank, packed) for rank in self.peers]
+                receives, copies = self._places(messages, parameters, turn)
+                under_way.append((self.transport.start(sends, receives), copies))
+                if turn:
+                    _finish(*under_way.pop(0), parameters)
+            for last in under_way:
+                _finish(*last, parameters)
+
+    def _places(
+        self, messages: Sequence[Message | None], parameters: Sequence[Array], turn: int
+    ) -> tuple[list[Parcel], list[tuple[Message, Bytes]]]:
+        """Where messages go: a parameter itself, or memory from which parts are then copied."""
+        receives: list[Parcel] = []
+        copies: list[tuple[Message, Bytes]] = []
+        for rank in self.peers:
+            message = messages[rank]
+            if message is None:
+                continue
+            if len(message.segments) == 1:
+                receives.append((rank, _joined(message, parameters)))
+                continue
+            memory = np.empty(message.size, np.uint8)
+            receives.append((rank, memory))
+            copies.append((message, memory))
+        return receives, copies
+
+
+def _messages(pieces: Sequence[Piece], itemsizes: Sequence[int], limit: int) -> Iterator[Message]:
+    for held in buckets(pieces, itemsizes, limit):
+        at, segments = 0, []
+        for number, piece in held:
+            size = piece.size * itemsizes[piece.tensor]
+            segments.append(Segment(number, piece, slice(at, at + size)))
+            at += -(-size // 8) * 8  # so that doubles are aligned
+        yield Message(segments, segments[-1].place.stop)
+
+
+def _joined(message: Message, parameters: Sequence[Array]) -> Bytes:
+    """The bytes of a message: the parameter's own memory where it is of one part."""
+    parts = [
+        parameters[piece.tensor][piece.start : piece.stop].view(np.uint8)
+        for _, piece, _ in message.segments
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    packed = np.zeros(message.size, np.uint8)
+    for (_, _, place), part in zip(message.segments, parts, strict=True):
+        packed[place] = part
+    return packed
+
+
+def _finish(pending: Any, copies: list[tuple[Message, Bytes]], parameters: Sequence[Array]) -> None:
+    pending.wait()
+    for message, memory in copies:
+        for _, piece, place in message.segments:
+            to = parameters[piece.tensor][piece.start : piece.stop].view(np.uint8)
+            to[...] = memory[place]
+
+
+def _sum_in_order(terms: list[Array], out: Array) -> None:
+    """((a + b) + c) + ... into `out`, which may be the memory of one of them."""
+    if len(terms) == 1 and not np.may_share_memory(terms[0], out):
+        np.copyto(out, terms[0])
+    last = max((i for i, term in enumerate(terms) if np.may_share_memory(term, out)), default=0)
+    total = terms[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i, term in enumerate(terms[1:], 1):
+            # Until `out` has been read, into the first term: a message, which nobody needs then.
+            total = np.add(total, term, out=out if i >= last else terms[0])

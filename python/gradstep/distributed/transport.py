@@ -1,0 +1,154 @@
+"""Moving bytes between ranks: what a transport must do, one for the threads of a process, and what
+is made of it.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep.arguments import kind
+
+__all__ = ["DistributedError", "Pending", "Transport", "gather", "gather_equal", "in_process"]
+
+Bytes: TypeAlias = NDArray[np.uint8]
+# A rank, and the memory that goes there or is filled from there.
+Parcel: TypeAlias = tuple[int, Bytes]
+
+
+class DistributedError(RuntimeError):
+    """Ranks that cannot go on together: one is gone, hangs, or does not do what the others do."""
+
+
+class Pending(Protocol):
+    """An exchange under way."""
+
+    def wait(self) -> None:
+        """Returns when all is sent and received. Raises DistributedError, in time."""
+
+
+@runtime_checkable
+class Transport(Protocol):
+    """Moves bytes between `size` ranks, of which this is number `rank`.
+
+    Between two ranks, messages arrive in the order in which they were sent. No call blocks for
+    longer than `timeout` seconds without a byte: it raises DistributedError.
+    """
+
+    rank: int
+    size: int
+    timeout: float
+
+    def start(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> Pending:
+        """Starts an exchange with other ranks. The memory belongs to it until `wait` returns."""
+
+
+def check_timeout(timeout: Any) -> float:
+    """Raises TypeError or ValueError for what is no number of seconds above 0."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout: {kind(timeout)}, expected seconds")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout: {timeout}, expected seconds above 0")
+    return float(timeout)
+
+
+# What every transport can do
+
+
+def gather_equal(transport: Transport, own: Bytes, sizes: Sequence[int]) -> list[Bytes]:
+    """What every rank has, by rank; sizes: the bytes of each, which all know."""
+    found = [np.empty(size, np.uint8) for size in sizes]
+    found[transport.rank] = own
+    peers = [rank for rank in range(transport.size) if rank != transport.rank]
+    transport.start(
+        [(rank, own) for rank in peers if own.size],
+        [(rank, found[rank]) for rank in peers if found[rank].size],
+    ).wait()
+    return found
+
+
+def gather(transport: Transport, own: bytes) -> list[bytes]:
+    """What every rank has, of whatever lengths, by rank."""
+    length = np.array([len(own)], np.int64).view(np.uint8)
+    lengths = gather_equal(transport, length, [8] * transport.size)
+    sizes = [int(each.view(np.int64)[0]) for each in lengths]
+    return [each.tobytes() for each in gather_equal(transport, np.frombuffer(own, np.uint8), sizes)]
+
+
+# Threads of one process
+
+
+class _Hub:
+    """Queues between the ranks of one process."""
+
+    def __init__(self, ranks: int) -> None:
+        self.queues: dict[tuple[int, int], queue.SimpleQueue[Bytes]] = {
+            (a, b): queue.SimpleQueue() for a in range(ranks) for b in range(ranks)
+        }
+        self.gone: set[int] = set()
+
+
+class LocalTransport:
+    """A rank that is a thread: see `in_process`."""
+
+    def __init__(self, hub: _Hub, rank: int, size: int, timeout: float) -> None:
+        self._hub, self.rank, self.size, self.timeout = hub, rank, size, timeout
+
+    def start(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> Pending:
+        for rank, memory in sends:
+            self._hub.queues[self.rank, rank].put(memory.copy())
+        return _LocalPending(self, receives)
+
+    def leave(self) -> None:
+        """This rank answers no more, as if its process had ended."""
+        self._hub.gone.add(self.rank)
+
+    def take(self, rank: int, deadline: float) -> Bytes:
+        while True:
+            try:
+                return self._hub.queues[rank, self.rank].get(timeout=0.005)
+            except queue.Empty:
+                if rank in self._hub.gone:
+                    raise DistributedError(f"rank {rank}: gone, expected its bytes") from None
+                if time.monotonic() > deadline:
+                    raise DistributedError(silent([rank], self.timeout)) from None
+
+
+class _LocalPending:
+    def __init__(self, transport: LocalTransport, receives: Sequence[Parcel]) -> None:
+        self._transport, self._receives = transport, receives
+
+    def wait(self) -> None:
+        for rank, memory in self._receives:
+            found = self._transport.take(rank, time.monotonic() + self._transport.timeout)
+            if found.size != memory.size:
+                raise DistributedError(
+                    f"rank {rank}: {found.size} bytes, expected {memory.size}: it does something "
+                    "else than this rank"
+                )
+            memory[...] = found
+
+
+def silent(ranks: Sequence[int], timeout: float) -> str:
+    """What an error says of ranks that have not answered in time."""
+    named = ", ".join(map(str, ranks))
+    return f"rank {named}: no answer for {timeout:g} seconds; it hangs, is gone, or does other work"
+
+
+def in_process(ranks: int, *, timeout: float = 60.0) -> list[LocalTransport]:
+    """Transports of so many threads of this process, one for each; for trials and tests.
+
+    Raises TypeError or ValueError.
+
+    >>> import gradstep.distributed as gd
+    >>> [transport.rank for transport in gd.in_process(3)]
+    [0, 1, 2]
+    """
+    hub = _Hub(ranks)
+    return [LocalTransport(hub, rank, ranks, check_timeout(timeout)) for rank in range(ranks)]
