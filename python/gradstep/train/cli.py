@@ -1,4 +1,4 @@
-"""The command line: `gradstep train`, `predict`, `bench` and `info`.
+"""The command line: `gradstep train`, `predict`, `certify`, `bench` and `info`.
 
 Everything a user can get wrong ends in one line on stderr and exit code 2, if it can be known
 before the work starts; see `main`. Results in files do not get lost for what happens to stdout.
@@ -22,6 +22,7 @@ import numpy as np
 from gradstep import runtime
 from gradstep.runtime import build_info
 from gradstep.train import datasets, report, splits
+from gradstep.train.certify import certify
 from gradstep.train.console import Console, complain, finish, hold_closed_descriptors
 from gradstep.train.datasets import Dataset, MissingExtraError, Split
 from gradstep.train.files import Reading, load_dataset
@@ -45,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     argv: the arguments; those of the process unless given. The code is 0, or 1 if all training
-    diverged, 2 for an error, 130 after Ctrl-C, 141 if the reader of stdout has gone. `--help` and
-    `--version` raise SystemExit(0), and so do bad arguments of `bench`, with 2.
+    diverged or `certify` found other bits, 2 for an error, 130 after Ctrl-C, 141 if the reader of
+    stdout has gone. `--help` and `--version` raise SystemExit(0), and so do bad arguments of
+    `bench`, with 2.
 
     >>> main(["train", "--epochs", "0"])
     2
@@ -82,7 +84,7 @@ def _run(argv: Sequence[str]) -> int:
     if argv[:1] == ["bench"]:
         Console()
         return _bench(argv[1:])
-    commands = {"info": _info, "train": _train, "predict": predict}
+    commands = {"info": _info, "train": _train, "predict": predict, "certify": certify}
     arguments = parser(commands).parse_args(argv)
     arguments.line = list(argv)
     arguments.given = vars(parser(commands, defaults=False).parse_args(argv))

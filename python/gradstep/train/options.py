@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gradstep.certificate import EXPECTED
 from gradstep.nn import ACTIVATIONS, INITIALISERS
 from gradstep.runtime import build_info
 from gradstep.train import datasets, report
@@ -52,7 +53,11 @@ def parser(
     about = "say what a model of train --save expects for other rows, as CSV"
     predict = add("predict", help=about, description=about, allow_abbrev=False)
     _add_predict_options(predict)
-    for name, command in (("info", info), ("train", train), ("predict", predict)):
+    about = "train a small network that runs every kernel, and compare the bits of its weights"
+    certify = add("certify", help=about, description=about, allow_abbrev=False)
+    _add_certify_options(certify)
+    subcommands = {"info": info, "train": train, "predict": predict, "certify": certify}
+    for name, command in subcommands.items():
         command.set_defaults(command=commands[name])
         for action in () if defaults else command._actions:
             action.default = argparse.SUPPRESS
@@ -111,6 +116,17 @@ def _add_predict_options(parser: Parser) -> None:
     add("--label", metavar="COLUMN", help="of a table, if it is not that of the training")
     add("--header", choices=["yes", "no"], help="does it begin with names? [found out]")
     add("--output", type=Path, metavar="FILE", help="[standard output]")
+
+
+def _add_certify_options(parser: Parser) -> None:
+    add = parser.add_argument
+    add(
+        "--spec", action="store_true", help="by the specification in NumPy alone, no kernel of ours"
+    )
+    few = "how many [1000; 100 with --spec]"
+    add("--steps", type=int, choices=[*EXPECTED], metavar="N", help=f"10, 100 or 1000: {few}")
+    path = Path("gradstep-certificate.txt")
+    add("--report", type=Path, metavar="FILE", default=path, help="of other bits [%(default)s]")
 
 
 def _add_data_options(parser: Parser) -> None:
