@@ -3,6 +3,7 @@
 For torch.distributed see `gradstep.torch.distributed`.
 """
 
+from gradstep.distributed.checkpoint import from_plain, to_plain
 from gradstep.distributed.mpi import MpiTransport
 from gradstep.distributed.optimizer import ShardedOptimizer
 from gradstep.distributed.transport import (
@@ -18,5 +19,7 @@ __all__ = [
     "MpiTransport",
     "ShardedOptimizer",
     "Transport",
+    "from_plain",
     "in_process",
+    "to_plain",
 ]

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import os
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.arguments import kind
-from gradstep.arrays import Array, Name, Tree, as_array, label, leaves_like
+from gradstep.arrays import Array, Tree, as_array, label, leaves_like
+from gradstep.distributed.agreement import agree_on, description, flat_view
+from gradstep.distributed.checkpoint import (
+    PARAMETER,
+    Held,
+    check_tensors,
+    load_pieces,
+    read_index,
+    save_shards,
+    tensors_of,
+)
 from gradstep.distributed.exchange import Exchange
 from gradstep.distributed.mpi import connect
 from gradstep.distributed.plan import Piece
@@ -22,11 +31,11 @@ from gradstep.optim.gradients import nonfinite
 from gradstep.optim.groups import arranged
 from gradstep.optim.hyperparameters import is_schedule
 from gradstep.optim.optimizer import OPTIONS, Optimizer, StepInfo
+from gradstep.optim.state import verify
 from gradstep.optim.storage import Layout, first_tiles, layout_of
-from gradstep.runtime import build_info
 from gradstep.spec.optim import clip_coefficient
 
-__all__ = ["ShardedOptimizer", "description", "flat_view"]
+__all__ = ["ShardedOptimizer"]
 
 BRINGS, INCOMPLETE = 2, 4  # flags: has gradients; has none of some tensors
 
@@ -276,6 +285,86 @@ class ShardedOptimizer:
         what = found[0] if found else "grads: the sum of their squares overflows float64"
         raise FloatingPointError(what)
 
+    # Checkpoints
+
+    def save(self, folder: str | os.PathLike[str], *, extra: Any = None) -> None:
+        """Writes parameters and states into a folder that all ranks see, each rank its shard.
+
+        extra: plain values and texts, the same on all ranks, which `load` returns. The folder's
+        checkpoint is replaced as a whole or not at all, whenever a rank ends. Needs the extra
+        `checkpoint`. Raises OSError, TypeError, ValueError or ImportError (on other ranks
+        DistributedError, which names the rank); then it is the one before.
+        """
+        self._check_whole()
+        own = self._own
+        with own._lock:
+            groups: list[dict[str, Any]] = [
+                {**{k: v for k, v in group.items() if not is_schedule(v)}, "params": []}
+                for group in own.param_groups
+            ]
+            for name, number in zip(self._names, self._group_of, strict=True):
+                groups[number]["params"].append(name)
+            about = {
+                "optimizer": type(own).__name__,
+                "options": own._state_dict()["options"],
+                "param_groups": groups,
+                "tensors": tensors_of(self._names, self._arrays),
+                "arrangement": self._shape,
+                "extra": extra,
+            }
+            held = [
+                Held(piece, {PARAMETER: memory, **states}, {"step": step})
+                for piece, memory, states, step in zip(
+                    self.pieces, own._arrays, own._states, own._plan.steps, strict=True
+                )
+            ]
+            save_shards(self._exchange, folder, own.step_count, about, held)
+
+    def load(self, folder: str | os.PathLike[str]) -> Any:
+        """Goes on where `save` was called, by whatever number of ranks; returns its `extra`.
+
+        Puts parameters and states back. A rank holds its shard, and of the files one at a time.
+        Everything is verified on all ranks before anything changes. Raises OSError, TypeError or
+        ValueError (on other ranks DistributedError) where the checkpoint is damaged, or of another
+        optimizer or other parameters; then nothing has changed.
+        """
+        self._exchange.alive()
+        error: Exception | None = None
+        own = self._own
+        try:
+            index = read_index(folder)
+            check_tensors(index, tensors_of(self._names, self._arrays))
+            found = load_pieces(folder, index, self.pieces)
+            names = [self._names[piece.tensor] for piece in self.pieces]
+            new = [arrays.pop(PARAMETER) for arrays, _ in found]
+            mine = {
+                name: {"step": int(numbers["step"]), **arrays}
+                for name, (arrays, numbers) in zip(names, found, strict=True)
+            }
+            groups = [dict(group) for group in index["param_groups"]]
+            for group in groups:
+                group["params"] = [name for name in group["params"] if name in mine]
+            state = {
+                "optimizer": index["optimizer"],
+                "step": index["step"],
+                "options": index["options"],
+                "param_groups": groups,
+                "state": mine,
+            }
+            with own._lock:
+                verify(state, own._expected())
+        except (ImportError, OSError, TypeError, ValueError) as raised:
+            error = raised
+        self._exchange.agree("load", 0, bytes(32), 0, error)
+        self._torn = True
+        own.load_state_dict(state)
+        for memory, values in zip(own._arrays, new, strict=True):
+            memory[...] = values
+        self._exchange.spread(self._flat)
+        self._torn = False
+        self._reset()
+        return index["extra"]
+
     def _reset(self) -> None:
         """No gradients are held."""
         self._totals = []
@@ -293,11 +382,6 @@ class ShardedOptimizer:
     def __repr__(self) -> str:
         transport = self._exchange.transport
         return f"ShardedOptimizer({self._own!r}, rank {transport.rank} of {transport.size})"
-
-
-def flat_view(array: Array) -> Array:
-    """The memory of a contiguous array, in its order."""
-    return np.asarray(array).reshape(-1, order="A")
 
 
 def _sum_type(array: Array) -> np.dtype[Any]:
@@ -357,71 +441,6 @@ def _of_pieces(
 
     made: type[Optimizer] = type(optimizer.__name__, (optimizer,), {"_make_layouts": layouts})
     return made
-
-
-# What all ranks must have in common
-
-
-def description(
-    optimizer: str,
-    names: Sequence[Name],
-    arrays: Sequence[Array],
-    groups: Sequence[Mapping[str, Any]],
-    hyper: Mapping[str, Any],
-    grad_dtype: str,
-) -> dict[str, Any]:
-    """All that ranks must have in common, as JSON; of parameters, a digest of their values."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(memoryview(flat_view(array).view(np.uint8)))  # type: ignore[arg-type]
-    return {
-        "version of gradstep": build_info()["version"],
-        "optimizer": optimizer,
-        "parameters": [
-            f"{name!r}, {array.dtype} of shape {array.shape} in order "
-            f"{'C' if array.flags.c_contiguous else 'F'}"
-            for name, array in zip(names, arrays, strict=True)
-        ],
-        "groups": [_described(group) for group in groups],
-        "hyperparameters": _described(hyper),
-        "grad_dtype": grad_dtype,
-        "values of parameters": digest.hexdigest(),
-    }
-
-
-def _described(values: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        key: "a function of the step" if is_schedule(value) else repr(value)
-        for key, value in values.items()
-        if key != "params"
-    }
-
-
-def agree_on(exchange: Exchange, found: Mapping[str, Any], error: Exception | None) -> None:
-    """Raises `error`, or DistributedError where a rank has found something else than rank 0."""
-    exchange.agree("begin", 0, bytes(32), 0, error)
-    every = [json.loads(text) for text in exchange.gather(json.dumps(found).encode())]
-    for rank, other in enumerate(every):
-        for key, expected in every[0].items():
-            if other[key] != expected:
-                where, ours, theirs = _difference(key, expected, other[key])
-                raise DistributedError(
-                    f"rank {rank}: {where} {theirs}, expected {ours} as on rank 0"
-                )
-
-
-def _difference(where: str, expected: Any, found: Any) -> tuple[str, Any, Any]:
-    """The first place where two trees differ, and what is there."""
-    if isinstance(expected, dict) and isinstance(found, dict):
-        for key in [*expected, *found]:
-            ours, theirs = expected.get(key, "none"), found.get(key, "none")
-            if ours != theirs:
-                return _difference(f"{where}[{key!r}]", ours, theirs)
-    if isinstance(expected, list) and isinstance(found, list):
-        for i, (ours, theirs) in enumerate(zip_longest(expected, found, fillvalue="none")):
-            if ours != theirs:
-                return _difference(f"{where}[{i}]", ours, theirs)
-    return where, expected, found
 
 
 def _digest_of_values(own: Optimizer) -> bytes:

@@ -10,7 +10,7 @@ gradstep does. What is in it computes on the threads of torch's OpenMP.
 >>> opt.step()
 """
 
-from gradstep.torch import threads
+from gradstep.torch import distributed, threads
 from gradstep.torch.kept_memory import keep_memory
 from gradstep.torch.nn import functional
 from gradstep.torch.nn.accelerate import Swapped, accelerate, restore
@@ -81,6 +81,7 @@ __all__ = [
     "SparseAdam",
     "Swapped",
     "accelerate",
+    "distributed",
     "functional",
     "keep_memory",
     "register",

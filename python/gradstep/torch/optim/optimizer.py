@@ -186,7 +186,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         scale = 1.0 if factor is None else 1.0 / float(factor)
         clip, checks = self._clip_norm or 0.0, self._on_nonfinite != "apply"
         norm = None
-        if (rows or participants.spread) and (clip or checks):
+        if (rows or self._sees_a_part(participants)) and (clip or checks):
             norm = self._norm(participants, given, rows) * abs(scale)
             if checks and not math.isfinite(norm):
                 return participants, given, rows, norm, None
@@ -196,8 +196,11 @@ class NativeOptimizer(torch.optim.Optimizer):
         norm = own_norm if norm is None else norm
         return participants, given, rows, norm, scale if applied else None
 
-    @staticmethod
-    def _norm(participants: Participants, given: list[Any], rows: list[Rows]) -> float:
+    def _sees_a_part(self, participants: Participants) -> bool:
+        """Whether other processes have gradients too that the norm is to include."""
+        return participants.spread
+
+    def _norm(self, participants: Participants, given: list[Any], rows: list[Rows]) -> float:
         """The norm of all gradients where the plan sees but a part of them."""
         gradients = [
             (parameter, grad if isinstance(grad, np.ndarray) else array_of(grad))
@@ -289,7 +292,8 @@ class NativeOptimizer(torch.optim.Optimizer):
                 raise FloatingPointError(
                     f"{member.label}.grad: {bad} of {array.size} elements are not finite"
                 )
-        elsewhere = "not finite on another process, or " if participants.spread else ""
+        part = self._sees_a_part(participants)
+        elsewhere = "not finite on another process, or " if part else ""
         raise FloatingPointError(
             f"gradients: {elsewhere}the sum of their squares overflows float64"
         )
