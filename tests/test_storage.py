@@ -285,6 +285,12 @@ def test_small_tensors_keep_float32_states_beside_8_bits() -> None:
     }
 
 
+def test_sums_begin_at_their_first_value() -> None:
+    for parameter in PARAMETERS:
+        made, _, _ = optimizer("Adagrad", parameter, "float32", initial_accumulator_value=0.5)
+        assert all((state["sum"] == 0.5).all() for state in made.state.values())
+
+
 def test_groups_choose_for_themselves() -> None:
     embedding, rest = np.zeros(5000, BF16), np.zeros(5000, BF16)
     made = gs.AdamW(

@@ -221,9 +221,16 @@ Axis axis_of(const Input& input, size_t index) {
   return found;
 }
 
-py::array new_array(DType type, const Shape& shape) {
-  return py::array(py::reinterpret_borrow<py::dtype>(dtypes[type]), shape);
+py::dtype dtype_object(DType type) {
+  if (!dtypes[type]) {
+    const py::object found =
+        py::module_::import("gradstep.arrays").attr("bfloat16")("torch.bfloat16");
+    dtypes[type] = py::object(found).release().ptr();
+  }
+  return py::reinterpret_borrow<py::dtype>(dtypes[type]);
 }
+
+py::array new_array(DType type, const Shape& shape) { return py::array(dtype_object(type), shape); }
 
 py::array new_like(py::handle model, DType type) {
   if (c_order(model)) return new_array(type, shape_of(model));

@@ -118,6 +118,8 @@ class LateFloat {
 // NumPy's own descriptors of our types; that of bfloat16, which another package brings, from when
 // it was first met.
 extern PyObject* dtypes[kAllDTypes];
+// The same; imports that package where need be, and raises ImportError without it.
+pybind11::dtype dtype_object(DType type);
 
 inline bool is_still(pybind11::handle array, const ArrayView& view, Access access) {
   typedef pybind11::detail::npy_api Api;

@@ -7,6 +7,7 @@
 #include <array>
 #include <utility>
 
+#include "bindings/arrays.hpp"
 #include "bindings/constructor.hpp"
 #include "bindings/families.hpp"
 
@@ -136,24 +137,30 @@ bool are_floats(py::handle x, const py::args& others) {
 
 py::object tensor_array(py::handle object) {
   DLTensor tensor;
-  if (!read_floats(object.ptr(), &tensor)) return py::none();
+  if (!read_tensor(object.ptr(), &tensor) || tensor.device_type != 1) return py::none();
+  const int type = type_of(tensor);
+  if (type < 0) return py::none();
   const int64_t size = tensor.bits / 8;
   const std::vector<py::ssize_t> shape(tensor.shape, tensor.shape + tensor.ndim);
   std::vector<py::ssize_t> strides;
   if (tensor.strides)
     for (int d = 0; d < tensor.ndim; ++d) strides.push_back(tensor.strides[d] * size);
-  const py::dtype type = size == 4 ? py::dtype::of<float>() : py::dtype::of<double>();
-  return py::array(type, shape, strides, tensor.address(), object);
+  return py::array(dtype_object(static_cast<DType>(type)), shape, strides, tensor.address(),
+                   object);
 }
 
 int type_of(const DLTensor& tensor) {
-  if (tensor.lanes != 1) return -1;
-  if (tensor.code == 4) return tensor.bits == 16 ? kBfloat16 : -1;
-  if (tensor.code != 2) return -1;
-  return tensor.bits == 64   ? kFloat64
-         : tensor.bits == 32 ? kFloat32
-         : tensor.bits == 16 ? kFloat16
-                             : -1;
+  struct Known {
+    uint8_t code, bits;
+    DType type;
+  };
+  static constexpr Known kKnown[] = {{2, 32, kFloat32}, {2, 64, kFloat64}, {4, 16, kBfloat16},
+                                     {2, 16, kFloat16}, {0, 16, kInt16},   {0, 8, kInt8},
+                                     {1, 8, kUint8}};
+  for (const Known& known : kKnown)
+    if (tensor.lanes == 1 && tensor.code == known.code && tensor.bits == known.bits)
+      return known.type;
+  return -1;
 }
 
 bool is_like(const DLTensor& tensor, py::handle model, DType type) {

@@ -15,7 +15,7 @@ struct DLTensor {
   void* data;
   int32_t device_type, device_id;  // device_type 1: the CPU
   int32_t ndim;
-  uint8_t code, bits;  // code 2: floating point, 4: bfloat16
+  uint8_t code, bits;  // code 0: integers, 1: unsigned ones, 2: floating point, 4: bfloat16
   uint16_t lanes;
   int64_t *shape, *strides;
   uint64_t byte_offset;
@@ -31,8 +31,9 @@ bool read_tensor(PyObject* object, DLTensor* tensor);
 // The same, and whether its elements are float32 or float64 in memory of the CPU.
 bool read_floats(PyObject* object, DLTensor* tensor);
 
-// A NumPy array over the memory of a float32 or float64 tensor on the CPU, which it keeps alive;
-// None where that cannot be read. torch's own `numpy()` would forbid the tensor to be resized.
+// A NumPy array over the memory of a tensor on the CPU, of one of our types, which it keeps alive;
+// None where that cannot be read. Raises ImportError for bfloat16 without its package. torch's own
+// `numpy()` would forbid the tensor to be resized.
 pybind11::object tensor_array(pybind11::handle object);
 
 // The DType of its elements, or -1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ Array: TypeAlias = NDArray[Any]
 Name: TypeAlias = str | int | None
 Tree: TypeAlias = Any
 
-__all__ = ["Array", "Name", "Tree", "flatten", "is_branch", "leaves_like"]
+__all__ = ["Array", "Name", "Tree", "bfloat16", "flatten", "is_branch", "leaves_like"]
 
 
 def is_branch(tree: Tree) -> bool:
@@ -57,8 +58,10 @@ def as_array(leaf: Any, argument: str = "tree", name: Name = None) -> Any:
         raise TypeError(f"{what} that is lazily negated, expected memory; use .resolve_neg()")
     if not _is_memory(type(leaf)):
         raise TypeError(f"{what} with operators of its own, expected a numpy.ndarray")
+    # NumPy does not take torch's bfloat16, but its bits; of what has a gradient it says so first.
+    halves = str(getattr(leaf, "dtype", "")) == "torch.bfloat16" and not leaf.requires_grad
     try:
-        array = np.from_dlpack(leaf)
+        array = np.from_dlpack(leaf.view(sys.modules["torch"].int16) if halves else leaf)
     except Exception as error:
         raise TypeError(
             f"{what} that cannot be imported ({error}), expected a numpy.ndarray"
@@ -66,7 +69,19 @@ def as_array(leaf: Any, argument: str = "tree", name: Name = None) -> Any:
     # For a null pointer NumPy takes memory of its own, whatever is in it.
     if array.size and array.flags.owndata:
         raise TypeError(f"{what} without memory, expected elements that are stored")
-    return array
+    return array.view(bfloat16(f"{what} of bfloat16")) if halves else array
+
+
+def bfloat16(what: str) -> np.dtype[Any]:
+    """NumPy's dtype for bfloat16. Raises ImportError, naming `what`, without its package."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(
+            f"{what} needs ml_dtypes, which is not installed: pip install 'gradstep[bfloat16]'"
+        ) from None
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def _is_memory(kind: type) -> bool:

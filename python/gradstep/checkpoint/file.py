@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from gradstep.arguments import kind
-from gradstep.arrays import Array
+from gradstep.arrays import Array, bfloat16
 from gradstep.checkpoint.plain import BFLOAT16, DTYPES, name_of
-from gradstep.optim.storage import bfloat16
 
 __all__ = ["read", "write"]
 

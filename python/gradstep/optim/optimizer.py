@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field, fields
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
@@ -251,7 +251,8 @@ class Optimizer:
                 own = self._own_arrays(i, names, states[i])
                 given: tuple[Any, ...] = (array, *own.values())
             else:
-                own = layout.arrays(names, states[i])
+                group = self._groups[self._group_of[i]]
+                own = layout.arrays(names, states[i], partial(self.initial_state, group=group))
                 given = layout.native(names, own)
             kept.append(own)
             tensors.append((self._names[i], self._group_of[i], *given))

@@ -14,7 +14,7 @@ from gradstep.arrays import Array, Name
 from gradstep.optim.hyperparameters import FIXED, check_hyperparameter, is_schedule
 from gradstep.optim.storage import SCALE, Layout
 
-__all__ = ["Expected", "Loaded", "copies_between", "verify"]
+__all__ = ["Expected", "Loaded", "check_array", "check_scales", "copies_between", "verify"]
 
 MAX_STEP = 2**62
 NAMES = (str, int, type(None))
@@ -66,7 +66,8 @@ def _step(of: Any, where: str) -> int:
     return integer(f"{where}['step']", entry(of, "step", where), 0, MAX_STEP)
 
 
-def _check_array(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> None:
+def check_array(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> None:
+    """Raises TypeError or ValueError unless this is such an array."""
     if not isinstance(found, np.ndarray):
         raise TypeError(f"{where}: {type(found).__name__}, expected a numpy.ndarray")
     if isinstance(found, np.ma.MaskedArray):
@@ -77,7 +78,8 @@ def _check_array(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> 
         raise ValueError(f"{where}: shape {found.shape}, expected {shape}")
 
 
-def _check_scales(found: Array, where: str) -> None:
+def check_scales(found: Array, where: str) -> None:
+    """Raises ValueError for what cannot be the scales of 8-bit states."""
     if not (np.isfinite(found) & (found >= 0)).all():
         raise ValueError(f"{where}: not finite or negative, expected the scales of 8-bit states")
 
@@ -160,9 +162,9 @@ def _state(
         specs = {name: (array.dtype, array.shape) for name in names}
         for name, (dtype, shape) in (layout.specs(names) if layout else specs).items():
             own[name] = entry(found, name, where)
-            _check_array(own[name], dtype, shape, f"{where}[{name!r}]")
+            check_array(own[name], dtype, shape, f"{where}[{name!r}]")
             if layout and name.endswith(SCALE):
-                _check_scales(own[name], f"{where}[{name!r}]")
+                check_scales(own[name], f"{where}[{name!r}]")
         arrays.append(own)
         steps.append(_step(found, where))
     return arrays, steps

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradstep.arrays import Array, Name, label
+from gradstep.arrays import Array, Name, bfloat16, label
 from gradstep.spec import storage as spec
 
-__all__ = ["SCALE", "Layout", "first_tiles", "layout_of", "values_of"]
+__all__ = [
+    "SCALE",
+    "Layout",
+    "first_tiles",
+    "layout_of",
+    "put_state",
+    "state_values",
+    "tiles_of_sizes",
+    "values_of",
+]
 
 
 SIGNED = ("exp_avg", "momentum_buffer", "grad_avg")
@@ -23,9 +33,14 @@ SCALE = "_scale"
 
 def first_tiles(arrays: Iterable[Any]) -> list[int]:
     """Where the elements of each array begin in the stream of random bits, in tiles of 64."""
+    # The plan names what is no array.
+    return tiles_of_sizes(a.size if isinstance(a, np.ndarray) else 0 for a in arrays)
+
+
+def tiles_of_sizes(sizes: Iterable[int]) -> list[int]:
+    """The same for arrays of these sizes."""
     tiles = [0]
-    for array in arrays:
-        size = array.size if isinstance(array, np.ndarray) else 0  # the plan names what is none
+    for size in sizes:
         tiles.append(tiles[-1] - (-size // 64))
     return tiles[:-1]
 
@@ -33,18 +48,6 @@ def first_tiles(arrays: Iterable[Any]) -> list[int]:
 def is_bfloat16(dtype: Any) -> bool:
     """Whether a dtype is the bfloat16 of ml_dtypes."""
     return getattr(dtype, "name", None) == "bfloat16"
-
-
-def bfloat16(what: str = "state_dtype='bfloat16'") -> np.dtype[Any]:
-    """NumPy's dtype for bfloat16. Raises ImportError, naming `what`, without its package."""
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ImportError(
-            f"{what} needs ml_dtypes, which is not installed: pip install 'gradstep[bfloat16]'"
-        ) from None
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
 
 
 class Layout(NamedTuple):
@@ -76,8 +79,16 @@ class Layout(NamedTuple):
             found["master"] = np.dtype(np.float32), shape
         return found
 
-    def arrays(self, names: Iterable[str], there: Mapping[str, Array]) -> dict[str, Array]:
-        """All arrays beside the parameter, new ones where they are not there yet."""
+    def arrays(
+        self,
+        names: Iterable[str],
+        there: Mapping[str, Array],
+        initial: Callable[[str], float],
+    ) -> dict[str, Array]:
+        """All arrays beside the parameter, new ones where they are not there yet.
+
+        initial: the first value of a state by its name, 0 of those that are not float32.
+        """
         order: Any = "F" if self.parameter.flags.f_contiguous else "C"
         own = {}
         for name, (dtype, shape) in self.specs(names).items():
@@ -87,6 +98,8 @@ class Layout(NamedTuple):
                 own[name] = np.array(self.parameter, np.float32, order=order)
             else:
                 own[name] = np.zeros(shape, dtype, order=order)
+                if dtype == np.float32 and name in self.states:
+                    own[name].fill(initial(name))
         return own
 
     def native(self, names: Iterable[str], own: Mapping[str, Array]) -> tuple[Any, ...]:
@@ -126,13 +139,7 @@ class Layout(NamedTuple):
             found.append(spec.from_split(_bits(self.parameter), low))
         else:
             found.append(_values(own.get("master", self.parameter)))
-        for name in names:
-            dtype = self.states[name]
-            if dtype.itemsize == 1:
-                bits = own[name].reshape(-1, order="A").view(np.uint8)
-                found.append(spec.from_blocks(bits, own[name + SCALE], dtype == np.int8))
-            else:
-                found.append(_values(own[name]))
+        found += [state_values(own[name], own.get(name + SCALE)) for name in names]
         return tuple(found)
 
     def store(
@@ -140,6 +147,7 @@ class Layout(NamedTuple):
     ) -> None:
         """Writes new float32 values, flat, as the native step of number `step` does."""
         p, *states = new
+        size = len(p)
         if self.master == "split":
             high, low = spec.to_split(p)
             _write(self.parameter, high)
@@ -148,26 +156,42 @@ class Layout(NamedTuple):
             _write(own["master"], p)
             _write(self.parameter, _rounded(p, self.parameter.dtype))
         else:
-            self._put(self.parameter, p, step, 0)
+            put_state(self.parameter, None, p, partial(self._random, size, step, 0))
         if self.copy is not None:
             _write(self.copy, _rounded(p, self.copy.dtype))
         for number, (name, values) in enumerate(zip(names, states, strict=True), 1):
-            dtype = self.states[name]
-            if dtype.itemsize == 1:
-                random = self._random(len(values), step, number)
-                bits, scale = spec.to_blocks(values, dtype == np.int8, random)
-                _write(own[name], bits)
-                _write(own[name + SCALE], scale)
-            else:
-                self._put(own[name], values, step, number)
-
-    def _put(self, array: Array, values: Array, step: int, number: int) -> None:
-        if is_bfloat16(array.dtype):
-            values = spec.to_bfloat16(values, self._random(len(values), step, number))
-        _write(array, values)
+            random = partial(self._random, size, step, number)
+            put_state(own[name], own.get(name + SCALE), values, random)
 
     def _random(self, n: int, step: int, number: int) -> Array:
         return spec.random_bits(n, self.seed, step, number, self.first_tile)
+
+
+def state_values(array: Array, scale: Array | None) -> Array:
+    """The float32 values of a state in any form, flat as it lies in memory.
+
+    scale: those of its blocks, where it has 8 bits.
+    """
+    if scale is None:
+        return _values(array)
+    bits = array.reshape(-1, order="A").view(np.uint8)
+    return spec.from_blocks(bits, scale, array.dtype == np.int8)
+
+
+def put_state(
+    array: Array, scale: Array | None, values: Array, random: Callable[[], Array] | None = None
+) -> None:
+    """Writes float32 values, flat, into such an array.
+
+    random: makes 16 random bits for each; None rounds to nearest.
+    """
+    if scale is not None:
+        chance = np.full(len(values), 1 << 15) if random is None else random()
+        values, largest = spec.to_blocks(values, array.dtype == np.int8, chance)
+        _write(scale, largest)
+    elif is_bfloat16(array.dtype):
+        values = spec.to_bfloat16(values, None if random is None else random())
+    _write(array, values)
 
 
 def _bits(array: Array) -> Array:
@@ -251,7 +275,7 @@ def layout_of(
             )
         states[state] = np.dtype(np.float32)
         if state_dtype == "bfloat16":
-            states[state] = bfloat16()
+            states[state] = bfloat16("state_dtype='bfloat16'")
         elif state_dtype == "int8" and array.size >= LEAST_8_BIT:
             states[state] = np.dtype(np.int8 if state in SIGNED else np.uint8)
     return Layout(array, master, copy, states, first_tile, seed)

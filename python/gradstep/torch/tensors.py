@@ -7,7 +7,7 @@ None is the usual one. It lets channels last and transposed tensors through with
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -54,7 +54,7 @@ _keys_of: Any = torch._C._dispatch_keys
 _OTHER_KEYS = ~_keys("ADInplaceOrView", "AutogradCPU", "AutocastCPU")
 
 
-def refusal(tensor: Any) -> str | None:
+def refusal(tensor: Any, dtypes: Sequence[torch.dtype] = _DTYPES) -> str | None:
     """Why native code cannot take the memory of a tensor for its elements; None if it can.
 
     What was found and what was expected, as it stands behind "params['weight']: ".
@@ -62,15 +62,21 @@ def refusal(tensor: Any) -> str | None:
     if not isinstance(tensor, torch.Tensor):
         return f"{type(tensor).__name__}, expected a torch.Tensor"
     if not _keys_of(tensor).raw_repr() & _OTHER_KEYS:
-        if tensor.dtype not in _DTYPES:
-            return f"{tensor.dtype}, expected torch.float32 or torch.float64"
+        if tensor.dtype not in dtypes:
+            return _other_dtype(tensor, dtypes)
         if not tensor.data_ptr() and tensor.numel():
             return "its storage holds nothing (freed or resized), expected elements in memory"
         return None
-    return _what_else(tensor)
+    return _what_else(tensor, dtypes)
 
 
-def _what_else(tensor: torch.Tensor) -> str:
+def _other_dtype(tensor: torch.Tensor, dtypes: Sequence[torch.dtype]) -> str:
+    *first, last = map(str, dtypes)
+    expected = f"{', '.join(first)} or {last}" if first else last
+    return f"{tensor.dtype}, expected {expected}"
+
+
+def _what_else(tensor: torch.Tensor, dtypes: Sequence[torch.dtype]) -> str:
     if tensor.layout is not torch.strided:
         return f"layout {tensor.layout}, expected a dense tensor"
     if _keys_of(tensor).has(torch._C.DispatchKey.Python):
@@ -78,8 +84,8 @@ def _what_else(tensor: torch.Tensor) -> str:
         return f"a {kind}, which has operators of its own, expected a plain tensor"
     if tensor.device.type != "cpu":
         return f"on {tensor.device}, expected a CPU tensor"
-    if tensor.dtype not in _DTYPES:
-        return f"{tensor.dtype}, expected torch.float32 or torch.float64"
+    if tensor.dtype not in dtypes:
+        return _other_dtype(tensor, dtypes)
     if tensor.is_neg():
         return "a lazily negated view, expected memory; use .resolve_neg()"
     if tensor._is_zerotensor():

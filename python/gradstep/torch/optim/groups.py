@@ -14,14 +14,24 @@ from gradstep.optim.hyperparameters import FIXED, check_hyperparameter
 from gradstep.optim.optimizer import OPTIONS
 from gradstep.optim.optimizer import Optimizer as Formula
 
-__all__ = ["Groups", "Option", "changes_in_place", "check_flags", "keys_of"]
+__all__ = [
+    "KEPT",
+    "Groups",
+    "Option",
+    "changes_in_place",
+    "check_flags",
+    "kept_as",
+    "keys_of",
+]
 
 Group = Mapping[str, Any]
 REFUSED = {
     "differentiable": "gradients through a step",
     "capturable": "capture into a CUDA graph",
 }
-CONSTANTS = (float, int, bool, type(None), np.number)
+CONSTANTS = (float, int, bool, str, type(None), np.number)
+# How a group keeps its numbers: name -> what it is where the group does not tell.
+KEPT: Group = {"master": None, "state_dtype": "float32", "seed": 0}
 
 
 class Option:
@@ -57,6 +67,8 @@ class Groups:
         self.needed = [key for key in keys if key in torchs and key not in optional]
         self.extra = [key for key in keys if key not in self.needed]
         self.fallbacks = [formula.default(key) for key in self.extra]
+        self.extra += KEPT
+        self.fallbacks += KEPT.values()
         self._get: Callable[[Group], Any] = itemgetter(*self.needed)
 
     def values(self, groups: Sequence[Group]) -> list[tuple[Any, ...]]:
@@ -76,6 +88,11 @@ class Groups:
             found.append({key: self._plain(key, given[key], where) for key in self.keys})
         return found
 
+    @staticmethod
+    def kept(groups: Sequence[Group]) -> list[dict[str, Any]]:
+        """How each keeps its arrays: `master`, `state_dtype`, `seed`. Raises as `read`."""
+        return [{key: kept_as(group, key) for key in KEPT} for group in groups]
+
     def _plain(self, key: str, value: Any, where: str) -> Any:
         default = self.formula.default(key)
         if isinstance(default, bool):
@@ -85,6 +102,11 @@ class Groups:
                 raise TypeError(f"{where}{key}: {value!r}, expected {len(default)} numbers")
             return tuple(_number(v, f"{where}{key}") for v in value)
         return None if value is None and default is None else _number(value, f"{where}{key}")
+
+
+def kept_as(group: Group, key: str) -> Any:
+    """One of `KEPT` as a group has it. Raises TypeError or ValueError."""
+    return check_hyperparameter(key, group.get(key, KEPT[key]), KEPT[key])
 
 
 def keys_of(formula: type[Formula]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,20 @@ from gradstep import _core
 from gradstep.arrays import Array
 from gradstep.torch.tensors import refusal
 
-__all__ = ["array_of", "check_gradient", "check_like", "check_parameter", "is_dense", "same_layout"]
+__all__ = [
+    "DTYPES",
+    "WHOLE",
+    "array_of",
+    "check_gradient",
+    "check_like",
+    "check_parameter",
+    "is_dense",
+    "same_layout",
+]
+
+WHOLE = (torch.float32, torch.float64)
+# Of parameters and gradients. All but float64 go together.
+DTYPES = (*WHOLE, torch.bfloat16, torch.float16)
 
 
 def is_dense(tensor: Any) -> bool:
@@ -52,9 +66,11 @@ def array_of(tensor: Any) -> Array:
     return cast(Array, _core.tensor_array(plain))
 
 
-def check_parameter(tensor: Any, what: str, optimizer: str) -> None:
+def check_parameter(
+    tensor: Any, what: str, optimizer: str, dtypes: Sequence[torch.dtype] = DTYPES
+) -> None:
     """Raises TypeError or ValueError for a parameter that cannot be updated in place."""
-    _check_kind(tensor, what, optimizer)
+    _check_kind(tensor, what, optimizer, dtypes)
     if not is_dense(tensor):
         raise ValueError(
             f"{what}: shape {tuple(tensor.shape)} with strides {tensor.stride()}, "
@@ -64,8 +80,8 @@ def check_parameter(tensor: Any, what: str, optimizer: str) -> None:
         raise ValueError(f"{what}: made in inference mode, expected a tensor made outside of it")
 
 
-def _check_kind(tensor: Any, what: str, optimizer: str) -> None:
-    reason = refusal(tensor)
+def _check_kind(tensor: Any, what: str, optimizer: str, dtypes: Sequence[torch.dtype]) -> None:
+    reason = refusal(tensor, dtypes)
     if reason is not None:
         raise TypeError(f"{what}: {reason}{_advice(tensor, reason, optimizer)}")
     reach = tensor.storage_offset() + _reach(tensor)
@@ -83,14 +99,15 @@ def _advice(tensor: Any, reason: str, optimizer: str) -> str:
     if "use ." in reason:
         return ""
     other = f"use torch.optim.{optimizer}" if hasattr(torch.optim, optimizer) else "leave it out"
-    half = tensor.device.type == "cpu" and tensor.dtype not in (torch.float32, torch.float64)
+    half = tensor.device.type == "cpu" and tensor.dtype not in DTYPES
     return f"; {other} for it" + ", or keep the parameters in float32 (torch.autocast)" * half
 
 
 def check_gradient(grad: Any, parameter: Any, what: str, optimizer: str) -> None:
     """Raises TypeError or ValueError for a gradient that does not lie as its parameter does."""
-    _check_kind(grad, what, optimizer)
-    check_like(grad, parameter, what)
+    _check_kind(grad, what, optimizer, DTYPES)
+    together = torch.float64 not in (grad.dtype, parameter.dtype)
+    check_like(grad, parameter, what, grad.dtype if together else parameter.dtype)
     if not same_layout(grad, parameter):
         raise ValueError(
             f"{what}: strides {grad.stride()}, expected {parameter.stride()} as in the parameter; "
@@ -98,10 +115,11 @@ def check_gradient(grad: Any, parameter: Any, what: str, optimizer: str) -> None
         )
 
 
-def check_like(tensor: Any, parameter: Any, what: str) -> None:
-    """Raises where dtype or shape are not those of the parameter."""
-    if tensor.dtype != parameter.dtype:
-        raise TypeError(f"{what}: {tensor.dtype}, expected {parameter.dtype} as in the parameter")
+def check_like(tensor: Any, parameter: Any, what: str, dtype: torch.dtype) -> None:
+    """Raises where dtype or shape are not these of the parameter."""
+    if tensor.dtype != dtype:
+        as_in = " as in the parameter" * (dtype == parameter.dtype)
+        raise TypeError(f"{what}: {tensor.dtype}, expected {dtype}{as_in}")
     if tensor.shape != parameter.shape:
         shapes = f"shape {tuple(tensor.shape)}, expected {tuple(parameter.shape)}"
         raise ValueError(f"{what}: {shapes} as in the parameter")

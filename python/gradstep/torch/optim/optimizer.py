@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,11 +22,20 @@ from gradstep import _core
 from gradstep.optim.gradients import nonfinite
 from gradstep.optim.optimizer import Optimizer as Formula
 from gradstep.spec.optim import clip_coefficient
-from gradstep.torch.optim.groups import Groups, Option, changes_in_place, check_flags
+from gradstep.torch.optim.groups import (
+    KEPT,
+    Groups,
+    Option,
+    changes_in_place,
+    check_flags,
+    kept_as,
+)
+from gradstep.torch.optim.loading import Adapted, adapted
 from gradstep.torch.optim.memory import array_of
 from gradstep.torch.optim.participants import Member, Participants
 from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
 from gradstep.torch.optim.shards import sum_over_parts
+from gradstep.torch.optim.storage import reload_master
 from gradstep.torch.threads import on_team
 
 __all__ = ["NativeOptimizer"]
@@ -41,11 +51,18 @@ EXTRA = """
         What to do with gradients that are not finite; the last two write nothing.
     zero_grads: bool
         Fill the gradients with zeros once they are read, while they are in cache.
+    master: None, "split" or "float32"
+        How bfloat16 and float16 parameters keep the bits that they lack, in the state.
+    state_dtype: "float32", "bfloat16" or "int8"
+        How states that are averages are kept.
+    seed: integer >= 0
+        Of the random bits by which bfloat16 and 8-bit numbers are rounded.
 
+    The last three may also stand in a group.
     `foreach` and `fused` change nothing; `differentiable=True` and `capturable=True` are refused.
-    Parameters are dense float32 or float64 tensors on the CPU, or DTensors of such parts, and
-    gradients lie in memory as they do; for others `step` raises TypeError or ValueError, and writes
-    nothing.
+    Parameters are dense float32, float64, bfloat16 or (with `master="float32"`) float16 tensors on
+    the CPU, or DTensors of such parts, and gradients lie in memory as they do; for others `step`
+    raises TypeError or ValueError, and writes nothing.
 """
 
 
@@ -62,6 +79,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     on_nonfinite: Any = Option("apply")
     zero_grads: Any = Option(False)
 
+    _given: Mapping[str, Any] = MappingProxyType({})  # how arrays are kept, beside the defaults
     _participants: Participants | None = None
     _groups: Groups | None = None
     _values: list[tuple[Any, ...]] | None = None  # hyperparameters of each group, as the plan's
@@ -82,11 +100,17 @@ class NativeOptimizer(torch.optim.Optimizer):
         clip_norm: float | None = None,
         on_nonfinite: str = "apply",
         zero_grads: bool = False,
+        master: str | None = None,
+        state_dtype: str = "float32",
+        seed: int = 0,
         **kwargs: Any,
     ) -> None:
         self.clip_norm = clip_norm
         self.on_nonfinite = on_nonfinite
         self.zero_grads = zero_grads
+        given = {"master": master, "state_dtype": state_dtype, "seed": seed}
+        # Others are left out: a state dict of float32 alone has torch's keys.
+        self._given = {k: kept_as(given, k) for k, default in KEPT.items() if given[k] != default}
         super().__init__(*args, **kwargs)
         check_flags(self.defaults, "")
 
@@ -94,6 +118,8 @@ class NativeOptimizer(torch.optim.Optimizer):
         """Adds a group, as torch's class does."""
         if isinstance(param_group, dict):
             check_flags(param_group, "param_group: ")
+            Groups.kept([param_group])
+        self.defaults.update(self._given)
         super().add_param_group(param_group)
 
     @property
@@ -221,6 +247,12 @@ class NativeOptimizer(torch.optim.Optimizer):
         for member in self._members([g is not None and is_sparse(g) for g in grads]):
             grad, group = grads[member.position], groups[member.group]
             check_sparse(grad, member, type(self).__name__)
+            kept = self.param_groups[member.group].get("state_dtype", "float32")
+            if kept != "float32":
+                raise ValueError(
+                    f"param_groups[{member.group}]: state_dtype: {kept!r}, expected 'float32' with "
+                    f"the sparse gradient of {member.label}"
+                )
             for key in ("weight_decay", "l1"):
                 if group.get(key):
                     raise ValueError(
@@ -320,7 +352,8 @@ class NativeOptimizer(torch.optim.Optimizer):
             participants = self._gather(params, grads, self._read_groups())
         elif self._volatile or self._differ():
             groups = self._read_groups()
-            if self._kernels(groups) == participants.kernels:
+            same = Groups.kept(self.param_groups) == participants.keeping
+            if same and self._kernels(groups) == participants.kernels:
                 self._set_hyper(participants, groups)
             else:
                 participants = self._gather(params, grads, groups)
@@ -365,6 +398,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             self.state,
             self.FORMULA,
             self._kernels(groups),
+            Groups.kept(self.param_groups),
             self.NUMBERS,
             self.defaults,
             type(self).__name__,
@@ -390,6 +424,35 @@ class NativeOptimizer(torch.optim.Optimizer):
                 position += 1
         return members
 
+    # Checkpoints
+
+    def reload_masters(self) -> None:
+        """Takes parameters that were changed outside, as by loading weights, into their masters.
+
+        Where a parameter is the rounded master still, the master stays; a split one loses the bits
+        below bfloat16. Without masters nothing happens.
+        """
+        with torch.no_grad():
+            for parameter, own in self.state.items():
+                reload_master(parameter, own)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where `state_dict()` was taken, by a class of ours, torch's or bitsandbytes'.
+
+        How arrays are kept stays as it is here: states of another type are converted, as they are
+        not by torch. Raises TypeError or ValueError, also for scales that are not finite and for
+        masters of another kind; then nothing has changed.
+        """
+        handle = self.register_load_state_dict_pre_hook(NativeOptimizer._adapt)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+
+    def _adapt(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        members = self._members([True] * sum(len(g["params"]) for g in self.param_groups))
+        return adapted(state_dict, self.param_groups, members, self.FORMULA)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{key: getattr(self, key) for key in OPTIONS}}
 
@@ -412,6 +475,8 @@ def _fill_with_zeros(grads: Iterable[Any]) -> None:
 
 def _copied(value: Any) -> Any:
     """The same with tensors of its own, but for keys."""
+    if isinstance(value, Adapted):
+        return value.own
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     if isinstance(value, dict):

@@ -11,6 +11,8 @@ import torch
 
 from gradstep import _core
 from gradstep.optim.optimizer import Optimizer as Formula
+from gradstep.optim.storage import SCALE, Layout, tiles_of_sizes
+from gradstep.spec.storage import SCALE_BLOCK
 from gradstep.torch.optim.groups import keys_of
 from gradstep.torch.optim.memory import (
     array_of,
@@ -20,6 +22,7 @@ from gradstep.torch.optim.memory import (
     same_layout,
 )
 from gradstep.torch.optim.shards import check_placement, is_spread, part_of
+from gradstep.torch.optim.storage import layout_for
 from gradstep.torch.tensors import refusal
 
 __all__ = ["Member", "Participants", "state_array"]
@@ -54,15 +57,18 @@ class Participants:
         state: Mapping[Any, State],
         formula: type[Formula],
         kernels: list[str],
+        keeping: list[dict[str, Any]],
         numbers: Sequence[str],
         defaults: Mapping[str, Any],
         optimizer: str,
     ) -> None:
         """Checks everything and changes nothing; `commit` enters new arrays into the state.
 
+        keeping: how each group keeps its arrays. numbers: names of states that are one number.
         optimizer: its name, for messages.
         """
         self.members, self.kernels, self.optimizer = members, kernels, optimizer
+        self.keeping = keeping
         self.parameters = [member.parameter for member in members]
         self.params, self.everyone = params, len(members) == len(params)
         self.positions = [member.position for member in members]
@@ -75,15 +81,34 @@ class Participants:
             check_placement(member.parameter, member.parameter, member.label)
             check_parameter(part, member.label, optimizer)
         self.flat = any(not part.is_contiguous() for part in self.parts)
+        self._lay_out(formula)
         self._take_state(state, formula, numbers, defaults)
         scalars = formula._scalars({key: formula.default(key) for key in keys_of(formula)}, 1)
         groups = [(kernel, list(scalars)) for kernel in kernels]
-        tensors = [
-            (member.name, member.group, array_of(part), *(array_of(part_of(a)) for a in own))
-            for member, part, own in zip(members, self.parts, self.arrays, strict=True)
-        ]
-        self.plan = _core.Plan(groups, tensors)
+        self.plan = _core.Plan(groups, list(map(self._given, range(len(members)))))
         self.plan.steps = self._first_steps(state)
+
+    def _lay_out(self, formula: type[Formula]) -> None:
+        self.states = [formula.KERNELS[self.kernels[member.group]] for member in self.members]
+        # By the place among all parameters: the bits do not depend on which of them take part.
+        tiles = tiles_of_sizes(part_of(p).numel() for p in self.params)
+        self.layouts: list[Layout | None] = [
+            layout_for(m.parameter, m.name, formula, self.keeping[m.group], tiles[m.position])
+            for m in self.members
+        ]
+        self.names = [
+            list(layout.specs(names)) if layout else list(names)
+            for layout, names in zip(self.layouts, self.states, strict=True)
+        ]
+
+    def _given(self, i: int) -> tuple[Any, ...]:
+        """The arguments of a plan for one member."""
+        member, layout = self.members[i], self.layouts[i]
+        arrays = [array_of(part_of(array)) for array in self.arrays[i]]
+        given: tuple[Any, ...] = (array_of(self.parts[i]), *arrays)
+        if layout is not None:
+            given = layout.native(self.states[i], dict(zip(self.names[i], arrays, strict=True)))
+        return member.name, member.group, *given
 
     def _take_state(
         self,
@@ -92,12 +117,17 @@ class Participants:
         numbers: Sequence[str],
         defaults: Mapping[str, Any],
     ) -> None:
-        self.names = [formula.KERNELS[self.kernels[member.group]] for member in self.members]
+        begun = self._begun(state)
+        first = {name: [value] * len(begun) for name, value in NUMBERS.items()}
+        if not numbers and any(self.layouts):  # whose random bits are by the number of the step
+            numbers, first["step"] = ("step",), begun
         self.arrays = [
-            [state_array(state, name, member, formula, defaults) for name in names]
-            for member, names in zip(self.members, self.names, strict=True)
+            [state_array(state, name, member, formula, defaults, layout) for name in names]
+            for member, names, layout in zip(self.members, self.names, self.layouts, strict=True)
         ]
-        self.scalars = {name: numbers_of(state, name, self.parameters) for name in numbers}
+        self.scalars = {
+            name: numbers_of(state, name, self.parameters, first[name]) for name in numbers
+        }
         # Of their own: these keep the memory where the numbers are counted.
         kept = {name: [t.detach() for t in tensors] for name, tensors in self.scalars.items()}
         self.numbers = {name: _core.TensorNumbers(tensors) for name, tensors in kept.items()}
@@ -107,9 +137,13 @@ class Participants:
         if self.numbers:
             return [int(count) for count in self.numbers["step"].values]
         # Only whether it is 0 matters: the first gradient enters a momentum buffer undampened.
+        return list(map(int, self._begun(state)))
+
+    def _begun(self, state: Mapping[Any, State]) -> list[float]:
+        """1 for each member that has a state array, else 0."""
         return [
-            int(any(state.get(member.parameter, NO_STATE).get(name) is not None for name in names))
-            for member, names in zip(self.members, self.names, strict=True)
+            float(any(state.get(m.parameter, NO_STATE).get(name) is not None for name in names))
+            for m, names in zip(self.members, self.names, strict=True)
         ]
 
     def commit(self, state: dict[Any, State]) -> None:
@@ -166,13 +200,18 @@ class Participants:
             self.numbers["step"].count(present)
 
 
-def numbers_of(state: Mapping[Any, State], name: str, parameters: list[Any]) -> list[Any]:
-    """The state `name` of each as a tensor with memory of its own, new ones where need be."""
+def numbers_of(
+    state: Mapping[Any, State], name: str, parameters: list[Any], first: Sequence[float]
+) -> list[Any]:
+    """The state `name` of each as a tensor with memory of its own, new ones where need be.
+
+    first: their values there.
+    """
     found: list[Any] = []
     taken: set[int] = set()
     kind = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-    for parameter in parameters:
-        value = state.get(parameter, NO_STATE).get(name, NUMBERS[name])
+    for parameter, initial in zip(parameters, first, strict=True):
+        value = state.get(parameter, NO_STATE).get(name, initial)
         if not is_number(value) or value.data_ptr() in taken:
             value = torch.tensor(float(value), dtype=kind)
         taken.add(value.data_ptr())
@@ -195,22 +234,47 @@ def state_array(
     member: Member,
     formula: type[Formula],
     defaults: Mapping[str, Any],
+    layout: Layout | None = None,
 ) -> Any:
-    """The state array, or one like the parameter where there is none yet."""
+    """The state array, or one like the parameter where there is none yet.
+
+    layout: of what is not of the parameter's own type.
+    """
     parameter = member.parameter
     array = state.get(parameter, NO_STATE).get(name)
-    if array is None:
-        initial = formula.initial_state(name, defaults)
-        return torch.full_like(parameter.detach(), initial, memory_format=torch.preserve_format)
     what = f"state[{member.name!r}][{name!r}]"
-    if not isinstance(array, torch.Tensor):
+    if array is not None and not isinstance(array, torch.Tensor):
         raise TypeError(f"{what}: {type(array).__name__}, expected a tensor")
+    dtype = parameter.dtype
+    if layout is not None:
+        dtype = getattr(torch, layout.specs(layout.states)[name][0].name)
+        if name.endswith(SCALE):
+            return _scale(array, parameter, what)
+    if array is None and name == "master":
+        return torch.empty_like(parameter.detach(), dtype=dtype).copy_(parameter.detach())
+    if array is None:
+        initial = formula.initial_state(name, defaults) if dtype.is_floating_point else 0
+        return torch.full_like(parameter.detach(), initial, dtype=dtype)
     if array.layout is torch.sparse_coo:  # the momentum that torch keeps of sparse gradients
         array = array.to_dense()
+    if layout is not None and array.dtype == parameter.dtype and dtype == torch.float32:
+        array = array.to(dtype)  # as torch's Adagrad makes it; nothing is lost
     check_placement(array, parameter, what)
     part, model = part_of(array), part_of(parameter)
-    check_parameter(part, what, "")
-    check_like(part, model, what)
+    check_like(part, model, what, dtype)
+    check_parameter(part, what, "", (dtype,))
     if same_layout(part, model):
         return array
-    return torch.empty_like(parameter.detach()).copy_(array)
+    return torch.empty_like(parameter.detach(), dtype=dtype).copy_(array)
+
+
+def _scale(array: Any, parameter: Any, what: str) -> Any:
+    """The scales of an 8-bit state, or new ones."""
+    blocks = -(-parameter.numel() // SCALE_BLOCK)
+    if array is None:
+        return torch.zeros(blocks, dtype=torch.float32)
+    if array.dtype != torch.float32 or array.shape != (blocks,) or not array.is_contiguous():
+        found = f"{array.dtype} of shape {tuple(array.shape)}"
+        raise ValueError(f"{what}: {found}, expected {blocks} contiguous torch.float32")
+    check_parameter(array, what, "", (torch.float32,))
+    return array

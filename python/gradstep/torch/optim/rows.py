@@ -9,7 +9,7 @@ import torch
 
 from gradstep import _core
 from gradstep.optim.optimizer import Optimizer as Formula
-from gradstep.torch.optim.memory import array_of, check_parameter
+from gradstep.torch.optim.memory import WHOLE, array_of, check_parameter
 from gradstep.torch.optim.participants import Member, State, state_array
 from gradstep.torch.optim.shards import is_spread
 from gradstep.torch.tensors import refusal
@@ -77,7 +77,7 @@ def check_sparse(grad: Any, member: Member, optimizer: str) -> None:
     parameter, what = member.parameter, f"{member.label}.grad"
     if is_spread(parameter) or is_spread(grad):
         raise TypeError(f"{what}: a sparse gradient of a DTensor, expected a dense one")
-    check_parameter(parameter, member.label, optimizer)
+    check_parameter(parameter, member.label, optimizer, WHOLE)
     if grad.dtype != parameter.dtype:
         raise TypeError(f"{what}: {grad.dtype}, expected {parameter.dtype} as in the parameter")
     if grad.shape != parameter.shape:
