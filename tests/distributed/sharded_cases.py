@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import gradstep.distributed as gd
 import numpy as np
 
 MICRO_BATCHES = 8
+HYPER: dict[str, Any] = {"lr": 0.01, "clip_norm": 0.5}
 SHAPES = {"w": (37, 300), "b": (300,), "scalar": (), "empty": (0,), "v": (3, 41, 70), "c": (5,)}
 
 
@@ -55,3 +57,7 @@ def advance(transport: Any, optimizer: Any, step: int, dtype: Any = np.float32) 
 
 def same(found: Any, expected: Any) -> bool:
     return all(found[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+def digest(weights: Any) -> str:
+    return hashlib.sha256(b"".join(w.tobytes() for w in weights.values())).hexdigest()

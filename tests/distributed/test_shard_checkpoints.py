@@ -11,12 +11,11 @@ import gradstep.distributed as gd
 import numpy as np
 import pytest
 from gradstep.distributed import checkpoint
-from sharded_cases import advance, gradients, parameters, same, train, trained_alone
+from sharded_cases import HYPER, advance, gradients, parameters, same, train, trained_alone
 
 pytest.importorskip("safetensors")
 
 Ranks = Callable[..., list[Any]]
-HYPER: dict[str, Any] = {"lr": 0.01, "clip_norm": 0.5}
 
 
 def made(transport: Any, cls: Any = gs.AdamW, **hyper: Any) -> tuple[Any, Any]:
