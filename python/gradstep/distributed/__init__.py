@@ -3,6 +3,7 @@
 For torch.distributed see `gradstep.torch.distributed`.
 """
 
+from gradstep.distributed.batch_norm import sync_batch_norm, sync_batch_norm_backward
 from gradstep.distributed.checkpoint import from_plain, to_plain
 from gradstep.distributed.mpi import MpiTransport
 from gradstep.distributed.optimizer import ShardedOptimizer
@@ -21,5 +22,7 @@ __all__ = [
     "Transport",
     "from_plain",
     "in_process",
+    "sync_batch_norm",
+    "sync_batch_norm_backward",
     "to_plain",
 ]

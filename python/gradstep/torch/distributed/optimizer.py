@@ -451,6 +451,9 @@ def unreduced(state: Any, bucket: Any) -> Any:
     return done
 
 
+unreduced.__annotations__.clear()  # torch wants its own classes there, or nothing, and no names
+
+
 def _flat(tensor: Any) -> Any:
     """The memory of a dense tensor."""
     return tensor.as_strided((tensor.numel(),), (1,))

@@ -1,0 +1,80 @@
+"""Batch norm over ranks: that of the whole batch, on each rank's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradstep as gs
+import gradstep.distributed as gd
+import numpy as np
+import pytest
+
+Ranks = Callable[..., list[Any]]
+# Rows of each rank: uneven, and one without any.
+ROWS = (5, 0, 9, 2)
+SPANS = [slice(sum(ROWS[:rank]), sum(ROWS[: rank + 1])) for rank in range(len(ROWS))]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("axis", "shape"), [(1, (16, 6, 4, 3)), (-1, (16, 5, 6)), (1, (16, 6))])
+@pytest.mark.parametrize("affine", [True, False])
+def test_ranks_normalise_as_one_process_does(
+    ranks: Ranks, dtype: Any, axis: int, shape: tuple[int, ...], affine: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal(shape).astype(dtype) * 3 + 1 for _ in range(2))
+    weight, bias = (rng.standard_normal(6).astype(dtype) if affine else None for _ in range(2))
+
+    def running() -> list[Any]:
+        return [np.full(6, 0.5, dtype), np.full(6, 2.0, dtype)]
+
+    own = running()
+    y, mean, invstd = gs.batch_norm(x, weight, bias, *own, training=True, axis=axis)
+    dx, dweight, dbias = gs.batch_norm_backward(dy, x, weight, mean, invstd, axis=axis)
+
+    def work(transport: Any) -> Any:
+        rows, stats = SPANS[transport.rank], running()
+        part, m, s = gd.sync_batch_norm(x[rows], weight, bias, *stats, comm=transport, axis=axis)
+        grads = gd.sync_batch_norm_backward(
+            dy[rows], x[rows], weight, m, s, comm=transport, axis=axis
+        )
+        return part, m, s, stats, grads
+
+    found = ranks(len(ROWS), work)
+    near = {"rtol": 1e-4, "atol": 1e-4} if dtype == np.float32 else {"rtol": 1e-10, "atol": 1e-12}
+    for rows, (part, m, s, stats, grads) in zip(SPANS, found, strict=True):
+        np.testing.assert_allclose(part, y[rows], **near)
+        np.testing.assert_allclose(grads[0], dx[rows], **near)
+        assert (m == found[0][1]).all() and (s == found[0][2]).all()  # the same bits
+        np.testing.assert_allclose(m, mean, rtol=1e-12)
+        np.testing.assert_allclose(s, invstd, rtol=1e-12)
+        for one, other in zip(stats, own, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+    np.testing.assert_allclose(sum(each[4][1] for each in found), dweight, **near)
+    np.testing.assert_allclose(sum(each[4][2] for each in found), dbias, **near)
+
+
+def test_what_one_rank_refuses_is_an_error_of_all(ranks: Ranks) -> None:
+    def bad(transport: Any) -> Any:
+        x = np.ones((4, 3) if transport.rank else (4,))
+        gd.sync_batch_norm(x, None, None, None, None, comm=transport)
+
+    def other_channels(transport: Any) -> Any:
+        x = np.ones((4, 3 + transport.rank))
+        gd.sync_batch_norm(x, None, None, None, None, comm=transport)
+
+    def one_row(transport: Any) -> Any:
+        x = np.ones((1 - transport.rank, 3))
+        gd.sync_batch_norm(x, None, None, None, None, comm=transport)
+
+    first, second = ranks(2, bad)
+    assert isinstance(first, ValueError)
+    assert isinstance(second, gd.DistributedError) and str(second).startswith("rank 0: ValueError")
+    assert [str(each) for each in ranks(2, other_channels)] == [
+        "rank 1: 4 channels, expected 3",
+        "rank 0: 3 channels, expected 4",
+    ]
+    assert all("one value per channel over all ranks" in str(each) for each in ranks(2, one_row))
+    with pytest.raises(TypeError, match="comm: None, expected a Transport, such as MpiTransport"):
+        gd.sync_batch_norm(np.ones((4, 3)), None, None, None, None, comm=None)  # type: ignore[arg-type]
