@@ -35,10 +35,9 @@ def held_out(*given: str, processes: int = 2) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    loss, accuracy = held_out("--steps", "30", processes=1)
-    assert accuracy > 0.7
-    run = str(tmp_path / "run")
-    held_out("--steps", "20", "--checkpoint", run)
-    for given in (["--checkpoint", run], ["--engine", "fsdp"]):
-        assert held_out("--steps", "30", *given) == pytest.approx((loss, accuracy), abs=2e-3)
+def test_two_processes_train_as_one() -> None:
+    loss, accuracy = held_out("--steps", "20", processes=1)
+    assert accuracy > 0.6
+    for engine in ("ddp", "fsdp"):
+        found = held_out("--steps", "20", "--engine", engine)
+        assert found == pytest.approx((loss, accuracy), abs=2e-3)
