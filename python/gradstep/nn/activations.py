@@ -52,8 +52,9 @@ class Activation(Layer):
     def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
         """Return y like x (N, ...)."""
         check_forward(x, training, "N", "...")
-        self._given = [getattr(self, name) for name in self._settings]
-        y = type(self)._function(x, *self._given, out=self._y.like(x))
+        given = [getattr(self, name) for name in self._settings]
+        y = type(self)._function(x, *given, out=self._y.like(x))
+        self._given = given
         self._kept = x if self._backward_reads == "x" else y
         return y
 

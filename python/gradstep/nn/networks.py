@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradstep.arguments import flag, integer, kind, number, several, shown, text
 from gradstep.nn.activations import ACTIVATIONS, Maxout, PReLU
-from gradstep.nn.layer import Buffer, FloatArray, Layer, walk
+from gradstep.nn.layer import Buffer, FloatArray, Layer, check_batch, walk
 from gradstep.nn.layers import BatchNorm, Dropout, Linear
 from gradstep.nn.settings import size
 
@@ -21,7 +22,9 @@ __all__ = ["Residual", "Sequential", "mlp"]
 class Sequential(Layer):
     """One layer after the other; arrays are named "0.weight", "0.bias", "2.weight", ...
 
-    Raises ValueError without layers, or where one occurs twice: it remembers one forward call.
+    Raises ValueError without layers, or where one occurs twice: it remembers one forward call. A
+    forward call that a later layer refuses leaves all buffers as they were, but no call to go back
+    through. The gradient that goes back must be shaped like y, of y's dtype.
 
     >>> rng = np.random.default_rng(0)
     >>> net = Sequential(Linear(4, 3, rng), BatchNorm(3, activation="relu"), Linear(3, 2, rng))
@@ -51,12 +54,27 @@ class Sequential(Layer):
             self.grads |= {f"{i}.{name}": g for name, g in layer.grads.items()}
             self.buffers |= {f"{i}.{name}": b for name, b in layer.buffers.items()}
         self.smallest_batch = max(layer.smallest_batch for layer in layers)
+        # Shape and dtype of the latest y; None before any, or after a call that was refused.
+        self._latest: tuple[tuple[int, ...], np.dtype[Any]] | None = None
 
     def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
         """Return the output of the last layer for x (N, ...)."""
+        before = [(buffer, buffer.copy()) for buffer in self.buffers.values()]
+        try:
+            y = self._through(x, training)
+        except BaseException:
+            for buffer, kept in before:
+                if buffer.flags.writeable:
+                    np.copyto(buffer, kept)
+            raise
+        self._latest = np.shape(y), np.asarray(y).dtype
+        return y
+
+    def _through(self, x: FloatArray, training: bool) -> FloatArray:
         start = perf_counter()
         for layer in self.layers:
             x = layer.forward(x, training)
+            self._latest = None  # it computed in the memory of the call before
             end = perf_counter()
             self.seconds[layer.kind] += end - start
             start = end
@@ -64,15 +82,24 @@ class Sequential(Layer):
 
     def backward(self, dy: FloatArray) -> FloatArray:
         """Fill every layer's `grads` and return the gradient in the input."""
+        self._check_gradient(dy)
         return self._back_through(self.layers, dy)
 
     def parameter_gradients(self, dy: FloatArray) -> None:
         """Fill every layer's `grads`, without the gradient in the input, which training drops."""
+        self._check_gradient(dy)
         first, *others = self.layers
         dy = self._back_through(others, dy)
         start = perf_counter()
         first.parameter_gradients(dy)
         self.seconds[first.kind] += perf_counter() - start
+
+    def _check_gradient(self, dy: FloatArray) -> None:
+        """What a layer in the middle would refuse after later ones have filled their `grads`."""
+        if self._latest is None:
+            raise RuntimeError("backward: called before forward, or after one that was refused")
+        shape, dtype = self._latest
+        check_batch("dy", dy, *shape, dtype=dtype, c_order=False)
 
     def _back_through(self, layers: Sequence[Layer], dy: FloatArray) -> FloatArray:
         start = perf_counter()
@@ -98,9 +125,8 @@ class Residual(Sequential):
         super().__init__(*layers)
         self._y, self._dx = Buffer(), Buffer()
 
-    def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
-        """Return y like x."""
-        y = super().forward(x, training)
+    def _through(self, x: FloatArray, training: bool) -> FloatArray:
+        y = super()._through(x, training)
         if y.shape != x.shape:
             raise ValueError(f"layers: x of shape {x.shape} became {y.shape}, expected no change")
         return np.add(x, y, out=self._y.like(x))
