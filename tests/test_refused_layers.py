@@ -12,7 +12,9 @@ X = np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6)
 
 
 def content(layer: nn.Layer) -> list[bytes]:
-    return [a.tobytes() for kept in (layer.params, layer.grads, layer.buffers) for a in kept.values()]
+    return [
+        a.tobytes() for kept in (layer.params, layer.grads, layer.buffers) for a in kept.values()
+    ]
 
 
 def frozen() -> nn.BatchNorm:
@@ -71,7 +73,7 @@ def test_what_earlier_layers_counted_is_taken_back(case: str, inside: Any) -> No
 def test_an_inner_shape_is_refused_by_the_branch_and_nothing_is_counted() -> None:
     net = nn.Residual(nn.Dropout(0.5, 1), nn.BatchNorm(6), linear(6, 3))
     before = content(net)
-    with pytest.raises(ValueError, match="^layers: x of shape"):
+    with pytest.raises(ValueError, match=r"^layers: x of shape"):
         net.forward(X)
     assert content(net) == before
 
@@ -111,9 +113,9 @@ def test_a_setting_of_a_call_that_was_refused_is_not_that_of_backward() -> None:
     expected = layer.backward(dy).copy()
     layer.forward(X)
     layer.axis = 1
-    with pytest.raises(ValueError, match="^x: "):
+    with pytest.raises(ValueError, match=r"^x: "):
         layer.forward(X[:, ::2])
     layer.axis = 3
-    with pytest.raises(ValueError, match="^axis: 3, "):
+    with pytest.raises(ValueError, match=r"^axis: 3, "):
         layer.forward(X)
     assert np.array_equal(layer.backward(dy), expected)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradstep.arguments import kind
+from gradstep.arguments import kind, shown
 from gradstep.arrays import Array, as_array
 from gradstep.optim.storage import is_bfloat16
 
@@ -28,6 +28,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Of ml_dtypes, which is needed only where such arrays are.
 BFLOAT16 = "BF16"
+MOST_BITS = 10_000  # of an integer: Python writes no more than 4,300 digits
 EXPECTED = "expected arrays, numbers, texts, or objects with state_dict and load_state_dict"
 
 
@@ -58,6 +59,8 @@ def encode(value: Any, label: str, name: str, tensors: dict[str, Array]) -> Any:
         return encode(state_of(value), label, name, tensors)
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise ValueError(f"{label}: {shown(value)}, expected one of at most {MOST_BITS} bits")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):

@@ -115,6 +115,8 @@ def _checked(label: str, target: Any, state: Any) -> Array:
     if not isinstance(target, np.ndarray):
         expected = "expected arrays or objects that can be changed in place"
         raise TypeError(f"{label}: {kind(target)}, {expected}")
+    if isinstance(target, np.ma.MaskedArray):
+        raise TypeError(f"{label}: a masked array, expected a plain numpy.ndarray")
     if not isinstance(state, np.ndarray):
         raise TypeError(f"{label}: {kind(state)} in the file, expected an array")
     if state.dtype != target.dtype:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, SupportsFloat, SupportsIndex
 
 from gradstep import _core
-from gradstep.arguments import choice
+from gradstep.arguments import choice, probability
 from gradstep.arrays import Array
 
 __all__ = ["BIASED", "bias_activation", "bias_activation_backward"]
@@ -73,7 +73,7 @@ def bias_activation_backward(
     (array([[5., 0.]]), array([5., 0.]))
     """
     index, parameter, reads_x = BIASED[choice("activation", activation, BIASED)]
-    dropped = p != 0 and activation not in ("relu", "leaky_relu")
+    dropped = probability("p", p) != 0 and activation not in ("relu", "leaky_relu")
     if bias is None and (reads_x or dropped):
         after = " after dropout" if not reads_x else ""
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradstep.arguments import entry, flag, floating, integer, number
+from gradstep.arguments import entry, flag, floating, integer, kind, number
 from gradstep.arrays import Array
 from gradstep.nn import BatchNorm, Layer
 from gradstep.nn.dropouts import Dropout
@@ -25,7 +25,10 @@ class _Average(ABC):
 
     def __init__(self, model: Any, *, buffers: bool) -> None:
         found = live_arrays(model, buffers=buffers)
-        self._live = {name: a for name, a in found.items() if a.dtype.kind == "f"}
+        # Counters and flags have no average.
+        self._live = {name: a for name, a in found.items() if a.dtype.kind not in "biu"}
+        if not self._live:
+            raise ValueError("model: no array of float32 or float64, expected at least one")
         for name, array in self._live.items():
             _check(f"model[{name!r}]", array)
         self._averages = {name: np.array(a, order="K") for name, a in self._live.items()}
@@ -181,6 +184,10 @@ def update_batch_norm(model: Layer, batches: Iterable[Any]) -> None:
     """
     if not isinstance(model, Layer):
         raise TypeError(f"model: {type(model).__name__}, expected a layer of gradstep.nn")
+    try:
+        given = iter(batches)
+    except TypeError:
+        raise TypeError(f"batches: {kind(batches)}, expected several to walk through") from None
     norms = [layer for layer in walk(model) if isinstance(layer, BatchNorm)]
     before = {name: buffer.copy() for name, buffer in model.buffers.items()}
     momenta = [layer.momentum for layer in norms]
@@ -190,8 +197,12 @@ def update_batch_norm(model: Layer, batches: Iterable[Any]) -> None:
             layer.momentum = None
             layer.buffers["num_batches_tracked"].fill(0)
         count = 0
-        for batch in batches:
-            model.forward(batch[0] if isinstance(batch, (tuple, list)) else batch, True)
+        for batch in given:
+            x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+            try:
+                model.forward(x, True)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"batches[{count}]: {error}") from error
             count += 1
         if not count:
             raise ValueError("batches: none, expected at least one")

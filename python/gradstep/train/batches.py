@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradstep.arguments import entry, flag, integer
+from gradstep.arguments import entry, flag, integer, shown
 from gradstep.arrays import Array
 from gradstep.nn import FloatArray, Layer
 from gradstep.train.datasets import Split
@@ -51,7 +51,9 @@ class MiniBatches:
         self._smallest = integer("smallest", smallest, 1)
         least = min(self._rows, self._size or self._rows)
         if least < self._smallest:
-            raise ValueError(f"smallest: {smallest}, expected at most the {least} rows of a batch")
+            raise ValueError(
+                f"smallest: {shown(smallest)}, expected at most the {least} rows of a batch"
+            )
         self._epoch = 0
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradstep.arguments import integer, number
+from gradstep.arguments import array, function, integer, kind, number
 from gradstep.arrays import Array
 from gradstep.nn import FloatArray, Layer
 from gradstep.nn.dropouts import Dropout
@@ -203,11 +203,19 @@ def overfit_test(
     """
     if not isinstance(model, Layer):
         raise TypeError(f"model: {type(model).__name__}, expected a layer of gradstep.nn")
+    for name, rows_of in (("x", array("x", x)), ("y", y)):
+        if not isinstance(rows_of, np.ndarray):
+            raise TypeError(f"{name}: {kind(rows_of)}, expected a numpy.ndarray")
+        if not rows_of.ndim:
+            raise ValueError(f"{name}: 0 dimensions, expected rows")
     if len(x) != len(y):
         raise ValueError(f"y: {len(y)} rows, expected {len(x)} as in x")
     integer("rows", rows, model.smallest_batch, len(x))
     integer("steps", steps, 1)
     number("target", target, "a number > 0", lambda t: t > 0)
+    function("loss", loss, "of outputs and y")
+    if make_optimizer is not None:
+        function("make_optimizer", make_optimizer, "of params")
     live = model.params | model.buffers
     before = {name: array.copy() for name, array in live.items()}
     dropped = [(layer, layer.p) for layer in walk(model) if isinstance(layer, Dropout)]
@@ -239,7 +247,11 @@ def _learn(
     losses: list[float] = []
     for _ in range(steps):
         with np.errstate(over="ignore", invalid="ignore"):
-            value, gradient = loss(model.forward(x, True), y)
+            outputs = model.forward(x, True)
+            try:
+                value, gradient = loss(outputs, y)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"loss: {error}") from error
         losses.append(float(value))
         if losses[-1] <= target or not math.isfinite(losses[-1]):
             break

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.arguments import integer, is_integer, number
+from gradstep.arguments import MOST_BYTES, integer, is_integer, number
 
 __all__ = ["k_fold", "stratified_folds", "stratified_split", "validation_split"]
 
@@ -58,11 +58,12 @@ def k_fold(rows: Any, folds: int = 5, *, stratify: Any = None, seed: int = 0) ->
 
 
 def _count(rows: Any, least: int) -> int:
-    if is_integer(rows):
-        return integer("rows", rows, least)
-    if not hasattr(rows, "__len__") or isinstance(rows, (str, bytes)):
-        raise TypeError(f"rows: {type(rows).__name__}, expected their number or an array of them")
-    return integer("rows", len(rows), least)
+    if not is_integer(rows):
+        if isinstance(rows, (str, bytes)) or not np.iterable(rows) or not isinstance(rows, Sized):
+            kind = type(rows).__name__
+            raise TypeError(f"rows: {kind}, expected their number or an array of them")
+        rows = len(rows)
+    return integer("rows", rows, least, MOST_BYTES // 8)
 
 
 def _labels(stratify: Any, rows: int) -> Labels:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.arguments import integer, number, shown
+from gradstep.arguments import MOST_BYTES, integer, number, several, shown
 
 __all__ = ["balanced_class_weights", "class_weights", "sample_weights"]
 
@@ -30,7 +30,9 @@ def class_weights(y: Any, weights: Any = "balanced", *, classes: int | None = No
     [1.0, 1.0, 5.0]
     """
     rows = _classes(y)
-    count = int(rows.max()) + 1 if classes is None else integer("classes", classes, 1)
+    count = (
+        int(rows.max()) + 1 if classes is None else integer("classes", classes, 1, MOST_BYTES // 8)
+    )
     if rows.max() >= count:
         raise ValueError(f"y: {rows.max()}, expected 0 to {count - 1}")
     if isinstance(weights, str):
@@ -43,7 +45,7 @@ def class_weights(y: Any, weights: Any = "balanced", *, classes: int | None = No
         for key, value in weights.items():
             found[integer("weights", key, 0, count - 1)] = _weight(f"weights[{key!r}]", value)
         return found
-    values = [_weight(f"weights[{i}]", value) for i, value in enumerate(weights)]
+    values = several("weights", weights, _weight)
     if len(values) != count:
         raise ValueError(f"weights: {len(values)} of them, expected {count}, one for each class")
     return np.array(values, np.float64)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from gradstep.arguments import choice, flag, real, shown
 from gradstep.train.metrics.inputs import (
+    as_label,
     as_labels,
     as_scores,
     as_weights,
@@ -167,6 +168,8 @@ def _counts(
     """(C,) each: rows that were rightly given a class, were given it, are of it."""
     if average is not None:
         choice("average", average, AVERAGES)
+    if labels is not None:
+        labels = as_labels("labels", labels)
     classes, true, pred = encoded(y_true, y_pred, None if average == "binary" else labels)
     weights = as_weights("sample_weight", sample_weight, len(true))
     hits = true == pred
@@ -185,6 +188,7 @@ def _counts(
 
 def _of_one(counts: Counts, classes: npt.NDArray[Any], pos_label: Any) -> Counts:
     known = classes.tolist()
+    pos_label = as_label("pos_label", pos_label)
     if len(known) > 2:
         expected = "expected 'macro', 'micro', 'weighted' or None"
         raise ValueError(f"average: 'binary' with {len(known)} classes, {expected}")

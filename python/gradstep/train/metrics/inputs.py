@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.arguments import shown
+from gradstep.arguments import kind, shown
 
 __all__ = [
+    "as_label",
     "as_labels",
     "as_scores",
     "as_weights",
@@ -54,11 +55,19 @@ def _of_objects(name: str, found: Labels) -> Labels:
     raise TypeError(f"{name}: objects of {names}, expected labels of one kind")
 
 
+def as_label(name: str, value: Any) -> Any:
+    """One label, as Python has it."""
+    found = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(found, (bool, int, float, str)):
+        raise TypeError(f"{name}: {kind(value)}, expected a label")
+    return found
+
+
 def as_scores(name: str, values: Any, dimensions: tuple[int, ...] = (1,)) -> npt.NDArray[Any]:
     """Real numbers, none of them NaN, of one of so many dimensions."""
     found = np.asarray(values)
     if found.dtype == object:
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             found = found.astype(np.float64)
     if found.dtype.kind not in "biuf":
         raise TypeError(f"{name}: {found.dtype}, expected numbers")
@@ -157,7 +166,7 @@ def binary(name: str, values: Any, pos_label: Any = None) -> npt.NDArray[np.bool
     positive: npt.NDArray[np.bool_] = codes == 1
     if pos_label is None:
         return positive
-    known = classes.tolist()
+    known, pos_label = classes.tolist(), as_label("pos_label", pos_label)
     if pos_label not in known:
         raise ValueError(f"pos_label: {shown(pos_label)}, expected {known[0]!r} or {known[1]!r}")
     return positive if known.index(pos_label) else ~positive

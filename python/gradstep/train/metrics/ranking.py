@@ -72,6 +72,10 @@ def roc_auc(
     0.875
     """
     choice("method", method, ["area", "pairs"])
+    if average is not None:
+        choice("average", average, ["macro", "weighted", "micro"])
+    if labels is not None:
+        labels = as_labels("labels", labels)
     score = as_scores("y_score", y_score, (1, 2))
     if score.ndim == 2 and multi_class is None:
         expected = "expected (N,), or multi_class='ovr' or 'ovo'"
