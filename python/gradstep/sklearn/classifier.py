@@ -19,6 +19,7 @@ from sklearn.utils.multiclass import (
 )
 from sklearn.utils.validation import validate_data
 
+from gradstep.arguments import shown
 from gradstep.arrays import Array
 from gradstep.sklearn.estimator import Perceptron
 from gradstep.sklearn.losses import Binary, Custom, MultiClass, Objective
@@ -166,7 +167,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         labels = self._label_binarizer.inverse_transform(y)
         if hasattr(labels, "toarray"):
             labels = labels.toarray()
-        weight: Array = compute_sample_weight(self.class_weight, labels)
+        try:
+            weight: Array = compute_sample_weight(self.class_weight, labels)
+        except (IndexError, TypeError, ValueError) as error:
+            expected = f"expected one for each class ({error})"
+            raise ValueError(f"class_weight: {shown(self.class_weight)}, {expected}") from None
         return weight if sample_weight is None else weight * sample_weight
 
     def _score(self, raw: Array, y: Array, weight: Array | None) -> float:
@@ -190,10 +195,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         sample_weight: (N,). classes: all labels that there may be, at the first call. Returns
         self. Raises ValueError or TypeError. Not there with solver="lbfgs".
         """
-        if _check_partial_fit_first_call(self, classes):
-            multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
-        result: MLPClassifier = self._fit(X, y, sample_weight, True)
+        with self._as_before_if_refused():
+            if _check_partial_fit_first_call(self, classes):
+                multilabel = type_of_target(y).startswith("multilabel")
+                self._label_binarizer = LabelBinarizer().fit(y if multilabel else classes)
+            result: MLPClassifier = self._fit(X, y, sample_weight, True)
         return result
 
     def predict(self, X: Any) -> Array:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,19 @@ class Perceptron(Arguments, BaseEstimator, ABC):
         not transform them. With early_stopping they take the place of a part of X.
         Returns self. Raises ValueError or TypeError.
         """
-        return self._fit(X, y, sample_weight, False, X_val, y_val)
+        with self._as_before_if_refused():
+            return self._fit(X, y, sample_weight, False, X_val, y_val)
+
+    @contextmanager
+    def _as_before_if_refused(self) -> Iterator[None]:
+        """What was fitted before stays, where a fit raises TypeError or ValueError."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except (TypeError, ValueError):
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     def _fit(
         self,
@@ -91,7 +104,6 @@ class Perceptron(Arguments, BaseEstimator, ABC):
         X_val: Any = None,
         y_val: Any = None,
     ) -> Any:
-        self._hidden_sizes()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
@@ -139,25 +151,8 @@ class Perceptron(Arguments, BaseEstimator, ABC):
     def _lbfgs(self) -> bool:
         return self.solver == "lbfgs" and self.optimizer is None
 
-    def _hidden_sizes(self) -> list[int]:
-        given = self.hidden_layer_sizes
-        sizes = list(given) if hasattr(given, "__iter__") else [given]
-        if np.any(np.array(sizes) <= 0):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        return sizes
-
-    def _dropouts(self) -> list[float]:
-        """A probability for each hidden layer."""
-        hidden = len(self._hidden_sizes())
-        if isinstance(self.dropout, Real):
-            return [float(self.dropout)] * hidden
-        given = [float(p) for p in self.dropout]
-        if len(given) != hidden or not all(0 <= p < 1 for p in given):
-            expected = f"expected {hidden} numbers in [0, 1), one for each hidden layer"
-            raise ValueError(f"dropout: {list(self.dropout)}, {expected}")
-        return given
-
     def _check_combinations(self) -> None:
+        self._callbacks()  # partial_fit comes here without a check of all
         if self.batch_norm and self.layer_norm:
             raise ValueError("layer_norm: True, expected False with batch_norm=True")
         if not self._lbfgs:
@@ -401,11 +396,8 @@ class Perceptron(Arguments, BaseEstimator, ABC):
 
     def _call_back(self, found: tuple[float, float] | None) -> bool:
         """Calls the callbacks; whether one of them wants to stop."""
-        if self.callbacks is None:
-            return False
-        callbacks = [self.callbacks] if callable(self.callbacks) else list(self.callbacks)
         numbers = (self.n_iter_, self.loss_, self.lr_curve_[-1], *(found or ()))
-        return any([callback(Epoch(self, *numbers)) is True for callback in callbacks])
+        return any([callback(Epoch(self, *numbers)) is True for callback in self._callbacks()])
 
     def _stops(self, progress: Progress) -> bool:
         """Patience has run out: whether to stop, or else to go on with a lower rate."""
@@ -438,7 +430,7 @@ class Perceptron(Arguments, BaseEstimator, ABC):
             self._optimizer.load_state_dict(state)
 
     def _maker(self, epoch_steps: int) -> Maker:
-        rate = self.learning_rate_init
+        rate = float(self.learning_rate_init)
         given = {"weight_decay": self.weight_decay, "clip_norm": self.clip_norm}
         options = {name: value for name, value in given.items() if value is not None}
         if self.schedule is not None:
@@ -449,7 +441,7 @@ class Perceptron(Arguments, BaseEstimator, ABC):
         rate = options.pop("lr", rate)
         if self.solver == "sgd":
             return sgd(rate, self.momentum, self.nesterovs_momentum, **options)
-        return adam(rate, self.beta_1, self.beta_2, self.epsilon, **options)
+        return adam(rate, float(self.beta_1), float(self.beta_2), float(self.epsilon), **options)
 
     def _check_solver(self) -> bool:
         if self.preset is not None:

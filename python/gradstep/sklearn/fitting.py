@@ -195,8 +195,8 @@ def threads_of_fit(n: int | None) -> Iterator[None]:
     """
     with ExitStack() as stack:
         if n is not None:
-            stack.enter_context(runtime.threads(n))
-            stack.enter_context(threadpool_limits(n, user_api="blas"))
+            stack.enter_context(runtime.threads(int(n)))
+            stack.enter_context(threadpool_limits(int(n), user_api="blas"))
         if threading.current_thread() is threading.main_thread():
             stack.enter_context(runtime.blas_threads())
         yield

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    Options,
+    StrOptions,
+    make_constraint,
+    validate_parameter_constraints,
+)
 
+from gradstep.arguments import function, integer, is_integer, kind, number, several, shown
 from gradstep.nn.layers import INITIALISERS
 from gradstep.optim.optimizer import Optimizer
 from gradstep.sklearn.network import ACTIVATIONS
@@ -18,10 +26,19 @@ __all__ = ["Arguments", "documented"]
 
 PROBABILITY = Interval(Real, 0, 1, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
+MOST_THREADS = 1024
 NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
 COUNT = Interval(Integral, 1, None, closed="left")
 
+# What scikit-learn's checks take without an error of another kind.
+Ordinary = (str, int, float, type(None))
+
 T = TypeVar("T", bound=type[Any])
+
+
+def _probability(name: str, value: Any) -> float:
+    return number(name, value, "a number in [0, 1)", lambda p: 0 <= p < 1)
+
 
 PARAMETERS = """
     Parameters
@@ -133,7 +150,7 @@ class Arguments:
         "clip_norm": [None, POSITIVE],
         "init": [StrOptions({"auto", *INITIALISERS}), callable],
         "callbacks": [None, callable, "array-like"],
-        "n_threads": [None, COUNT],
+        "n_threads": [None, Interval(Integral, 1, MOST_THREADS, closed="both")],
         "dtype": [StrOptions({"float32", "float64", "auto"}), type, np.dtype],
         "preset": [None, StrOptions({"tabular"}), Recipe],
     }
@@ -175,6 +192,53 @@ class Arguments:
     n_threads: int | None
     dtype: Any
     preset: Any
+
+    def _validate_params(self) -> None:
+        """As scikit-learn's, whose checks fail by themselves at some values."""
+        for name, constraints in self._parameter_constraints.items():
+            value = getattr(self, name)
+            if isinstance(value, int) and value.bit_length() > 1_000:
+                raise ValueError(f"{name}: {shown(value)}, expected a number that floats can hold")
+            if not isinstance(value, Ordinary):
+                self._validate_odd(name, value, constraints)
+        super()._validate_params()  # type: ignore[misc]
+        self._hidden_sizes()
+        if self.preset is None:
+            self._dropouts()
+        self._callbacks()
+
+    def _validate_odd(self, name: str, value: Any, constraints: list[Any]) -> None:
+        with suppress(Exception):
+            validate_parameter_constraints({name: constraints}, {name: value}, type(self).__name__)
+            if not isinstance(value, np.timedelta64):  # an integer by its type
+                return
+        allowed = " or ".join(str(make_constraint(each)) for each in constraints)
+        raise TypeError(f"{name}: {kind(value)}, expected {allowed}")
+
+    def _hidden_sizes(self) -> list[int]:
+        given = self.hidden_layer_sizes
+        if isinstance(given, bool) or is_integer(given):
+            given = [int(given)]
+        sizes: list[int] = list(several("hidden_layer_sizes", given, integer))
+        if any(size <= 0 for size in sizes):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {shown(sizes)}.")
+        return sizes
+
+    def _dropouts(self) -> list[float]:
+        """A probability for each hidden layer."""
+        hidden = len(self._hidden_sizes())
+        if isinstance(self.dropout, Real):
+            return [float(self.dropout)] * hidden
+        given: list[float] = list(several("dropout", self.dropout, _probability))
+        if len(given) != hidden:
+            expected = f"expected {hidden} numbers in [0, 1), one for each hidden layer"
+            raise ValueError(f"dropout: {shown(given)}, {expected}")
+        return given
+
+    def _callbacks(self) -> tuple[Callable[..., Any], ...]:
+        given = [] if self.callbacks is None else self.callbacks
+        given = [given] if callable(given) else given
+        return several("callbacks", given, lambda name, value: function(name, value, "of an Epoch"))
 
     def _keep(self, given: Mapping[str, Any]) -> None:
         """Stores the arguments of __init__, which `given` has beside its other local names."""
