@@ -3,6 +3,8 @@
 import os
 import re
 import sys
+import tempfile
+from types import SimpleNamespace
 
 import gradstep as gs
 import numpy as np
@@ -70,6 +72,20 @@ from tests.command.outcomes import table
             ["train", "--json", "x.png", "--output", "x.png"],
             "--json: x.png is that of --output, expected another file",
         ),
+        (["train", "--json", ""], "argument --json: '', expected a path"),
+        (["train", "--report", ""], "argument --report: '', expected a path"),
+        (["train", "--report", "n" * 300], "--report: n+: File name too long, expected one .*"),
+        (["train", "--data", "three.npz", "--save", "/dev/null"], "--save: /dev/null is no file.*"),
+        (
+            ["train", "--data", "n" * 300 + ".csv"],
+            r"data: n+\.csv: File name too long, expected .*",
+        ),
+        (["train", "--data", "pipe.csv"], "data: pipe.csv: a pipe or a device, expected a file.*"),
+        (["train", "--data", "latin.csv"], "data: latin.csv: not UTF-8 text, expected .* iconv .*"),
+        (
+            ["predict", "folder.csv", "three.npz"],
+            "folder.csv: no file, expected one of gradstep .*",
+        ),
         (["train", "--header", "maybe"], "argument --header: invalid choice: 'maybe' .*"),
         (["train", "--header", "no"], "header: False with data 'digits', expected only with .*"),
         (["train", "--data", "."], "data: '.', expected digits, mnist5k or a .npz, .csv, .*"),
@@ -120,6 +136,9 @@ def test_every_mistake_is_one_line_and_exit_code_2(run, arguments, message):
     np.savez("same.npz", X=[[0.0], [1]], y=[0.5, 0.5])
     np.savez("rare.npz", X=np.eye(3), y=["dog", "dog", "cat"])
     os.mkdir("folder.csv")
+    os.mkfifo("pipe.csv")
+    with open("latin.csv", "wb") as latin:
+        latin.write("1,2,caf\xe9\n3,4,th\xe9\n".encode("latin-1"))
     for name in ("empty.csv", "empty.npz"):
         open(name, "w").close()
     with open("target.csv", "w") as file:
@@ -142,6 +161,31 @@ def test_missing_data_package_names_the_extra(run, monkeypatch, module, argument
     done = run("train", "--no-output", *arguments, code=2)
     hint = f"needs {name}, which is not installed: pip install 'gradstep[train]'\n"
     assert done.err.startswith("gradstep: error: the ") and done.err.endswith(hint)
+
+
+@pytest.mark.parametrize("option", ["--output", "--json", "--save", "--report"])
+def test_a_full_disk_is_found_before_the_training(run, untrained, monkeypatch, option):
+    full = SimpleNamespace(f_blocks=9, f_bavail=0, f_frsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda folder: full)
+    err = run("train", "--data", "three.npz", "--no-output", option, "new.png", code=2).err
+    assert re.fullmatch(
+        f"gradstep: error: {option}: new.png: No space left on device, expected .*\n", err
+    )
+    assert not os.path.lexists("new.png")
+
+
+def test_a_model_needs_a_folder_that_can_be_written(run, untrained, monkeypatch):
+    """It takes the place of the old file, which alone may be writable."""
+
+    def refused(**given):
+        raise PermissionError(13, "Permission denied")
+
+    open("m", "w").close()
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    err = run("train", "--data", "three.npz", "--no-output", "--save", "m", code=2).err
+    assert err == (
+        "gradstep: error: --save: m: Permission denied beside it, expected a folder to write to\n"
+    )
 
 
 def test_missing_matplotlib_is_told_before_the_training(run, monkeypatch):

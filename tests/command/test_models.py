@@ -240,6 +240,11 @@ def test_large_integers_are_counted_from_where_the_training_began(train, run, fo
         (["predict", "m", "wide.npz"], "data: wide.npz: X: 7 columns .*, expected the 6 .*"),
         (["predict", "m", "three.npz", "--output", "m"], "--output: m is the model, m, expected.*"),
         (["predict", "m", "three.npz", "--output", "./three.npz"], "--output: .* is the data, .*"),
+        (["predict", "m", "empty.npz"], r"data: empty.npz: X: shape \(0, 6\), expected rows .*"),
+        (
+            ["predict", "m", "three.npz", "--output", "/dev/full"],
+            "--output: /dev/full: No space left on device, nothing written there",
+        ),
         (["predict", "m", "three.npz", "--output", "no/x"], "--output: no/x, expected a file .*"),
     ],
 )
@@ -247,6 +252,7 @@ def test_what_does_not_fit_is_one_line(train, run, mixed, arguments, message):
     train("--save", "m")
     gs.save("other", x=1)
     np.savez("wide.npz", X=np.eye(7))
+    np.savez("empty.npz", X=np.zeros((0, 6)))
     np.savetxt("seven.csv", np.eye(7), delimiter=",")
     err = run(*arguments, code=2).err
     assert err.count("\n") == 1

@@ -135,7 +135,7 @@ def test_the_limit_holds() -> None:
 
 
 def test_bad_limits() -> None:
-    with pytest.raises(TypeError, match="limit: str, expected a number of bytes"):
+    with pytest.raises(TypeError, match="limit: str, expected an integer"):
         gt.keep_memory("1G")
-    with pytest.raises(ValueError, match="limit: -1, expected a number of bytes >= 0"):
+    with pytest.raises(ValueError, match="limit: -1, expected an integer >= 0"):
         gt.keep_memory(-1)

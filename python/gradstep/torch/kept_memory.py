@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import operator
 import os
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple, SupportsIndex
 import torch
 
 from gradstep import _core
+from gradstep.arguments import integer
 
 __all__ = ["keep_memory", "new_like"]
 
@@ -187,12 +187,7 @@ def keep_memory(limit: SupportsIndex) -> None:
     >>> import gradstep.torch as gt
     >>> gt.keep_memory(1 << 30)
     """
-    try:
-        checked = operator.index(limit)
-    except TypeError:
-        raise TypeError(f"limit: {type(limit).__name__}, expected a number of bytes") from None
-    if checked < 0:
-        raise ValueError(f"limit: {checked}, expected a number of bytes >= 0")
+    checked = integer("limit", limit, 0)
     if checked and _IDLE is None:
         raise RuntimeError(
             f"limit: {checked}, expected 0: with torch {torch.__version__} it cannot be told "

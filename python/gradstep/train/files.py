@@ -266,6 +266,8 @@ def _array_rows(source: str, model: Model) -> Rows:
         labels = None if y is None else _label_texts(y)
     if x.ndim < 2 or x.dtype.kind not in "biuf":
         raise ValueError(f"X: shape {x.shape}, {x.dtype}, expected rows and columns of numbers")
+    if not x.size:
+        raise ValueError(f"X: shape {x.shape}, expected rows and columns")
     rows = x.reshape(len(x), -1)
     named = model.label.named or any(column.category for column in model.columns)
     if named or rows.shape[1] != len(model.columns):

@@ -129,6 +129,8 @@ def read_model(path: str | os.PathLike[str]) -> Saved:
 
     check_extra()
     name = os.fspath(path)
+    if os.path.exists(name) and not os.path.isfile(name):
+        raise ValueError(f"{name}: no file, expected one of gradstep train --save")
     try:
         parts = load(name)
     except OSError as error:

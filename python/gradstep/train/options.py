@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from gradstep.certificate import EXPECTED
 from gradstep.nn import ACTIVATIONS, INITIALISERS
 from gradstep.runtime import build_info
-from gradstep.train import datasets, report
+from gradstep.train import datasets, places
 from gradstep.train.datasets import MissingExtraError
 from gradstep.train.loop import OPTIMIZER_NAMES, SCHEDULE_NAMES
 from gradstep.train.model_file import ANEW, NOT_OPTIONS, Saved, check_extra
@@ -115,7 +115,7 @@ def _add_predict_options(parser: Parser) -> None:
     add("data", metavar="DATA", help=f"{SOURCES}; with the label column or without")
     add("--label", metavar="COLUMN", help="of a table, if it is not that of the training")
     add("--header", choices=["yes", "no"], help="does it begin with names? [found out]")
-    add("--output", type=Path, metavar="FILE", help="[standard output]")
+    add("--output", type=_path, metavar="FILE", help="[standard output]")
 
 
 def _add_certify_options(parser: Parser) -> None:
@@ -185,12 +185,12 @@ def _add_training_options(parser: Parser) -> None:
     add("--seed", type=natural, default=1, metavar="N", help="of split, weights and batches [1]")
     add("--threads", type=threads, metavar="N", help="[all that the process may use]")
     add = parser.add_argument_group("output").add_argument
-    add("--output", type=Path, default="gradstep-train.png", metavar="FILE", help="[%(default)s]")
+    add("--output", type=_path, default="gradstep-train.png", metavar="FILE", help="[%(default)s]")
     add("--no-output", action="store_const", const=None, dest="output", help="draw no picture")
-    add("--json", type=Path, metavar="FILE", help="write the options and every epoch there")
-    add("--save", type=Path, metavar="FILE", help="write the model and all it takes to go on")
-    add("--resume", type=Path, metavar="FILE", help="go on with what --save wrote")
-    add("--report", type=Path, metavar="DIR", help="write a page of all there, index.html")
+    add("--json", type=_path, metavar="FILE", help="write the options and every epoch there")
+    add("--save", type=_path, metavar="FILE", help="write the model and all it takes to go on")
+    add("--resume", type=_path, metavar="FILE", help="go on with what --save wrote")
+    add("--report", type=_path, metavar="DIR", help="write a page of all there, index.html")
     add("--quiet", action="store_true", help="print errors only")
 
 
@@ -214,6 +214,12 @@ _rows_per_step = _number(int, "an integer >= 1, or all", lambda n: n >= 1)
 
 def _batch_size(text: str) -> int | None:
     return None if text == "all" else int(_rows_per_step(text))
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("'', expected a path")
+    return Path(text)
 
 
 def _choice(names: Iterable[str]) -> Callable[[str], str]:
@@ -253,7 +259,9 @@ def check(arguments: argparse.Namespace) -> None:
         except ValueError as error:
             raise ValueError(f"--report: {error}") from None
     files = {f"--{name}": getattr(arguments, name) for name in ("output", "json", "save")}
-    report.check_files(files, {"the data": arguments.data})
+    places.check_files(files, {"the data": arguments.data})
+    if arguments.save:
+        places.check_replaceable("--save", arguments.save)
 
 
 def check_task(arguments: argparse.Namespace, task: str) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gradstep.nn import Sequential
 from gradstep.ops.activations import softmax
-from gradstep.train import report
+from gradstep.train import places, report
 from gradstep.train.console import Console, complain
 from gradstep.train.files import Rows, load_rows
 from gradstep.train.labels import MISSING, as_number
@@ -29,7 +29,7 @@ def predict(arguments: argparse.Namespace) -> int:
     """Run `gradstep predict`; return its exit code. Raises ValueError or OSError."""
     console = Console()
     inputs = {"the model": arguments.model, "the data": arguments.data}
-    report.check_files({"--output": arguments.output}, inputs)
+    places.check_files({"--output": arguments.output}, inputs)
     saved = read_model(arguments.model)
     header = None if arguments.header is None else arguments.header == "yes"
     rows = load_rows(arguments.data, saved, arguments.label, header)
@@ -37,7 +37,7 @@ def predict(arguments: argparse.Namespace) -> int:
     outputs = outputs_of(saved.model(), x)
     text = _table(saved, outputs)
     if arguments.output:
-        arguments.output.write_text("".join(f"{part}\n" for part in text), encoding="utf-8")
+        places.write_text("--output", arguments.output, "".join(f"{part}\n" for part in text))
     else:
         for part in text:
             console.say(part)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,6 @@ from gradstep.train.records import Record
 
 __all__ = [
     "Run",
-    "check_files",
-    "check_writable",
     "divergence",
     "draw_curves",
     "result_rows",
@@ -73,40 +70,6 @@ STYLES = {
     "mae": Style("MAE", "MAE", "{:.4g}"),
     "r2": Style("R²", "R²", "{:.4f}"),
 }
-
-
-def check_writable(path: Path) -> None:
-    """Raise ValueError unless a file can be written there; one that is there stays as it is."""
-    try:
-        if path.is_dir() or not path.parent.is_dir():
-            raise ValueError(f"{path}, expected a file in a folder that exists")
-        new = not os.path.lexists(path)
-        if new or path.is_file():
-            with open(path, "ab"):
-                pass
-        if new:
-            path.unlink()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}, expected a file that can be written") from None
-
-
-def check_files(files: Mapping[str, Path | None], inputs: Mapping[str, str]) -> None:
-    """Raise ValueError unless all files can be written, and none is another one or an input.
-
-    files: option -> where to write, None for nowhere. inputs: what it is -> where it is read.
-    """
-    taken = {os.path.realpath(path): f"{what}, {path}" for what, path in inputs.items()}
-    for option, path in files.items():
-        if path is None:
-            continue
-        place = os.path.realpath(path)
-        if place in taken:
-            raise ValueError(f"{option}: {path} is {taken[place]}, expected another file")
-        taken[place] = f"that of {option}"
-        try:
-            check_writable(path)
-        except ValueError as error:
-            raise ValueError(f"{option}: {error}") from None
 
 
 def write_json(content: Mapping[str, Any], runs: Sequence[Run], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -34,11 +35,19 @@ def kind_of(source: str) -> str:
 
 
 def check_file(path: str | Path) -> None:
-    """Raise FileNotFoundError or ValueError unless a file is there."""
-    if not Path(path).exists():
+    """Raise FileNotFoundError, OSError or ValueError unless a file is there that can be read."""
+    try:
+        found, folder = Path(path).exists(), Path(path).is_dir()
+    except OSError as error:
+        raise OSError(f"data: {path}: {error.strerror}, expected a file") from None
+    if not found:
         raise FileNotFoundError(f"data: {path}: no such file")
-    if Path(path).is_dir():
+    if folder:
         raise ValueError(f"data: {path}: a folder, expected a file")
+    if not Path(path).is_file():
+        raise ValueError(f"data: {path}: a pipe or a device, expected a file, or - for stdin")
+    if not os.access(path, os.R_OK):
+        raise OSError(f"data: {path}: permission denied, expected a file that can be read")
 
 
 @contextmanager
@@ -56,7 +65,9 @@ def open_text(source: str | Path) -> Iterator[IO[str]]:
         try:
             yield file
         except UnicodeDecodeError:
-            raise ValueError("not UTF-8 text") from None
+            raise ValueError(
+                "not UTF-8 text, expected a table in UTF-8, as iconv makes it"
+            ) from None
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(f"damaged file ({error})") from None
         finally:

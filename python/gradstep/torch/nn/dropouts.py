@@ -117,7 +117,7 @@ def _apply(x: torch.Tensor, draw: _Draw, inplace: bool) -> torch.Tensor:
 
 def _is_drawn(x: torch.Tensor, p: float, training: bool, inplace: bool) -> bool:
     """Whether there is something to draw and our kernels can; torch's function does the rest."""
-    if not training or not 0 < p < 1 or not is_native(x):
+    if training is not True or not isinstance(p, float) or not 0 < p < 1 or not is_native(x):
         return False
     if not inplace:
         return True

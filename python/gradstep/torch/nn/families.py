@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from gradstep.arguments import shown
 from gradstep.torch.nn import functional, modules
 from gradstep.torch.tensors import is_native
 
@@ -177,7 +178,7 @@ def register(kind: type[nn.Module], forward: Forward | None = None) -> None:
     'gradstep.torch.functional.rms_norm'
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise TypeError(f"kind: {kind!r}, expected a subclass of torch.nn.Module")
+        raise TypeError(f"kind: {shown(kind)}, expected a subclass of torch.nn.Module")
     if forward is not None and not callable(forward):
         found = type(forward).__name__
         raise TypeError(f"forward: {found}, expected a function of a module and its input")

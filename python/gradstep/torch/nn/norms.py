@@ -122,6 +122,17 @@ _recorded = super(torch.autograd.Function, _Normalize).apply
 _core.record_by(torch.is_grad_enabled, _recorded, _gradients_otherwise)
 
 
+def _are_numbers(*values: Any) -> bool:
+    """Whether torch's function would take them, as it does without a conversion."""
+    return all(
+        type(value) is float or (type(value) is int and abs(value) < 2**53) for value in values
+    )
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, (tuple, list))
+
+
 def _is_strided(x: Any) -> bool:
     """Whether our kernels would take a contiguous copy."""
     return not is_watched() and is_plain(x) and not x.is_contiguous()
@@ -151,7 +162,10 @@ def batch_norm(
     tensor([[-1.],
             [ 1.]])
     """
-    if not is_compiling() and (eps or not training):
+    if relu is not True and relu is not False:
+        raise TypeError(f"relu: {type(relu).__name__}, expected True or False")
+    fits = (training is True or training is False) and _are_numbers(momentum, eps)
+    if not is_compiling() and fits and (eps or not training):
         call = _call("batch", eps, 0, 1, training, relu)
         y = _core.tensor_batch_norm(
             *(call, input, weight, bias, running_mean, running_var),
@@ -186,7 +200,7 @@ def layer_norm(
     >>> gt.functional.layer_norm(torch.tensor([[1., 3.]]), (2,), eps=0.0)
     tensor([[-1.,  1.]])
     """
-    if not is_compiling():
+    if not is_compiling() and _is_shape(normalized_shape) and _are_numbers(eps):
         call = _call("layer", eps, len(normalized_shape))
         y = _core.tensor_layer_norm(call, input, normalized_shape, weight, bias, eps)
         if y is not None:
@@ -211,7 +225,8 @@ def rms_norm(
     >>> gt.functional.rms_norm(torch.tensor([[3., 3., -3.]]), (3,), eps=0.0)
     tensor([[ 1.,  1., -1.]])
     """
-    if not is_compiling():
+    fits = _is_shape(normalized_shape) and (eps is None or _are_numbers(eps))
+    if not is_compiling() and fits:
         call = _call("rms", eps, len(normalized_shape))
         y = _core.tensor_rms_norm(call, input, normalized_shape, weight, eps)
         if y is not None:
@@ -237,7 +252,7 @@ def group_norm(
     >>> gt.functional.group_norm(torch.tensor([[1., 3., 7., 7.]]), 2, eps=0.0)
     tensor([[-1.,  1.,  0.,  0.]])
     """
-    if not is_compiling() and num_groups is not None:
+    if not is_compiling() and type(num_groups) is int and _are_numbers(eps):
         call = _call("group", eps, 0, num_groups)
         y = _core.tensor_group_norm(call, input, num_groups, weight, bias, eps)
         # torch's function refuses one value for each group.
@@ -269,7 +284,9 @@ def instance_norm(
     >>> gt.functional.instance_norm(torch.tensor([[[1., 3.]]]), eps=0.0)
     tensor([[[-1.,  1.]]])
     """
-    if not (is_compiling() or is_watched()) and channels_last_order(input) is None:
+    fits = (use_input_stats is True or use_input_stats is False) and _are_numbers(momentum, eps)
+    fits = fits and isinstance(input, torch.Tensor)
+    if fits and not (is_compiling() or is_watched()) and channels_last_order(input) is None:
         running = (running_mean, running_var)
         if use_input_stats:
             call = _call("instance", eps, 0, None)
@@ -295,7 +312,7 @@ def _follow(
     running: tuple[Optional, Optional], found: Any, x: torch.Tensor, momentum: float, eps: float
 ) -> bool:
     """Updates running statistics by those of the samples, or tells that these cannot be."""
-    if running == (None, None):
+    if running[0] is None and running[1] is None:
         return True
     if not all(
         each is not None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradstep.arguments import shown
 from gradstep.optim.hyperparameters import FIXED, check_hyperparameter
 from gradstep.optim.optimizer import OPTIONS
 from gradstep.optim.optimizer import Optimizer as Formula
@@ -22,6 +23,7 @@ __all__ = [
     "check_flags",
     "kept_as",
     "keys_of",
+    "plain",
 ]
 
 Group = Mapping[str, Any]
@@ -29,6 +31,7 @@ REFUSED = {
     "differentiable": "gradients through a step",
     "capturable": "capture into a CUDA graph",
 }
+FLAGS = ("foreach", "fused", *REFUSED)
 CONSTANTS = (float, int, bool, str, type(None), np.number)
 # How a group keeps its numbers: name -> what it is where the group does not tell.
 KEPT: Group = {"master": None, "state_dtype": "float32", "seed": 0}
@@ -85,7 +88,10 @@ class Groups:
             where = f"param_groups[{number}]: "
             check_flags(group, where)
             given = dict(zip(keys, own, strict=True))
-            found.append({key: self._plain(key, given[key], where) for key in self.keys})
+            default = self.formula.default
+            found.append(
+                {key: plain(f"{where}{key}", given[key], default(key)) for key in self.keys}
+            )
         return found
 
     @staticmethod
@@ -93,15 +99,23 @@ class Groups:
         """How each keeps its arrays: `master`, `state_dtype`, `seed`. Raises as `read`."""
         return [{key: kept_as(group, key) for key in KEPT} for group in groups]
 
-    def _plain(self, key: str, value: Any, where: str) -> Any:
-        default = self.formula.default(key)
-        if isinstance(default, bool):
-            return bool(value)
-        if isinstance(default, tuple):
-            if not isinstance(value, (tuple, list)) or len(value) != len(default):
-                raise TypeError(f"{where}{key}: {value!r}, expected {len(default)} numbers")
-            return tuple(_number(v, f"{where}{key}") for v in value)
-        return None if value is None and default is None else _number(value, f"{where}{key}")
+
+def plain(name: str, value: Any, default: Any) -> Any:
+    """A hyperparameter as numbers and flags of Python. Raises TypeError or ValueError."""
+    if isinstance(default, bool):
+        return _flag(name, value)
+    if isinstance(default, tuple):
+        if not isinstance(value, (tuple, list)) or len(value) != len(default):
+            raise TypeError(f"{name}: {shown(value)}, expected {len(default)} numbers")
+        return tuple(_number(v, name) for v in value)
+    return None if value is None and default is None else _number(value, name)
+
+
+def _flag(name: str, value: Any) -> bool:
+    """As a truth value, which None and 0 are in torch's classes too."""
+    if value is None or isinstance(value, (bool, int, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name}: {type(value).__name__}, expected True or False")
 
 
 def kept_as(group: Group, key: str) -> Any:
@@ -116,6 +130,8 @@ def keys_of(formula: type[Formula]) -> list[str]:
 
 
 def check_flags(group: Group, where: str) -> None:
+    for key in FLAGS:
+        _flag(f"{where}{key}", group.get(key))
     for key, what in REFUSED.items():
         if group.get(key):
             raise ValueError(f"{where}{key}: True, expected False; for {what} use torch.optim")
@@ -136,9 +152,13 @@ def _number(value: Any, what: str) -> float:
     if isinstance(value, (torch.Tensor, np.ndarray)):
         if int(np.prod(value.shape)) != 1:
             raise ValueError(f"{what}: shape {tuple(value.shape)}, expected one number")
-        return float(value.reshape(()))
-    if isinstance(value, Real):
-        return float(value)
+        value = value.reshape(()).item()
+    if isinstance(value, Real) and not isinstance(value, np.timedelta64):
+        try:
+            return float(value)
+        except OverflowError:
+            expected = "expected a number that floats can hold"
+            raise ValueError(f"{what}: {shown(value)}, {expected}") from None
     if callable(value):
         raise TypeError(
             f"{what}: a function, expected a number; change it between steps, for instance by "

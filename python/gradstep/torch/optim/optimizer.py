@@ -111,6 +111,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         given = {"master": master, "state_dtype": state_dtype, "seed": seed}
         # Others are left out: a state dict of float32 alone has torch's keys.
         self._given = {k: kept_as(given, k) for k, default in KEPT.items() if given[k] != default}
+        check_flags(kwargs, "")
         super().__init__(*args, **kwargs)
         check_flags(self.defaults, "")
 

@@ -9,6 +9,7 @@ import torch
 
 from gradstep.optim import optimizers as formulas
 from gradstep.optim.hyperparameters import check_hyperparameter
+from gradstep.torch.optim.groups import check_flags, plain
 from gradstep.torch.optim.optimizer import NativeOptimizer
 from gradstep.torch.optim.participants import Participants
 
@@ -196,11 +197,9 @@ class Lion(NativeOptimizer):
         fused: bool | None = None,
         **extra: Any,
     ) -> None:
-        if isinstance(lr, torch.Tensor) and lr.numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
-        given = {"lr": float(lr), "betas": betas, "weight_decay": weight_decay}
-        for key, value in given.items():
-            check_hyperparameter(key, value, self.FORMULA.default(key))
+        for key, value in {"lr": lr, "betas": betas, "weight_decay": weight_decay}.items():
+            default = self.FORMULA.default(key)
+            check_hyperparameter(key, plain(key, value, default), default)
         defaults = {
             "lr": lr,
             "betas": betas,
@@ -211,6 +210,7 @@ class Lion(NativeOptimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
+        check_flags(defaults, "")
         super().__init__(params, defaults, **extra)
         if fused:  # as in torch's classes
             self._step_supports_amp_scaling = True

@@ -18,6 +18,7 @@ from gradstep.train.job import Job
 from gradstep.train.page import sections
 from gradstep.train.page.evidence import Evidence, best_run, gather
 from gradstep.train.page.style import STYLE
+from gradstep.train.places import check_space
 from gradstep.train.report import STYLES, Run, divergence, result_rows, time_rows
 
 __all__ = ["check_folder", "write_page"]
@@ -27,11 +28,12 @@ NAME = "index.html"
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError unless a page can be written into the folder, which need not exist yet."""
-    place = folder if folder.exists() else folder.parent
-    if not place.is_dir():
-        what = "a folder" if folder.exists() else "a folder in one that exists"
-        raise ValueError(f"{folder}, expected {what}")
     try:
+        place = folder if folder.exists() else folder.parent
+        if not place.is_dir():
+            what = "a folder" if folder.exists() else "a folder in one that exists"
+            raise ValueError(f"{folder}, expected {what}")
+        check_space(place)
         with tempfile.TemporaryFile(dir=place):
             pass
         if (folder / NAME).is_dir():
