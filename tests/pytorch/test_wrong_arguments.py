@@ -176,7 +176,7 @@ def test_modules_take_and_refuse_what_torchs_do(name: str) -> None:
 
 OPTIMIZERS = gt.OPTIMIZERS | {"SparseAdam": gt.SparseAdam}
 FLAGS = ("foreach", "fused", "capturable", "differentiable", "maximize")
-OURS_ALONE = ("clip_norm", "on_nonfinite", "zero_grads")
+OURS_ALONE = ("clip_norm", "on_nonfinite", "zero_grads", "master", "state_dtype", "seed")
 
 
 def is_flag(value: Any) -> bool:

@@ -32,6 +32,7 @@ SMALL = {"hidden_layer_sizes": (2,), "max_iter": 1, "random_state": 0}
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:batch_size. .* more than the 30 rows:UserWarning"),
 ]
 
 

@@ -110,7 +110,8 @@ class NativeOptimizer(torch.optim.Optimizer):
         self.zero_grads = zero_grads
         given = {"master": master, "state_dtype": state_dtype, "seed": seed}
         # Others are left out: a state dict of float32 alone has torch's keys.
-        self._given = {k: kept_as(given, k) for k, default in KEPT.items() if given[k] != default}
+        checked = {key: kept_as(given, key) for key in KEPT}
+        self._given = {key: value for key, value in checked.items() if value != KEPT[key]}
         check_flags(kwargs, "")
         super().__init__(*args, **kwargs)
         check_flags(self.defaults, "")
