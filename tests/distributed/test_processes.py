@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -44,14 +45,15 @@ class Ended(NamedTuple):
     well: bool
 
 
-def run(kind: str, n: int, program: Path, *given: Any, timeout: float = 60) -> Ended:
+def run(kind: str, n: int, *given: Any, timeout: float = 60) -> Ended:
+    """Python in n processes, with these arguments."""
     if kind == "mpi":
         beside = str(Path(sys.executable).parent)
         command = shutil.which("mpirun", path=os.pathsep.join([beside, os.environ["PATH"]]))
         assert command, "mpi4py is installed, and no mpirun"
-        commands = [[command, "-n", str(n), sys.executable, str(program), kind, *map(str, given)]]
+        commands = [[command, "-n", str(n), sys.executable, *map(str, given)]]
     else:
-        commands = [[sys.executable, str(program), kind, *map(str, given)]] * n
+        commands = [[sys.executable, *map(str, given)]] * n
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -96,7 +98,7 @@ def alone() -> str:
 
 def test_processes_give_the_bits_of_one_process(kind: str) -> None:
     n = {"mpi": 4, "gloo": 2}[kind]
-    ended = run(kind, n, PROGRAM, "train")
+    ended = run(kind, n, PROGRAM, kind, "train")
     assert ended.lines == [f"rank {rank}: {alone()}" for rank in range(n)], ended.errors
     assert ended.well
 
@@ -105,7 +107,7 @@ def test_processes_give_the_bits_of_one_process(kind: str) -> None:
 def test_the_checkpoint_before_a_kill_goes_on_to_the_same_bits(
     kind: str, moment: str, tmp_path: Path, ranks: Callable[..., list[Any]]
 ) -> None:
-    ended = run(kind, 2, PROGRAM, moment, tmp_path / "run")
+    ended = run(kind, 2, PROGRAM, kind, moment, tmp_path / "run")
     assert not ended.well
     if kind == "gloo":  # MPI's launcher ends the others itself
         assert re.match("rank 0: DistributedError: rank 1: gone", "\n".join(ended.lines))
@@ -122,7 +124,7 @@ def test_the_checkpoint_before_a_kill_goes_on_to_the_same_bits(
 
 
 def test_a_rank_that_hangs_ends_the_others_in_time(kind: str) -> None:
-    ended = run(kind, 2, PROGRAM, "hang", timeout=30)
+    ended = run(kind, 2, PROGRAM, kind, "hang", timeout=30)
     assert not ended.well
     # It sleeps for longer than that, and then finds the other gone; mpirun does not wait for it.
     assert ended.lines[0] == (
@@ -135,10 +137,24 @@ def test_a_rank_that_hangs_ends_the_others_in_time(kind: str) -> None:
 
 
 def test_ranks_with_other_shapes_end_with_the_same_error(kind: str) -> None:
-    ended = run(kind, 2, PROGRAM, "unlike")
+    ended = run(kind, 2, PROGRAM, kind, "unlike")
     assert not ended.well
     assert ended.lines == [
         f"rank {rank}: DistributedError: rank 1: parameters[1] 'b', float32 of shape (3,) in order "
         "C, expected 'b', float32 of shape (300,) in order C as on rank 0"
         for rank in range(2)
     ], ended.errors
+
+
+def test_the_command_trains_with_mpirun(tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py")
+    losses = []
+    for n in (1, 2):
+        result = tmp_path / f"{n}.json"
+        common = ["--epochs", "2", "--no-output", "--json", result]
+        ended = run("mpi", n, "-m", "gradstep", "train", "--distributed", *common)
+        assert ended.well, ended.errors
+        assert len([line for line in ended.lines if line.startswith("network ")]) == 1
+        [[history]] = [run["histories"] for run in json.loads(result.read_text())["runs"]]
+        losses.append(history["epochs"][-1]["valid_loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

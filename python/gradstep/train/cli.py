@@ -29,7 +29,7 @@ from gradstep.train.files import Reading, load_dataset
 from gradstep.train.frame import Choices
 from gradstep.train.job import Job, OnEpoch
 from gradstep.train.loop import DEFAULT_LR, REGRESSION_LR, Epoch, History, Training
-from gradstep.train.model_file import digest, read_model, write_model
+from gradstep.train.model_file import Saved, digest, read_model, write_model
 from gradstep.train.options import NOT_OPTIONS, check, check_task, going_on, parser, resumed
 from gradstep.train.page import write_page
 from gradstep.train.predict import predict
@@ -93,16 +93,26 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    console = Console(arguments.quiet)
     saved = None if arguments.resume is None else read_model(arguments.resume)
     arguments = arguments if saved is None else resumed(arguments, saved)
     check(arguments)
+    if not arguments.distributed:
+        return _train_checked(arguments, saved)
+    team = import_module("gradstep.train.team").Team()
+    if team.rank:  # the first one speaks and writes
+        arguments.quiet, arguments.output, arguments.json = True, None, None
+    with team.together():
+        return _train_checked(arguments, saved, team)
+
+
+def _train_checked(arguments: argparse.Namespace, saved: Saved | None, team: Any = None) -> int:
+    console = Console(arguments.quiet)
     data = load_dataset(arguments.data, _reading(arguments))
     check_task(arguments, data.task)
     if saved is not None and digest(data) != saved.digest:
         rows = f"{saved.path} was trained on other rows than those of {arguments.data}"
         raise ValueError(f"--resume: {rows}")
-    job = Job(arguments, data, _splits(arguments, data))
+    job = Job(arguments, data, _splits(arguments, data), team)
     console.say(_describe(job) + ("" if saved is None else going_on(arguments, saved)))
     files = any((arguments.output, arguments.json, arguments.save, arguments.report))
     if console.error and not (files and isinstance(console.error, BrokenPipeError)):

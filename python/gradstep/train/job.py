@@ -29,6 +29,7 @@ class Job:
     arguments: argparse.Namespace
     data: Dataset
     splits: list[Split]
+    team: Any = None  # of processes that train together: a Team
 
     def sizes(self, split: Split) -> list[int]:
         """Sizes of the network: columns, hidden layers, classes or the one number to learn."""
@@ -70,7 +71,8 @@ class Job:
         options = self.arguments
         model = self.model(split)
         settings = {"weight_decay": options.weight_decay, "clip_norm": options.clip_norm}
-        optimizer = training.make_optimizer(name, model.params, lr, **settings)
+        make = None if self.team is None else self.team.optimizer
+        optimizer = training.make_optimizer(name, model.params, lr, make=make, **settings)
         keywords = {"batch_size": options.batch, "seed": options.seed}
         keywords["objective"] = self.objective(split)
         return model, optimizer, keywords
@@ -101,4 +103,6 @@ class Job:
         keywords |= {"epochs": options.epochs, "patience": options.early_stopping}
         keywords["augment"] = self.augment
         keywords |= {"on_epoch": on_epoch, "start": start}
+        if self.team is not None:
+            keywords["kind"] = self.team.training
         return training.train(model, split, optimizer, **keywords)

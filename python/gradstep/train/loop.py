@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, repeat
 from statistics import median
 from time import perf_counter
@@ -80,11 +81,14 @@ SCHEDULE_NAMES: dict[str, Callable[[float, int, int], Any]] = {
 }
 
 
-def make_optimizer(name: str, params: Any, lr: Any, **settings: Any) -> Optimizer:
+def make_optimizer(
+    name: str, params: Any, lr: Any, *, make: Callable[..., Any] | None = None, **settings: Any
+) -> Optimizer:
     """Return an optimizer for params.
 
     name: a key of OPTIMIZER_NAMES. params: what the optimizer takes. lr: a rate or a schedule.
-    settings: keywords of the class; those that are None are left at its defaults.
+    settings: keywords of the class; those that are None are left at its defaults. make: called with
+    the class and its arguments, in place of the class.
     Raises ValueError if the name is unknown, and what the class raises.
 
     >>> make_optimizer("momentum", np.zeros(2), 0.1, clip_norm=None).param_groups[0]["momentum"]
@@ -95,6 +99,8 @@ def make_optimizer(name: str, params: Any, lr: Any, **settings: Any) -> Optimize
     class_name, preset = OPTIMIZER_NAMES[name]
     given = {key: value for key, value in settings.items() if value is not None}
     optimizer: Callable[..., Optimizer] = OPTIMIZERS[class_name]
+    if make is not None:
+        optimizer = partial(make, optimizer)
     return optimizer(params, lr=lr, **{**preset, **given})
 
 
@@ -187,14 +193,17 @@ class Training:
         augment: Augmentation | None = None,
     ) -> None:
         check_batch_size(model, data, batch_size)
-        optimizer.bind(model.grads)
         self.model, self.data, self.optimizer = model, data, optimizer
+        self._bind()
         self.objective = objective or Classification()
         self.history = History()
         self._batch_size, self._augment = batch_size, augment
         self._rng = np.random.default_rng(seed)
         self._stopping = None if patience is None else EarlyStopping(model, patience)
         self._untrained = self.objective.untrained(data.y)
+
+    def _bind(self) -> None:
+        self.optimizer.bind(self.model.grads)
 
     def epoch(self) -> bool:
         """Train for an epoch; return whether there is reason for another one."""
@@ -256,19 +265,26 @@ class Training:
         least = model.smallest_batch
         for x, y in batches(data.x, data.y, self._batch_size, self._rng, least):
             used = x if self._augment is None else self._augment(x, self._rng)
-            loss, tally = _gradients(model, used, y, objective)
+            loss, tally, lr = self._step(used, y)
             first = loss if first is None else first
             loss_sum += loss * len(y)
             sums = sums + tally
-            before = perf_counter()
-            lr = self.optimizer.step().lr
-            spent["optimizer"] += perf_counter() - before
         seconds = perf_counter() - start
         parts = dict(spent)
         train_loss, train_scores = loss_sum / len(data.y), objective.scores(sums)
-        valid = evaluate(model, data.valid_x, data.valid_y, objective)
-        epoch = Epoch(train_loss, train_scores, *valid, lr, seconds, parts)
+        epoch = Epoch(train_loss, train_scores, *self._evaluate(), lr, seconds, parts)
         return epoch, math.nan if first is None else first
+
+    def _step(self, x: FloatArray, y: npt.NDArray[Any]) -> tuple[float, Any, float]:
+        """Train on a batch; return its mean loss, what its scores add up from, and the rate."""
+        loss, tally = gradients(self.model, x, y, self.objective)
+        before = perf_counter()
+        lr = self.optimizer.step().lr
+        self.model.seconds["optimizer"] += perf_counter() - before
+        return loss, tally, lr
+
+    def _evaluate(self) -> tuple[float, dict[str, float]]:
+        return evaluate(self.model, self.data.valid_x, self.data.valid_y, self.objective)
 
 
 def train(
@@ -284,6 +300,7 @@ def train(
     augment: Augmentation | None = None,
     on_epoch: Callable[[Training], None] | None = None,
     start: Mapping[str, Any] | None = None,
+    kind: Callable[..., Training] = Training,
 ) -> History:
     """Train a network and return its history; the state of `history.best` stays in the model.
 
@@ -293,7 +310,7 @@ def train(
     scores; classification unless given. patience: epochs without a lower validation loss before
     training stops; None never stops. augment: changes every batch before it is used. on_epoch:
     called after every epoch. start: what `Training.state_dict` gave of such a training, after some
-    of the epochs; it goes on from there to the bit.
+    of the epochs; it goes on from there to the bit. kind: what makes the Training.
     Raises ValueError if a number is out of range, or a batch too small for the model: batch norm
     needs two rows, so a last batch of one row is joined to the one before.
 
@@ -307,7 +324,7 @@ def train(
     """
     if epochs < 1:
         raise ValueError(f"epochs: {epochs}, expected at least 1")
-    training = Training(
+    training = kind(
         model,
         data,
         optimizer,
@@ -328,7 +345,7 @@ def train(
     return training.finish()
 
 
-def _gradients(
+def gradients(
     model: Layer, x: FloatArray, y: npt.NDArray[Any], objective: Objective
 ) -> tuple[float, npt.NDArray[np.float64]]:
     """Fill model.grads from one batch; return its mean loss and what its scores add up from."""
@@ -370,7 +387,7 @@ def step_function(
     endless = chain.from_iterable(epochs)
 
     def step() -> float:
-        loss, _ = _gradients(model, *next(endless), goal)
+        loss, _ = gradients(model, *next(endless), goal)
         optimizer.step()
         return loss
 

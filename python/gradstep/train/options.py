@@ -184,6 +184,7 @@ def _add_training_options(parser: Parser) -> None:
     add("--early-stopping", type=_count, metavar="N", help="stop N epochs after the lowest loss")
     add("--seed", type=natural, default=1, metavar="N", help="of split, weights and batches [1]")
     add("--threads", type=threads, metavar="N", help="[all that the process may use]")
+    add("--distributed", action="store_true", help="share every batch among the ranks of mpirun")
     add = parser.add_argument_group("output").add_argument
     add("--output", type=_path, default="gradstep-train.png", metavar="FILE", help="[%(default)s]")
     add("--no-output", action="store_const", const=None, dest="output", help="draw no picture")
@@ -251,6 +252,8 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.save and (arguments.folds or len(arguments.compare or ()) > 1):
         several = "--folds" if arguments.folds else "--compare"
         raise ValueError(f"--save: with {several}, expected one training")
+    if arguments.distributed:
+        _check_distributed(arguments)
     if arguments.save:
         check_extra()
     if arguments.report:
@@ -262,6 +265,26 @@ def check(arguments: argparse.Namespace) -> None:
     places.check_files(files, {"the data": arguments.data})
     if arguments.save:
         places.check_replaceable("--save", arguments.save)
+
+
+# What --distributed does not do: options, and why not.
+NOT_SHARED = {
+    "batch_norm": "its statistics would be those of a part of the batch",
+    "class_weights": "parts of a batch weigh differently",
+    "find_lr": "it trains many networks for a moment",
+    "save": "the optimizer's states are in parts",
+    "resume": "the optimizer's states are in parts",
+    "report": "the optimizer's states are in parts",
+}
+
+
+def _check_distributed(arguments: argparse.Namespace) -> None:
+    for name, why in NOT_SHARED.items():
+        if getattr(arguments, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option}: with --distributed, expected only one of them: {why}")
+    if not find_spec("mpi4py"):
+        raise MissingExtraError("mpi4py", "--distributed", "mpi")
 
 
 def check_task(arguments: argparse.Namespace, task: str) -> None:
