@@ -168,6 +168,14 @@ def test_refusals_name_the_rank() -> None:
         cls = gt.SGD if transport.rank == 0 else gt.Adagrad
         gt.distributed.ShardedOptimizer(cls, parameters(), group=transport, lr=0.1)
 
+    def few(transport: Any) -> Any:
+        cls = gt.distributed.ShardedOptimizer
+        cls(gt.AdamW, parameters(), group=transport, state_dtype="int8")
+
+    def half(transport: Any) -> Any:
+        own = [torch.nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))]
+        gt.distributed.ShardedOptimizer(gt.AdamW, own, group=transport)
+
     def torchs(transport: Any) -> Any:
         gt.distributed.ShardedOptimizer(torch.optim.SGD, parameters(), group=transport, lr=0.1)
 
@@ -178,6 +186,8 @@ def test_refusals_name_the_rank() -> None:
     assert [str(each) for each in together(other_class, 2)] == [
         "rank 1: optimizer Adagrad, expected SGD as on rank 0"
     ] * 2
+    assert "kept in fewer bits, expected float32 states here" in str(together(few, 1)[0])
+    assert "torch.bfloat16, expected float32 or float64" in str(together(half, 1)[0])
     assert "expected a class of gradstep.torch" in str(together(torchs, 1)[0])
     with pytest.raises(ValueError, match=r"expected init_process_group\('gloo'\) first"):
         gt.distributed.ShardedOptimizer(gt.SGD, parameters(), lr=0.1)

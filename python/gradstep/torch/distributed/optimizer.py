@@ -118,6 +118,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._parameters, self._names = [], []
         for number, group in enumerate(self.param_groups):
             names = group.get("param_names")
+            if group.get("master") is not None or group.get("state_dtype", "float32") != "float32":
+                raise ValueError(
+                    f"group {number}: kept in fewer bits, expected float32 states here; "
+                    "gradstep.distributed shards those of NumPy arrays"
+                )
             for i, p in enumerate(group["params"]):
                 name = names[i] if names else f"group {number}, parameter {i}"
                 if is_spread(p):
@@ -126,6 +131,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
                         "gradstep.torch's own classes step on parts"
                     )
                 check_parameter(p, f"params[{name!r}]", optimizer)
+                if p.dtype not in (torch.float32, torch.float64):
+                    raise TypeError(f"params[{name!r}]: {p.dtype}, expected float32 or float64")
                 self._parameters.append(p)
                 self._names.append(name)
         self._flat = [array_of(p).reshape(-1) for p in self._parameters]
