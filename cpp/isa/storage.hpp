@@ -1,57 +1,81 @@
-// Between the types that arrays are stored in and the float32 of the formulas: whole runs of
-// elements through a buffer that stays in L1, so that no formula knows of storage. Rounds to
-// nearest, halves to even, or, with random bits, up with the probability that is due (Gupta et al.
-// 2015, arXiv:1502.02551); keeps subnormals, and makes one NaN of all. The same bits on every ISA.
+// Between the types that arrays are stored in and the float32 of the formulas, two vectors at a
+// time: what is kept in 16 bits comes as the even and the odd elements of a run, which are the
+// halves of 32-bit lanes, so that nothing crosses lanes. Rounds to nearest, halves to even, or,
+// with random bits, up with the probability that is due (Gupta et al. 2015, arXiv:1502.02551);
+// keeps subnormals, and makes one NaN of all. The same bits on every ISA.
 #pragma once
 #include "isa/elementwise.hpp"
+#include "isa/optim/table.hpp"
 #include "isa/philox.hpp"
 
 namespace gradstep::GRADSTEP_ISA::storage {
 
-typedef uint16_t u16 __attribute__((vector_size(kBytes / 2)));  // as many as f32 has lanes
+// A run of kPair elements: 2 l in lane l of `even`, 2 l + 1 in lane l of `odd`.
+struct Pair {
+  f32 even, odd;
+};
+inline constexpr int kWidth = kBytes / 4, kPair = 2 * kWidth;
 
-inline constexpr int kWidth = kBytes / 4;
-
-// The low halves of the lanes.
-ALWAYS_INLINE u16 narrowed(u32 v) {
-#if defined(__AVX512F__)
-  return (u16)_mm512_cvtepi32_epi16((__m512i)v);
-#elif defined(__AVX2__)
-  const __m256i kept = _mm256_and_si256((__m256i)v, _mm256_set1_epi32(0xffff));
-  const __m256i packed = _mm256_packus_epi32(kept, kept);
-  return (u16)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
-#elif defined(__SSE2__)
-  const __m128i extended = _mm_srai_epi32(_mm_slli_epi32((__m128i)v, 16), 16);
-  const __m128i packed = _mm_packs_epi32(extended, extended);
-  return (u16)_mm_cvtsi128_si64(packed);
-#else
-  return __builtin_convertvector(v, u16);
-#endif
+// A constant in all lanes, from memory: compilers would otherwise keep it in a general register and
+// broadcast it in the loop, which costs the port that shuffles go through.
+template <uint32_t kValue>
+inline constexpr uint32_t kHeld = kValue;
+template <uint32_t kValue>
+ALWAYS_INLINE u32 all() {
+  const uint32_t* held = &kHeld<kValue>;
+  asm("" : "+r"(held));
+  return u32{} + *held;
 }
-
-ALWAYS_INLINE u32 widened(u16 v) {
-#if defined(__AVX512F__)
-  return (u32)_mm512_cvtepu16_epi32((__m256i)v);
-#elif defined(__AVX2__)
-  return (u32)_mm256_cvtepu16_epi32((__m128i)v);
-#elif defined(__SSE2__)
-  return (u32)_mm_unpacklo_epi16(_mm_cvtsi64_si128((long long)v), _mm_setzero_si128());
-#else
-  return __builtin_convertvector(v, u32);
-#endif
-}
-
-// Elements that loads ask for in advance: the next block, while formulas run on this one.
-inline constexpr int64_t kAhead = 1024;
 
 ALWAYS_INLINE u32 chosen(i32 mask, u32 a, u32 b) { return (u32)(mask ? a : b); }
 ALWAYS_INLINE i32 is_nan(f32 x) { return (i32)(x != x); }
+// The bits of x, with one NaN for all; `other` where x is a number.
+ALWAYS_INLINE u32 canonical(f32 x, u32 other) {
+  return chosen(is_nan(x), all<0x7fc00000>(), other);
+}
 
-// Random bits for each of n elements from 64 tile on, 32 in a lane: the words of philox.hpp with
-// seven rounds, turned so that the 16 bits of the element's row are below. `random` has room for
-// whole tiles.
+template <std::size_t... kLane>
+ALWAYS_INLINE Pair load_plain(const float* x, std::index_sequence<kLane...>) {
+  const f32 a = load<f32>(x), b = load<f32>(x + kWidth);
+  return {__builtin_shufflevector(a, b, 2 * kLane...),
+          __builtin_shufflevector(a, b, 2 * kLane + 1 ...)};
+}
+template <std::size_t... kLane>
+ALWAYS_INLINE void store_plain(float* x, Pair v, std::index_sequence<kLane...>) {
+  store(x, __builtin_shufflevector(v.even, v.odd, kLane / 2 + kLane % 2 * kWidth...));
+  store(x + kWidth,
+        __builtin_shufflevector(v.even, v.odd, (kLane + kWidth) / 2 + kLane % 2 * kWidth...));
+}
+ALWAYS_INLINE Pair load_plain(const float* x) {
+  return load_plain(x, std::make_index_sequence<kWidth>());
+}
+ALWAYS_INLINE void store_plain(float* x, Pair v) {
+  store_plain(x, v, std::make_index_sequence<kWidth>());
+}
+
+// The upper halves of the bits of even elements, then those of odd ones, as they lie in memory.
+ALWAYS_INLINE void store_upper(uint16_t* y, u32 even, u32 odd) {
+  store(y, (even >> 16) | (odd & all<0xffff0000>()));
+}
+
+// Random words of a block: elements 2 l and 2 l + 1 share word l, which the arrays of a tensor turn
+// each by their own number of bits, and odd elements by 16 more.
+struct Random {
+  const uint32_t* words;
+  // The kBits bits of even (kOdd = 0) or odd elements from i on.
+  template <int kTurn, int kBits, int kOdd>
+  ALWAYS_INLINE u32 bits(int64_t i) const {
+    constexpr int kLeft = (kTurn + 16 * kOdd) % 32;
+    u32 word = load<u32>(words + i / 2);
+    if constexpr (kLeft) word = word << kLeft | word >> (32 - kLeft);
+    return word >> (32 - kBits);
+  }
+};
+
+// The words of n elements from 64 tile on: philox.hpp with seven rounds, the words 0 and 1 of eight
+// blocks one after the other, then their words 2 and 3. `words` has room for whole tiles.
 ALWAYS_INLINE void random_words(uint64_t seed, uint64_t offset, int64_t tile, int64_t n,
-                                uint32_t* random) {
+                                uint32_t* words) {
   const uint64_t span = (uint64_t{1} << 32) / kTileBlocks;  // tiles that share a high word
   for (int64_t at = 0; at < n;) {
     const auto first = static_cast<uint64_t>(tile);
@@ -62,41 +86,33 @@ ALWAYS_INLINE void random_words(uint64_t seed, uint64_t offset, int64_t tile, in
       for (int lane = 0; lane < 16; lane += kWidth) {
         u32 pair[2];
         philox(static_cast<uint32_t>(tile * kTileBlocks) + lane / 2, pair);
-        for (int i = 0; i < 2; ++i) {
-          store(random + at + 32 * i + lane, pair[i]);
-          store(random + at + 32 * i + 16 + lane, pair[i] << 16 | pair[i] >> 16);
-        }
+        for (int i = 0; i < 2; ++i) store(words + at / 2 + 16 * i + lane, pair[i]);
       }
   }
 }
 
-// The 16 bits of each word from bit `from` on: several arrays share the words, no two of them the
-// bits that decide most.
-struct Random {
-  const uint32_t* words;
-  int from;  // 0 ... 16
-  ALWAYS_INLINE u32 operator()(int64_t i) const { return (load<u32>(words + i) >> from) & 0xffffu; }
-};
-
 // bfloat16: the upper half of a float32.
 struct Bfloat16 {
-  static ALWAYS_INLINE f32 load(u16 v) { return (f32)(widened(v) << 16); }
-  static ALWAYS_INLINE u16 store(f32 x) {
-    const u32 bits = (u32)x;
-    const u32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    return narrowed(chosen(is_nan(x), u32{} + 0x7fc0u, rounded));
+  static ALWAYS_INLINE Pair load(const uint16_t* y) {
+    const u32 v = GRADSTEP_ISA::load<u32>(y);
+    return {(f32)(v << 16), (f32)(v & all<0xffff0000>())};
+  }
+  static ALWAYS_INLINE u32 nearest(f32 x) {
+    return canonical(x, (u32)x + all<0x7fff>() + (((u32)x >> 16) & all<1>()));
+  }
+  static ALWAYS_INLINE void store(uint16_t* y, Pair x) {
+    store_upper(y, nearest(x.even), nearest(x.odd));
   }
   // Up where r, of 0 to 65535, and what is cut off are at least 65536 together. Infinity stays, and
   // the largest numbers may become it, as they do by rounding.
-  static ALWAYS_INLINE u16 store(f32 x, u32 r) {
-    const u32 bits = (u32)x;
-    return narrowed(chosen(is_nan(x), u32{} + 0x7fc00000u, bits + r) >> 16);
+  static ALWAYS_INLINE void store(uint16_t* y, Pair x, u32 even, u32 odd) {
+    store_upper(y, canonical(x.even, (u32)x.even + even), canonical(x.odd, (u32)x.odd + odd));
   }
 };
 
 struct Float16 {
-  static ALWAYS_INLINE f32 load(u16 v) {
-    const u32 h = widened(v), sign = (h & 0x8000u) << 16, magnitude = h & 0x7fffu;
+  static ALWAYS_INLINE f32 number(u32 h) {
+    const u32 sign = (h & 0x8000u) << 16, magnitude = h & 0x7fffu;
     const u32 normal = (magnitude << 13) + (112u << 23);
     // Below 2^-14 a multiple of 2^-24; the integers are exact.
     const f32 small = __builtin_convertvector((i32)magnitude, f32) * 0x1p-24f;
@@ -105,90 +121,67 @@ struct Float16 {
     bits = chosen((i32)magnitude >= 0x7c00, special, bits);
     return (f32)(bits | sign);
   }
-  static ALWAYS_INLINE u16 store(f32 x) {
+  static ALWAYS_INLINE u32 half(f32 x) {
     const u32 bits = (u32)x, sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
     const u32 normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
     // The sum with 1/2 rounds to multiples of 2^-24, which then stand at its end.
     const u32 small = (u32)((f32)magnitude + 0.5f) - 0x3f000000u;
     u32 half = chosen((i32)magnitude < 0x38800000, small, normal);
     half = chosen((i32)magnitude >= 0x477ff000, u32{} + 0x7c00u, half);  // from 65520 on
-    return narrowed(chosen(is_nan(x), u32{} + 0x7e00u, half | sign));
+    return chosen(is_nan(x), u32{} + 0x7e00u, half | sign);
+  }
+  static ALWAYS_INLINE Pair load(const uint16_t* y) {
+    const u32 v = GRADSTEP_ISA::load<u32>(y);
+    return {number(v & 0xffffu), number(v >> 16)};
+  }
+  static ALWAYS_INLINE void store(uint16_t* y, Pair x) {
+    GRADSTEP_ISA::store(y, half(x.even) | half(x.odd) << 16);
   }
 };
 
-// x[i] = what y[i] stands for, and back. Beyond n both have room for one vector less one element.
-template <class S>
-ALWAYS_INLINE void load_all(const uint16_t* y, int64_t n, float* x) {
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    prefetch(y + i, kAhead);
-    store(x + i, S::load(load<u16>(y + i)));
-  }
-  if (i == n) return;
-  uint16_t last[kWidth] = {};
-  __builtin_memcpy(last, y + i, static_cast<size_t>(n - i) * 2);
-  store(x + i, S::load(load<u16>(last)));
-}
-
-// whole(i): the stored lanes of elements from i on.
-template <class Whole>
-ALWAYS_INLINE void store_lanes(uint16_t* y, int64_t n, const Whole& whole) {
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) store(y + i, whole(i));
-  if (i == n) return;
-  uint16_t last[kWidth];
-  store(last, whole(i));
-  __builtin_memcpy(y + i, last, static_cast<size_t>(n - i) * 2);
-}
-
-// x has room for one vector less one element beyond n.
-template <class S>
-ALWAYS_INLINE void store_all(const float* x, int64_t n, uint16_t* y) {
-  store_lanes(y, n,
-              [&](int64_t i) __attribute__((always_inline)) { return S::store(load<f32>(x + i)); });
-}
-
-template <class S>
-ALWAYS_INLINE void store_all(const float* x, int64_t n, uint16_t* y, const Random& random) {
-  store_lanes(y, n, [&](int64_t i) __attribute__((always_inline)) {
-    return S::store(load<f32>(x + i), random(i));
-  });
-}
-
 // A float32 as a bfloat16 and the signed 16 bits that are missing: bits = (high << 16) + low. The
 // high half is the nearest bfloat16, halves away from 0.
-ALWAYS_INLINE void load_split(const uint16_t* high, const uint16_t* low, int64_t n, float* x) {
-  const auto joined = [](u16 h, u16 l) __attribute__((always_inline)) {
-    const i32 extended = (i32)(widened(l) << 16) >> 16;
-    return (f32)((widened(h) << 16) + (u32)extended);
-  };
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    prefetch(high + i, kAhead);
-    prefetch(low + i, kAhead);
-    store(x + i, joined(load<u16>(high + i), load<u16>(low + i)));
+struct Split {
+  static ALWAYS_INLINE Pair load(const uint16_t* high, const uint16_t* low) {
+    const u32 h = GRADSTEP_ISA::load<u32>(high), l = GRADSTEP_ISA::load<u32>(low);
+    return {(f32)((h << 16) + (u32)((i32)(l << 16) >> 16)),
+            (f32)((h & all<0xffff0000>()) + (u32)((i32)l >> 16))};
   }
-  if (i == n) return;
-  uint16_t last[2][kWidth] = {};
-  __builtin_memcpy(last[0], high + i, static_cast<size_t>(n - i) * 2);
-  __builtin_memcpy(last[1], low + i, static_cast<size_t>(n - i) * 2);
-  store(x + i, joined(load<u16>(last[0]), load<u16>(last[1])));
+  static ALWAYS_INLINE void store(uint16_t* high, uint16_t* low, Pair x) {
+    const u32 even = canonical(x.even, (u32)x.even), odd = canonical(x.odd, (u32)x.odd);
+    store_upper(high, even + all<0x8000>(), odd + all<0x8000>());
+    GRADSTEP_ISA::store(low, (even & all<0xffff>()) | odd << 16);
+  }
+};
+
+// kPair bytes in the halves of 32-bit lanes, and back. (Intrinsics because GCC 12 takes
+// __builtin_convertvector apart.)
+typedef uint8_t u8 __attribute__((vector_size(kBytes / 2)));
+typedef uint16_t u16 __attribute__((vector_size(kBytes)));
+
+ALWAYS_INLINE u32 load_bytes(const uint8_t* y) {
+#if defined(__AVX512F__)
+  return (u32)_mm512_cvtepu8_epi16(load<__m256i>(y));
+#elif defined(__AVX2__)
+  return (u32)_mm256_cvtepu8_epi16(load<__m128i>(y));
+#elif defined(__SSE2__)
+  return (u32)_mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i*)y), _mm_setzero_si128());
+#else
+  return (u32) __builtin_convertvector(load<u8>(y), u16);
+#endif
 }
 
-ALWAYS_INLINE void store_split(const float* x, int64_t n, uint16_t* high, uint16_t* low) {
-  int64_t i = 0;
-  uint16_t last[2][kWidth];
-  for (; i < n; i += kWidth) {
-    const bool whole = i + kWidth <= n;
-    const f32 value = load<f32>(x + i);
-    const u32 bits = chosen(is_nan(value), u32{} + 0x7fc00000u, (u32)value);
-    store(whole ? high + i : last[0], narrowed((bits + 0x8000u) >> 16));
-    store(whole ? low + i : last[1], narrowed(bits));
-  }
-  if (i == n) return;
-  i -= kWidth;
-  __builtin_memcpy(high + i, last[0], static_cast<size_t>(n - i) * 2);
-  __builtin_memcpy(low + i, last[1], static_cast<size_t>(n - i) * 2);
+ALWAYS_INLINE void store_bytes(uint8_t* y, u32 v) {
+#if defined(__AVX512F__)
+  store(y, _mm512_cvtepi16_epi8((__m512i)v));
+#elif defined(__AVX2__)
+  const __m256i packed = _mm256_packus_epi16((__m256i)v, (__m256i)v);
+  store(y, _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+#elif defined(__SSE2__)
+  _mm_storel_epi64((__m128i*)y, _mm_packus_epi16((__m128i)v, (__m128i)v));
+#else
+  store(y, __builtin_convertvector((u16)v, u8));
+#endif
 }
 
 // Eight bits in blocks (Dettmers et al. 2022, arXiv:2110.02861) of kScaleBlock elements that share
@@ -197,123 +190,97 @@ ALWAYS_INLINE void store_split(const float* x, int64_t n, uint16_t* high, uint16
 // becomes 0, and the least code where all are >= 0, because these are divided by. Rounded with
 // random bits, so that what changes by less than a step moves on average. Where a block holds
 // something not finite, all of it becomes NaN.
-typedef int8_t i8 __attribute__((vector_size(kBytes / 4)));
-
-ALWAYS_INLINE i8 narrowed8(i32 v) {
-#if defined(__AVX512F__)
-  return (i8)_mm512_cvtepi32_epi8((__m512i)v);
-#elif defined(__AVX2__)
-  const __m256i each =
-      _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
-                       -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-  const __m256i packed = _mm256_shuffle_epi8((__m256i)v, each);
-  return (i8)_mm_cvtsi128_si64(
-      _mm_unpacklo_epi32(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1)));
-#else
-  return __builtin_convertvector(v, i8);
-#endif
-}
-
-ALWAYS_INLINE i32 widened8(i8 v) {
-#if defined(__AVX512F__)
-  return (i32)_mm512_cvtepi8_epi32((__m128i)v);
-#elif defined(__AVX2__)
-  return (i32)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((long long)v));
-#else
-  return __builtin_convertvector(v, i32);
-#endif
-}
-
 inline constexpr int32_t kInfinity = 0x7f800000;
+// The bits of the least scale that codes count from: 2^-111. All codes but 0 then stand for numbers
+// above 0, and 0 has code 0.
+inline constexpr int32_t kLeastScale = 0x08000000;
 
-// The sign above seven bits.
-struct Signed8 {
-  static constexpr int kShift = 20, kLargest = 127;
-  static ALWAYS_INLINE i32 code(i32 steps, i32 bits) {
-    return steps | (i32)(((u32)bits >> 31) << 7);
+template <int kStepBits, int kMostSteps>
+struct Codes {
+  static constexpr int kShift = kStepBits, kLargest = kMostSteps;
+  // The bits of code 0 under a scale of these bits.
+  static ALWAYS_INLINE int32_t origin(int32_t scale) {
+    return (scale > kLeastScale ? scale : kLeastScale) - (kLargest << kShift);
   }
-  static ALWAYS_INLINE f32 value(i32 byte, i32 largest) {
-    const i32 code = byte & 127;
-    i32 bits = largest - ((kLargest - code) << kShift);
-    bits = code == 0 ? i32{} : bits < 1 ? i32{} + 1 : bits;
-    return (f32)(bits | (i32)((u32)byte << 24 & 0x80000000u));
+
+  // From codes as the upper bits of `steps` under the sign.
+  static ALWAYS_INLINE f32 value(u32 steps, u32 codes, i32 origin) {
+    return (f32)((steps & codes) == u32{} ? u32{} : steps + (u32)origin);
   }
 };
 
-struct Positive8 {
-  static constexpr int kShift = 19, kLargest = 255;
-  static ALWAYS_INLINE i32 code(i32 steps, i32 bits) {
-    return ((bits > 0) & (steps < 1)) ? i32{} + 1 : steps;
+// The sign above seven bits; that of 0 is lost.
+struct Signed8 : Codes<20, 127> {
+  static ALWAYS_INLINE Pair load(const uint8_t* y, i32 origin) {
+    const u32 v = load_bytes(y), codes = all<0x07f00000>();
+    const u32 steps = (v & all<0x007f007f>()) << 4 | (v & all<0x00800080>()) << 8;
+    return {value(steps << 16, codes, origin), value(steps & all<0xffff0000>(), codes, origin)};
   }
-  static ALWAYS_INLINE f32 value(i32 byte, i32 largest) {
-    const i32 code = byte & 255;
-    i32 bits = largest - ((kLargest - code) << kShift);
-    bits = code == 0 ? i32{} : bits < 1 ? i32{} + 1 : bits;
-    return (f32)bits;
+  static ALWAYS_INLINE u32 code(i32 steps, i32 bits) {
+    return (u32)(steps < 0 ? i32{} : steps) >> kShift | ((u32)bits >> 24 & all<0x80>());
   }
 };
 
-template <class S>
-ALWAYS_INLINE void load_block(const int8_t* y, float scale, int64_t n, float* x) {
-  int32_t bits;
-  __builtin_memcpy(&bits, &scale, sizeof bits);
-  if (bits >= kInfinity || bits < 0) {
-    for (int64_t i = 0; i < n; ++i) x[i] = __builtin_nanf("");
-    return;
+struct Positive8 : Codes<19, 255> {
+  static ALWAYS_INLINE Pair load(const uint8_t* y, i32 origin) {
+    const u32 steps = load_bytes(y) << 3, codes = all<0x07f80000>();
+    return {value(steps << 16, codes, origin), value(steps & all<0xffff0000>(), codes, origin)};
   }
-  const i32 largest = i32{} + bits;
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    prefetch(y + i, kAhead);
-    store(x + i, S::value(widened8(load<i8>(y + i)), largest));
+  static ALWAYS_INLINE u32 code(i32 steps, i32 bits) {
+    const i32 one = (i32)all<1>(), magnitude = bits & (i32)all<0x7fffffff>();
+    const i32 least = magnitude > one ? one : magnitude;
+    steps = steps >> kShift;
+    return (u32)(steps > least ? steps : least);
   }
-  if (i == n) return;
-  int8_t last[kWidth] = {};
-  __builtin_memcpy(last, y + i, static_cast<size_t>(n - i));
-  store(x + i, S::value(widened8(load<i8>(last)), largest));
-}
+};
 
-// x has room for one vector less one element beyond n.
-template <class S>
-ALWAYS_INLINE void store_block(float* x, int64_t n, int8_t* y, float* scale, const Random& random,
-                               int64_t at) {
-  i32 most = {};
-  for (int64_t i = n; i % kWidth; ++i) x[i] = 0;
-  for (int64_t i = 0; i < n; i += kWidth) {
-    const i32 magnitude = load<i32>(reinterpret_cast<const int32_t*>(x + i)) & 0x7fffffff;
-    most = magnitude > most ? magnitude : most;
-  }
-  int32_t bits = fold_lanes<int32_t>(
-      most, [](i32 a, i32 b) __attribute__((always_inline)) { return a > b ? a : b; });
+// A block of n elements to y. x holds its pairs one after the other, even before odd, and room to
+// whole pairs, which it fills with 0.
+template <class S, int kTurn>
+ALWAYS_INLINE void store_block(float* x, int64_t n, uint8_t* y, float* scale,
+                               const Random& random) {
+  for (int64_t i = n; i % kPair; ++i) x[i / kPair * kPair + i % 2 * kWidth + i % kPair / 2] = 0;
+  const auto bits_at = [&](int64_t i) __attribute__((always_inline)) {
+    return load<i32>(reinterpret_cast<const int32_t*>(x + i));
+  };
+  i32 most[2] = {};
+  for (int64_t i = 0; i < n; i += kPair)
+    for (int odd = 0; odd < 2; ++odd) {
+      const i32 magnitude = bits_at(i + odd * kWidth) & 0x7fffffff;
+      most[odd] = magnitude > most[odd] ? magnitude : most[odd];
+    }
+  const auto larger = [](i32 a, i32 b) __attribute__((always_inline)) { return a > b ? a : b; };
+  int32_t bits = fold_lanes<int32_t>(larger(most[0], most[1]), larger);
   if (bits >= kInfinity) bits = 0x7fc00000;
   __builtin_memcpy(scale, &bits, sizeof bits);
-  const i32 above = i32{} + (S::kLargest << S::kShift) - bits;
-  const auto coded = [&](int64_t i) __attribute__((always_inline)) {
-    const i32 own = load<i32>(reinterpret_cast<const int32_t*>(x + i));
-    i32 steps = (own & 0x7fffffff) + above + (i32)(random(at + i) << (S::kShift - 16));
-    steps = steps < 0 ? i32{} : steps;
-    return narrowed8(S::code(steps >> S::kShift, own));
+  const i32 origin = i32{} + S::origin(bits);
+  const auto coded = [&](i32 own, u32 random_bits) __attribute__((always_inline)) {
+    return S::code((own & 0x7fffffff) - origin + (i32)random_bits, own);
   };
+  for (int64_t i = 0; i < n; i += kPair) {
+    const u32 codes = coded(bits_at(i), random.bits<kTurn, S::kShift, 0>(i)) |
+                      coded(bits_at(i + kWidth), random.bits<kTurn, S::kShift, 1>(i)) << 16;
+    if (i + kPair <= n) {
+      store_bytes(y + i, codes);
+    } else {
+      uint8_t last[kPair];
+      store_bytes(last, codes);
+      __builtin_memcpy(y + i, last, static_cast<size_t>(n - i));
+    }
+  }
+}
+
+// x[i] = what y[i] stands for, S kept in 16 bits.
+template <class S>
+ALWAYS_INLINE void load_all(const uint16_t* y, int64_t n, float* x) {
   int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) store(y + i, coded(i));
+  for (; i + kPair <= n; i += kPair) store_plain(x + i, S::load(y + i));
   if (i == n) return;
-  int8_t last[kWidth];
-  store(last, coded(i));
-  __builtin_memcpy(y + i, last, static_cast<size_t>(n - i));
-}
-
-template <class S>
-ALWAYS_INLINE void load_blocks(const int8_t* y, const float* scales, int64_t n, float* x) {
-  for (int64_t at = 0; at < n; at += kScaleBlock)
-    load_block<S>(y + at, *scales++, n - at < kScaleBlock ? n - at : kScaleBlock, x + at);
-}
-
-template <class S>
-ALWAYS_INLINE void store_blocks(float* x, int64_t n, int8_t* y, float* scales,
-                                const Random& random) {
-  for (int64_t at = 0; at < n; at += kScaleBlock)
-    store_block<S>(x + at, n - at < kScaleBlock ? n - at : kScaleBlock, y + at, scales++, random,
-                   at);
+  uint16_t last[kPair] = {};
+  float values[kPair];
+  __builtin_memcpy(last, y + i, static_cast<size_t>(n - i) * sizeof *y);
+  store_plain(values, S::load(last));
+  __builtin_memcpy(x + i, values, static_cast<size_t>(n - i) * sizeof *x);
 }
 
 }  // namespace gradstep::GRADSTEP_ISA::storage

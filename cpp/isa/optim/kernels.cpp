@@ -36,10 +36,8 @@ static void update_items(const Formula& formula, const Tensor* tensors, const It
     const Tensor& tensor = tensors[item->tensor];
     if constexpr (sizeof(T) == 4) {
       if (tensor.layout || tensor.gradient != Keep::kPlain) {
-        update_stored(
-            *item, tensor, c.prepare, c.step, c.zero_gradient,
-            [&](int64_t n, float* p, const float* g, float* const* state)
-                __attribute__((always_inline)) { update(c.formula, n, p, g, state[kState]...); });
+        update_stored<F<T>, kState...>(c.formula, c.prepare, c.step, c.zero_gradient, *item,
+                                       tensor);
         continue;
       }
     }

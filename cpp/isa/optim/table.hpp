@@ -63,9 +63,10 @@ struct Layout {
   int64_t first_tile = 0;  // of the tensor's elements in their stream: see philox.hpp
 };
 
-// The arrays of a tensor share the random bits of a step, whose number is the offset of the stream:
-// the parameter takes 16 bits of each word from bit 0 on, state k from bit kTurn (k + 1).
-inline constexpr int kTurn = 5;
+// The arrays of a tensor share the random bits of a step, whose number is the offset of the stream.
+// The parameter, then the states: to the left by so many bits they turn each word, and take its
+// upper ones.
+inline constexpr int kTurns[1 + kMaxStates] = {8, 0, 16, 24};
 // Items of a tensor with a layout begin at multiples of so many elements.
 inline constexpr int64_t kStoredBlock = 1024;
 

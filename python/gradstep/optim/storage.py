@@ -183,11 +183,11 @@ def put_state(
 ) -> None:
     """Writes float32 values, flat, into such an array.
 
-    random: makes 16 random bits for each; None rounds to nearest.
+    random: makes a random word for each; None rounds to nearest.
     """
     if scale is not None:
-        chance = np.full(len(values), 1 << 15) if random is None else random()
-        values, largest = spec.to_blocks(values, array.dtype == np.int8, chance)
+        words = None if random is None else random()
+        values, largest = spec.to_blocks(values, array.dtype == np.int8, words)
         _write(scale, largest)
     elif is_bfloat16(array.dtype):
         values = spec.to_bfloat16(values, None if random is None else random())

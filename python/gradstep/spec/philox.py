@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["STREAM_VERSION", "keep_scale", "philox4x32", "threshold", "uniform16"]
+__all__ = ["STREAM_VERSION", "keep_scale", "philox4x32", "threshold", "tile_words", "uniform16"]
 
 # Changes when the same seed, offset and element no longer give the same bits.
 STREAM_VERSION = 1
@@ -47,22 +47,30 @@ def philox4x32(counter: Any, key: Any, rounds: int = 10) -> NDArray[np.uint32]:
     return words
 
 
-def uniform16(
-    first: int, n: int, seed: int, offset: int = 0, rounds: int = 10
-) -> NDArray[np.uint16]:
+def tile_words(
+    begin: int, end: int, seed: int, offset: int = 0, rounds: int = 10
+) -> NDArray[np.uint32]:
+    """The words of tiles [begin, end) of the stream of (seed, offset), (tiles, 2, 16).
+
+    Of a tile, words 0 and 1 of its eight blocks one after the other, then their words 2 and 3.
+    """
+    block = np.arange(8 * begin, 8 * end, dtype=np.uint64).reshape(-1, 8)
+    counter = np.empty((*block.shape, 4), np.uint64)
+    counter[..., 0], counter[..., 1] = block & LOW, block >> HALF
+    counter[..., 2], counter[..., 3] = offset & 0xFFFFFFFF, offset >> 32
+    words = philox4x32(counter, [seed & 0xFFFFFFFF, seed >> 32], rounds)
+    # (tile, block, pair, word of the pair) to (tile, pair, lane).
+    return words.reshape(-1, 8, 2, 2).transpose(0, 2, 1, 3).reshape(-1, 2, LANES)
+
+
+def uniform16(first: int, n: int, seed: int, offset: int = 0) -> NDArray[np.uint16]:
     """The 16 bits of elements [first, first + n) of the stream of (seed, offset).
 
     >>> uniform16(0, 4, seed=0)
     array([59605, 50573, 52388,   219], dtype=uint16)
     """
     begin, end = first // TILE, -(-(first + n) // TILE)
-    block = np.arange(8 * begin, 8 * end, dtype=np.uint64).reshape(-1, 8)
-    counter = np.empty((*block.shape, 4), np.uint64)
-    counter[..., 0], counter[..., 1] = block & LOW, block >> HALF
-    counter[..., 2], counter[..., 3] = offset & 0xFFFFFFFF, offset >> 32
-    words = philox4x32(counter, [seed & 0xFFFFFFFF, seed >> 32], rounds)
-    # (tile, block, pair, word of the pair) to (tile, pair, lane), then the halves as rows.
-    lanes = words.reshape(-1, 8, 2, 2).transpose(0, 2, 1, 3).reshape(-1, 2, LANES)
+    lanes = tile_words(begin, end, seed, offset)
     rows = np.stack([lanes & np.uint32(0xFFFF), lanes >> np.uint32(16)], 2).astype(np.uint16)
     bits: NDArray[np.uint16] = rows.reshape(-1)[first - begin * TILE :][:n]
     return bits

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.spec.philox import uniform16
+from gradstep.spec.philox import tile_words
 
 __all__ = [
     "SCALE_BLOCK",
@@ -28,11 +28,14 @@ Floats = NDArray[np.float32]
 # Elements that share a scale.
 SCALE_BLOCK = 256
 ROUNDS = 7
-# The first bit of a word that an array takes lies so far beyond that of the array before.
-TURN = 5
+# The parameter, then the states: to the left by so many bits they turn the words.
+TURNS = (8, 0, 16, 24)
 # Of signed numbers and of those >= 0: the largest code, and a step in float32 bits as a power of 2.
 CODES = {True: (127, 20), False: (255, 19)}
 INFINITY = 0x7F800000
+HALF = 1 << 31
+# The bits of the least scale that codes count from, 2^-111: code 1 is above 0, and 0 has code 0.
+LEAST_SCALE = 0x08000000
 NAN = np.uint32(0x7FC00000)
 
 
@@ -43,29 +46,33 @@ def _bits(x: Floats) -> NDArray[np.uint32]:
 
 
 def random_bits(n: int, seed: int, step: int, array: int, first_tile: int = 0) -> NDArray[Any]:
-    """16 random bits for each of n elements of a tensor at a step.
+    """Random words for each of n elements of a tensor at a step, whose upper bits are used.
 
-    array: 0 for the parameter, 1 + k for its state k: they share 32-bit words, in which an element
-    of a lower row has the 16 bits of `uniform16` below, and take 16 bits of them, from bit 0, 5, 10
-    or 15 on. first_tile: where the tensor's elements begin in the stream, in tiles of 64.
+    array: 0 for the parameter, 1 + k for its state k. Elements 2 l and 2 l + 1 of a tile of 64
+    share word l of `tile_words`. Arrays turn it to the left by 8, 0, 16 or 24 bits, and odd
+    elements by 16 more. first_tile: where the tensor's elements begin in the stream, in tiles.
     """
-    padded = -(-n // 64) * 64
-    own = uniform16(64 * first_tile, padded, seed, step, rounds=ROUNDS).astype(np.uint32)
-    pairs = own.reshape(-1, 2, 16)  # rows that are the two halves of the same words
-    words = pairs | pairs[:, ::-1] << np.uint32(16)
-    return words.reshape(-1)[:n] >> np.uint32(TURN * array) & np.uint32(0xFFFF)
+    end = first_tile + -(-n // 64)
+    words = tile_words(first_tile, end, seed, step, rounds=ROUNDS).reshape(-1)
+    turn = (TURNS[array] + 16 * np.arange(2, dtype=np.uint32)) % 32
+    turned = words[:, None] << turn | words[:, None] >> (32 - turn) % 32
+    return turned.reshape(-1)[:n]
 
 
 def to_bfloat16(x: Floats, random: NDArray[Any] | None = None) -> NDArray[np.uint16]:
     """The upper halves of x (N,), rounded to nearest, halves to even.
 
-    random: (N,), 0 to 65535; then up with the probability that is due.
+    random: (N,), 32-bit words, whose upper half is used: then up with the probability that is due.
 
     >>> [hex(v) for v in to_bfloat16(np.float32([1.0, 1.00390625, -2.0]))]
     ['0x3f80', '0x3f80', '0xc000']
     """
     bits = _bits(x)
-    up = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) if random is None else random
+    up = (
+        np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+        if random is None
+        else random >> np.uint32(16)
+    )
     rounded = np.where(np.isnan(x), bits, bits + up)
     return (rounded >> np.uint32(16)).astype(np.uint16)
 
@@ -102,32 +109,32 @@ def from_split(high: NDArray[np.uint16], low: NDArray[np.int16]) -> Floats:
 
 
 def to_blocks(
-    x: Floats, signed: bool, random: NDArray[Any]
+    x: Floats, signed: bool, random: NDArray[Any] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Eight bits for each of x (N,), and for each block of 256 the largest magnitude, its scale.
 
     A code counts steps of float32 bits below the scale: 8 to an octave for signed numbers, whose
     sign is bit 7, and 16 for those >= 0, over 16 octaves. What is less becomes 0, and code 1 where
-    all are >= 0. random: (N,), 0 to 65535; a code is rounded up with the probability that is due.
-    Where a block holds something that is not finite, all of it becomes NaN.
+    all are >= 0. Where a block holds something that is not finite, all of it becomes NaN.
+
+    random: (N,), 32-bit words: a code is rounded up with the probability that is due; without them
+    to the nearest.
     """
     n = len(x)
     largest, shift = CODES[signed]
     padded = np.zeros((-(-n // SCALE_BLOCK), SCALE_BLOCK), np.float32)
     chance = np.zeros(padded.shape, np.int64)
-    padded.reshape(-1)[:n], chance.reshape(-1)[:n] = x, random
+    padded.reshape(-1)[:n], chance.reshape(-1)[:n] = x, HALF if random is None else random
     bits = padded.view(np.int32).astype(np.int64)
     magnitude = bits & 0x7FFFFFFF
     most = magnitude.max(axis=1, initial=0)
     most = np.where(most >= INFINITY, int(NAN), most)
-    below = magnitude + (largest << shift) - most[:, None]
-    # In 32 bits, as beside NaN the sum may pass them.
-    steps = (below + (chance << (shift - 16))).astype(np.int32)
-    code = np.maximum(steps, 0) >> shift
+    origin = np.maximum(most, LEAST_SCALE) - (largest << shift)
+    # In 32 bits, as beside NaN the difference may pass them.
+    steps = (magnitude - origin[:, None] + (chance >> (32 - shift))).astype(np.int32)
+    code = np.maximum(steps >> shift, 0 if signed else np.minimum(magnitude, 1))
     if signed:
         code |= (bits < 0) * np.int32(128)
-    else:
-        code = np.where((bits > 0) & (code < 1), 1, code)
     return code.astype(np.uint8).reshape(-1)[:n], most.astype(np.int32).view(np.float32)
 
 
@@ -135,9 +142,9 @@ def from_blocks(y: NDArray[np.uint8], scale: NDArray[np.float32], signed: bool) 
     """The float32 values of `to_blocks`."""
     largest, shift = CODES[signed]
     most = np.repeat(scale.view(np.int32), SCALE_BLOCK)[: len(y)]
+    origin = np.maximum(most, LEAST_SCALE) - (largest << shift)
     code = y.astype(np.int32) & largest
-    bits = np.where(code == 0, 0, np.maximum(most - ((largest - code) << shift), 1))
-    if signed:
-        bits |= (y.astype(np.int32) & 128) << 24
+    sign = (y.astype(np.int32) & 128) << 24 if signed else 0
+    bits = np.where(code == 0, 0, sign | (code << shift) + origin)
     x = bits.astype(np.int32).view(np.float32)
     return np.where((most < 0) | (most >= INFINITY), np.float32(np.nan), x)
