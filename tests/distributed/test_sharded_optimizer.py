@@ -37,6 +37,7 @@ def test_any_number_of_ranks_gives_the_bits_of_one_process(
 ) -> None:
     monkeypatch.setattr(exchange, "BUCKET", 2**13)
     monkeypatch.setattr(exchange, "LEAST_BUCKET", 2**13)
+    monkeypatch.setattr(exchange, "STAGED", 2**15)
     expected, infos = trained_alone(cls, dtype, 3, **hyper)
     for n in RANKS:
         for found, own in trained_together(ranks, n, cls, dtype, 3, **hyper):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -25,8 +26,8 @@ from gradstep.spec import storage
 
 __all__ = ["Exchange"]
 
-# A message: small enough to be added up from the cache, far below 2 GiB. What all others have sent
-# and was not used yet takes at most STAGED bytes.
+# A message: small enough to be added up from the cache, far below 2 GiB. So many are under way that
+# what all others have sent, and was not used yet, takes at most STAGED bytes.
 BUCKET = 2**20
 LEAST_BUCKET = 2**16
 STAGED = 2**25
@@ -73,6 +74,7 @@ class Exchange:
         wire = [2 if half else dtype.itemsize for half, dtype in zip(self._half, sums, strict=True)]
         share = STAGED // 2 // max(1, len(self.peers))
         limit = max(LEAST_BUCKET, min(BUCKET, share // 8 * 8))
+        self._depth = max(2, share // limit * 2)
         self._gradients = [list(_messages(shard, wire, limit)) for shard in self.shards]
         self._parameters = [list(_messages(shard, items, limit)) for shard in self.shards]
         self._staging: dict[tuple[int, int], Bytes] = {}
@@ -162,27 +164,27 @@ class Exchange:
         own = self.transport.rank
         with self:
             rounds = zip_longest(*self._gradients)
-            under_way: list[tuple[Pending, Message | None, dict[int, Bytes]]] = []
+            under_way: deque[tuple[Pending, Message | None, dict[int, Bytes]]] = deque()
             for turn, messages in enumerate(rounds):
                 sends = [
                     (rank, self._packed(messages[rank], gradients))
                     for rank in self.peers
                     if messages[rank] is not None
                 ]
+                if len(under_way) == self._depth:
+                    self._add(*under_way.popleft(), gradients, totals, present, begun)
                 mine = messages[own]
                 found = {} if mine is None else self._stages(mine.size, turn)
                 pending = self.transport.start(sends, list(found.items()))
                 under_way.append((pending, mine, found))
-                if turn:
-                    self._add(*under_way.pop(0), gradients, totals, present, begun)
             for last in under_way:
                 self._add(*last, gradients, totals, present, begun)
 
     def _stages(self, size: int, turn: int) -> dict[int, Bytes]:
-        """Where the messages of the others go: two places for each."""
+        """Where the messages of the others go."""
         found = {}
         for rank in self.peers:
-            key = rank, turn % 2
+            key = rank, turn % self._depth
             if key not in self._staging or self._staging[key].size < size:
                 self._staging[key] = np.empty(size, np.uint8)
             found[rank] = self._staging[key][:size]
@@ -263,22 +265,22 @@ class Exchange:
         """Gives every rank the pieces of all others; parameters: each tensor, flat."""
         own = self.transport.rank
         with self:
-            under_way: list[tuple[Pending, list[tuple[Message, Bytes]]]] = []
-            for turn, messages in enumerate(zip_longest(*self._parameters)):
+            under_way: deque[tuple[Pending, list[tuple[Message, Bytes]]]] = deque()
+            for messages in zip_longest(*self._parameters):
+                if len(under_way) == self._depth:
+                    _finish(*under_way.popleft(), parameters)
                 mine = messages[own]
                 sends: list[Parcel] = []
                 if mine is not None:
                     packed = _joined(mine, parameters)
                     sends = [(rank, packed) for rank in self.peers]
-                receives, copies = self._places(messages, parameters, turn)
+                receives, copies = self._places(messages, parameters)
                 under_way.append((self.transport.start(sends, receives), copies))
-                if turn:
-                    _finish(*under_way.pop(0), parameters)
             for last in under_way:
                 _finish(*last, parameters)
 
     def _places(
-        self, messages: Sequence[Message | None], parameters: Sequence[Array], turn: int
+        self, messages: Sequence[Message | None], parameters: Sequence[Array]
     ) -> tuple[list[Parcel], list[tuple[Message, Bytes]]]:
         """Where messages go: a parameter itself, or memory from which parts are then copied."""
         receives: list[Parcel] = []
