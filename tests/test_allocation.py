@@ -220,7 +220,8 @@ def test_each_allocation_of_the_interpreter_may_fail(python: Any) -> None:
 
 NO_MEMORY = {
     "fail_allocation", "set_num_threads", "get_num_threads", "tune", "use_simd", "simd_level",
-    "simd_levels", "compiled_simd_levels", "optimizer_kernels", "assignment_kernels",
+    "simd_levels", "compiled_simd_levels", "missing_simd_features",
+    "optimizer_kernels", "assignment_kernels",
     "borrow_threads", "return_threads", "threads_borrowed", "use_team", "use_blas_threads",
     "uses_blas_threads", "flush_denormals", "restore_denormals",
     "philox_block", "are_floats",

@@ -12,6 +12,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from gradstep import _core
 
 LEVELS = gs.build_info()["simd_levels"]
 SHOW = "import gradstep as gs; print(gs.simd_level(), gs.get_num_threads())"
@@ -27,7 +28,11 @@ def test_the_version_is_written_once() -> None:
 
 def test_build_info_says_what_runs(level: str) -> None:
     info = gs.build_info()
-    assert list(info) == ["version", "compiler", "simd_levels", "simd_level", "threads"]
+    simd = ["simd_levels", "simd_level", "simd_missing"]
+    assert list(info) == ["version", "compiler", *simd, "threads"]
+    every = {*info["simd_levels"], *info["simd_missing"]}
+    assert every == {*_core.compiled_simd_levels()}
+    assert all(info["simd_missing"].values())
     assert (info["simd_levels"], info["simd_level"]) == (LEVELS, level)
     assert info["compiler"] and info["simd_levels"][0] == "baseline"
 

@@ -34,8 +34,11 @@ std::vector<std::string> simd_levels() {
 
 void use_simd(const std::string& level, const std::string& argument) {
   if (activate_table(level)) return;
+  std::string lacking;
+  for (const auto& [isa, missing] : missing_features())
+    if (isa == level) lacking = "; this CPU lacks " + missing;
   throw py::value_error(argument + ": " + level + ", expected one of " + joined(simd_levels()) +
-                        " (what this build has and this CPU runs)");
+                        " (what this build has and this CPU runs" + lacking + ")");
 }
 
 // name -> state names, of the optimizers and of the assignments.
@@ -166,6 +169,7 @@ PYBIND11_MODULE(_core, m) {
   load_array_types();
   m.def("simd_levels", simd_levels);
   m.def("compiled_simd_levels", compiled_isas);
+  m.def("missing_simd_features", missing_features);
   m.def("simd_level", [] { return active_table().isa; });
   m.def("use_simd", [](const std::string& level) { use_simd(level, "level"); }, py::arg("level"));
   m.def("get_num_threads", [] { return ThreadPool::instance().threads(); });

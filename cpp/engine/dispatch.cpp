@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include "engine/cpu.hpp"
+
 namespace gradstep {
 
 #define TABLE_OF(isa, family, Kernels) \
@@ -31,33 +33,20 @@ namespace {
 
 struct Candidate {
   const KernelTable* table;
-  bool (*runs_here)();
+  std::string (*missing)(const CpuWords&);  // nullptr: runs everywhere
 };
-
-#if defined(GRADSTEP_HAS_AVX)
-// All that -march=x86-64-v3 and -v4 let the compiler use beyond what their vectors need; the
-// built-in asks the operating system too whether it saves the registers.
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-         __builtin_cpu_supports("popcnt");
-}
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl");
-}
-#endif
-
-bool always() { return true; }
 
 const Candidate kCandidates[] = {
-    {&baseline::kTables, always},
+    {&baseline::kTables, nullptr},
 #if defined(GRADSTEP_HAS_AVX)
-    {&avx2::kTables, has_avx2},
-    {&avx512::kTables, has_avx512},
+    {&avx2::kTables, missing_for_avx2},
+    {&avx512::kTables, missing_for_avx512},
 #endif
 };
+
+std::string missing_for(const Candidate& candidate) {
+  return candidate.missing ? candidate.missing(cpu_words()) : "";
+}
 
 std::atomic<const KernelTable*>& active() {
   static std::atomic<const KernelTable*> table{supported_tables().back()};
@@ -70,7 +59,7 @@ const std::vector<const KernelTable*>& supported_tables() {
   static const std::vector<const KernelTable*> tables = [] {
     std::vector<const KernelTable*> found;
     for (const Candidate& candidate : kCandidates)
-      if (candidate.runs_here()) found.push_back(candidate.table);
+      if (missing_for(candidate).empty()) found.push_back(candidate.table);
     return found;
   }();
   return tables;
@@ -80,6 +69,14 @@ std::vector<std::string> compiled_isas() {
   std::vector<std::string> names;
   for (const Candidate& candidate : kCandidates) names.push_back(candidate.table->isa);
   return names;
+}
+
+std::vector<std::pair<std::string, std::string>> missing_features() {
+  std::vector<std::pair<std::string, std::string>> found;
+  for (const Candidate& candidate : kCandidates)
+    if (std::string missing = missing_for(candidate); !missing.empty())
+      found.emplace_back(candidate.table->isa, std::move(missing));
+  return found;
 }
 
 const KernelTable& active_table() { return *active().load(std::memory_order_relaxed); }

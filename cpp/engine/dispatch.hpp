@@ -1,6 +1,7 @@
 // Which ISA's kernels run.
 #pragma once
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "isa/activation/table.hpp"
@@ -27,6 +28,8 @@ struct KernelTable {
 const std::vector<const KernelTable*>& supported_tables();
 // Every ISA this build was compiled for.
 std::vector<std::string> compiled_isas();
+// Of those that this CPU does not run, the name and what the CPU lacks.
+std::vector<std::pair<std::string, std::string>> missing_features();
 
 // The active one: at first the best, or the one that GRADSTEP_SIMD names.
 const KernelTable& active_table();

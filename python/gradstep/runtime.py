@@ -150,12 +150,16 @@ class flush_denormals:
 
 
 def build_info() -> dict[str, Any]:
-    """Version, compiler, instruction sets that this CPU can run, the one in use, threads."""
+    """Version, compiler, instruction sets that this CPU can run, the one in use, threads.
+
+    simd_missing: for each other instruction set of this build, what the CPU lacks for it.
+    """
     return {
         "version": _core.__version__,
         "compiler": _core.compiler,
         "simd_levels": tuple(_core.simd_levels()),
         "simd_level": _core.simd_level(),
+        "simd_missing": dict(_core.missing_simd_features()),
         "threads": _core.get_num_threads(),
     }
 

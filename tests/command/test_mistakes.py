@@ -232,6 +232,12 @@ def test_info_tells_what_runs_here(run):
     assert {"matplotlib", "tqdm", "scikit-learn", "mlxtend", "torch"} < set(values)
 
 
+def test_info_says_what_the_cpu_lacks(run, monkeypatch):
+    build = {**gs.build_info(), "simd_missing": {"avx512": "avx512bw, avx512vl"}}
+    monkeypatch.setattr(cli, "build_info", lambda: build)
+    assert "; avx512 needs avx512bw, avx512vl)\n" in run("info").out
+
+
 def test_info_tells_what_is_not_installed(run, monkeypatch):
     def missing(package):
         raise cli.metadata.PackageNotFoundError

@@ -67,6 +67,7 @@ def _report(spec: bool, found: dict[int, str], wrong: int) -> str:
             for steps, digest in found.items()
         },
         "SIMD": f"{build['simd_level']} of {', '.join(build['simd_levels'])}",
+        "SIMD levels that do not run here, and why": build["simd_missing"] or "none",
         "threads": build["threads"],
         "compiler": build["compiler"],
         "CPU": _processor(),

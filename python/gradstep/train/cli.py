@@ -340,10 +340,11 @@ def _bench(argv: Sequence[str]) -> int:
 def _info(arguments: argparse.Namespace) -> int:
     console = Console()
     build = build_info()
+    lacks = "".join(f"; {level} needs {what}" for level, what in build["simd_missing"].items())
     extras = ("matplotlib", "tqdm", "scikit-learn", "mlxtend", "safetensors", "torch")
     lines = {
         "gradstep": build["version"],
-        "SIMD": f"{build['simd_level']} (this CPU runs {', '.join(build['simd_levels'])})",
+        "SIMD": f"{build['simd_level']} (this CPU runs {', '.join(build['simd_levels'])}{lacks})",
         "threads": build["threads"],
         "compiler": build["compiler"],
         "Python": sys.version.split()[0],
