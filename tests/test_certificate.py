@@ -144,3 +144,9 @@ def test_an_optimizer_with_other_bits_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_a_wrong_number_of_steps_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["certify", "--steps", "7"]) == 2
     assert "choose from 10, 100, 1000" in capsys.readouterr().err
+
+
+def test_the_page_shows_the_expected_hashes() -> None:
+    page = Path(__file__).parents[1].joinpath("docs/exactness.md").read_text("utf-8")
+    for digest_ in EXPECTED.values():
+        assert f"  {digest_}  as expected\n" in page

@@ -12,9 +12,9 @@ from gradstep.certificate.network import Training
 __all__ = ["EXPECTED", "NATIVE", "SPECIFICATION", "Kernels", "Training", "first_difference"]
 
 EXPECTED = {
-    10: "483c5e654aad12f57fb9dcceca098b47ecd9d466b6859c60b48648a1836876c8",
-    100: "6b617e8967c675ed8f7241724aa7ee61f2af238e1ca470e25d6c43c5c48a97fd",
-    1000: "57c6daf250ab6c25d98773cd5278a928744a379f30bf12decdad3641f8a450c0",
+    10: "f3f5b510417f3368f4a51083b54fc7ddad2e7e286b399bfe6e506df5e9494d1f",
+    100: "a527b50c2b83479538e811ea05b05e34af210c61f403159be8ed0e8c17b187d8",
+    1000: "ddd413551131bc764d6aef33961871a44394322b47b659567240798956900cd0",
 }
 
 
