@@ -109,8 +109,10 @@ def test_cross_entropy_of_the_specification_gives_the_bits_of_kernels(smoothing:
     assert (found[1] == expected[1]).all()
 
 
-def test_the_command_prints_the_hashes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["certify", "--steps", "10"]) == 0
+def test_the_command_prints_the_hashes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.txt"
+    assert main(["certify", "--steps", "10", "--report", str(path)]) == 0
+    assert not path.exists()
     out = capsys.readouterr().out
     assert f"    10 steps  {EXPECTED[10]}  as expected" in out
     assert "100" not in out.split("after")[1].replace(EXPECTED[10], "")
