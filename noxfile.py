@@ -2,7 +2,7 @@
 # /// script
 # dependencies = ["nox"]
 # ///
-"""The checks that contributors run most, in environments of their own. `.ci/run` runs all of them."""
+"""The checks that contributors run most, each in an environment. `.ci/run` runs all of them."""
 
 import nox
 
