@@ -138,21 +138,29 @@ def _mpi(options: argparse.Namespace) -> None:
     clipped = gd.ShardedOptimizer(gs.AdamW, weights, comm=transport, clip_norm=1.0)
     shard = sum(piece.size for piece in plain.pieces)
     peers = [rank for rank in range(transport.size) if rank != transport.rank]
-    ours, theirs = np.ones(shard, np.float32), np.ones(4 * MESSAGE, np.uint8)
-    target = np.empty_like(ours)
+    ours, target = np.ones(shard, np.float32), np.ones(shard, np.float32)
+    staged = [np.ones(4 * MESSAGE, np.uint8) for _ in peers]
+    # The other shards are as long, to a block: all send what all receive.
+    whole = [np.ones(ours.nbytes, np.uint8) for _ in peers]
     flat = ours.view(np.uint8)
 
     def exchanged() -> None:
-        """As many bytes as a step sends: every rank's gradients, and new parameters."""
-        for _ in range(2):
+        """As many bytes as a step sends: gradients into the cache, then parameters into memory."""
+        for places in (staged, whole):
             pending = []
             for turn, start in enumerate(range(0, flat.size, MESSAGE)):
                 part = flat[start : start + MESSAGE]
-                place = theirs[turn % 4 * MESSAGE :][: part.size]
-                sends = [(rank, part) for rank in peers]
-                # The other shards are as long, to a block: all send what all receive.
-                pending.append(transport.start(sends, [(rank, place) for rank in peers]))
-                if turn:
+                at = start if places is whole else turn % 4 * MESSAGE
+                pending.append(
+                    transport.start(
+                        [(rank, part) for rank in peers],
+                        [
+                            (rank, place[at : at + part.size])
+                            for rank, place in zip(peers, places, strict=True)
+                        ],
+                    )
+                )
+                if turn > 2:
                     pending.pop(0).wait()
             for last in pending:
                 last.wait()

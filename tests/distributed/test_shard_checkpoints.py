@@ -145,6 +145,18 @@ def test_the_checkpoint_before_stays_until_all_ranks_have_written(
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 
+def test_folders_that_are_not_the_same_are_refused(ranks: Ranks, tmp_path: Path) -> None:
+    def work(transport: Any) -> Any:
+        _, optimizer = made(transport)
+        with pytest.raises((OSError, gd.DistributedError)) as caught:
+            optimizer.save(tmp_path / f"disk of {transport.rank}")
+        return str(caught.value)
+
+    for said in ranks(2, work):
+        assert "rank 0 does not see what rank 1 wrote, expected one folder of all" in said
+    assert not list(tmp_path.glob("*/*"))
+
+
 def test_files_of_earlier_checkpoints_are_removed(ranks: Ranks, saved: Path) -> None:
     (saved / "shard-dead-00000-00000.safetensors").write_bytes(b"half")
     before = {path.name for path in saved.glob("shard-*")}

@@ -337,6 +337,8 @@ def test_arguments_are_checked_on_all_ranks(ranks: Ranks) -> None:
     assert refused(gs.SGD, [1.0]).startswith("TypeError: params[0]: float, expected a numpy")
     assert refused(gs.SGD, w.astype(np.int32)).startswith("TypeError: params")
     assert refused(gs.SGD, w, lr="x").startswith("TypeError: lr")
+    with pytest.raises(ValueError, match="ranks: 0, expected"):
+        gd.in_process(0)
     with pytest.raises(ValueError, match="timeout: 0, expected seconds above 0"):
         gd.in_process(2, timeout=0)
     with pytest.raises(TypeError, match="timeout: str, expected seconds"):

@@ -94,12 +94,22 @@ def save_shards(
     if rank == 0:
         try:
             files = list(chain.from_iterable(found))
+            _check_seen(place, found)
             _write_index(place, {**about, "step": step, "ranks": len(found)}, files)
         except OSError as raised:
             error = raised
     _agree_or_remove(exchange, "indexed", step, error, place, token)
     if rank == 0:
         _remove(place, lambda name: token not in name)
+
+
+def _check_seen(place: Path, found: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """Raises FileNotFoundError where a rank has written into a folder of its own."""
+    for rank, entries in enumerate(found):
+        for entry in entries:
+            if not (place / entry["name"]).exists():
+                what = f"rank 0 does not see what rank {rank} wrote, expected one folder of all"
+                raise FileNotFoundError(2, what, str(place))
 
 
 def _agree_or_remove(

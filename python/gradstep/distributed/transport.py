@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.arguments import kind
+from gradstep.arguments import integer, kind
 
 __all__ = ["DistributedError", "Pending", "Transport", "gather", "gather_equal", "in_process"]
 
@@ -150,5 +150,6 @@ def in_process(ranks: int, *, timeout: float = 60.0) -> list[LocalTransport]:
     >>> [transport.rank for transport in gd.in_process(3)]
     [0, 1, 2]
     """
+    integer("ranks", ranks, 1)
     hub = _Hub(ranks)
     return [LocalTransport(hub, rank, ranks, check_timeout(timeout)) for rank in range(ranks)]
