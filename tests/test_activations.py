@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gradstep as gs
 import numpy as np
 import pytest
+from folded import folded, in_all_pairs, in_turn
 from gradstep.spec import activations as spec
 from gradstep.spec import losses
 from test_exact import Guarded
@@ -59,15 +60,7 @@ ROWS: dict[str, tuple[Any, Any, Any, Any]] = {
 }
 elementwise = pytest.mark.parametrize("name", ELEMENTWISE)
 row_wise = pytest.mark.parametrize("name", ROWS)
-dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
-
-
-def everywhere(threads: tuple[int, ...] = (1, 2, 3, 7)) -> Iterator[str]:
-    for level in LEVELS:
-        gs.use_simd(level)
-        for count in threads:
-            gs.set_num_threads(count)
-            yield f"{level}, {count} threads"
+dtypes = folded("dtype", DTYPES)
 
 
 def drawn(shape: Any, dtype: Any, seed: int = 0) -> Any:
@@ -85,7 +78,7 @@ def bits(result: Any) -> Any:
 
 def same_everywhere(run: Callable[[], Any], threads: tuple[int, ...] = (1, 2, 3, 7)) -> Any:
     first = None
-    for where in everywhere(threads):
+    for where in in_turn(threads):
         result = run()
         first = result if first is None else first
         assert bits(result) == bits(first), where
@@ -190,7 +183,7 @@ def guarded() -> Any:
 
 @dtypes
 def test_no_byte_before_or_after_is_touched(dtype: Any, guarded: Any) -> None:
-    for _ in everywhere((1,)):
+    for _ in in_all_pairs((1,)):
         for size in (*range(1, 40), 64, 65, 500):
             x, dy = drawn(size, dtype, 1), drawn(size, dtype, 2)
             for at_end in (False, True):
@@ -241,7 +234,7 @@ def test_rows_do_not_depend_on_how_they_are_walked(name: str) -> None:
     forward, _, backward, _ = ROWS[name]
     for n in (3, 10, 16, 17, 64, 65, 100, 4097):
         x, dy = drawn((21, n), np.float32, n), drawn((21, n), np.float32, n + 1)
-        for _ in everywhere((1,)):
+        for _ in in_all_pairs((1,)):
             y = forward(x)
             beside = forward(np.ascontiguousarray(x.T), 0)
             assert bits(np.ascontiguousarray(beside.T)) == bits(y)

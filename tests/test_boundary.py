@@ -9,6 +9,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from folded import folded
 
 Refused = Callable[..., Any]
 SHAPE = (2, 3)
@@ -163,7 +164,7 @@ def three(make: type[gs.Optimizer] = gs.Adam, **options: Any) -> gs.Optimizer:
     return optimizer
 
 
-@pytest.mark.parametrize("position", [0, 1, 2])
+@folded("position", [0, 1, 2])
 @each(BAD_PARAMS)
 def test_bad_parameter_is_refused(case: Case, position: int) -> None:
     make, kind, message = case
@@ -176,8 +177,8 @@ def test_bad_parameter_is_refused(case: Case, position: int) -> None:
     assert [p.tobytes() for i, p in enumerate(params) if i != position] == before
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("position", [0, 1, 2])
+@folded("method", METHODS)
+@folded("position", [0, 1, 2])
 @each(BAD_GRADS)
 def test_bad_gradient_is_refused_and_nothing_is_written(
     case: Case, position: int, method: str, refused: Refused
@@ -192,8 +193,8 @@ def test_bad_gradient_is_refused_and_nothing_is_written(
         getattr(optimizer, method)(grads)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("position", [0, 1, 2])
+@folded("method", METHODS)
+@folded("position", [0, 1, 2])
 def test_the_step_after_an_error_is_as_if_it_never_was(
     optimizer_class: type[gs.Optimizer], position: int, method: str, refused: Refused, contents: Any
 ) -> None:
@@ -308,8 +309,8 @@ def test_parameters_must_not_share_memory() -> None:
     assert a.tobytes() == (good((8,)) - F4(1)).tobytes()
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("position", [0, 1, 2])
+@folded("method", METHODS)
+@folded("position", [0, 1, 2])
 def test_gradients_must_not_share_memory_that_a_step_writes(
     method: str, position: int, refused: Refused
 ) -> None:
@@ -436,7 +437,7 @@ def test_arrays_of_other_libraries_come_in_without_a_copy() -> None:
     assert [p.tobytes() for p in params.values()] == expected
 
 
-@pytest.mark.parametrize("method", METHODS)
+@folded("method", METHODS)
 @pytest.mark.parametrize("bad", [Unwilling(good()), np.ndarray], ids=["unwilling", "class"])
 def test_an_array_that_cannot_be_exported_is_named(bad: Any, method: str, contents: Any) -> None:
     optimizer = three()

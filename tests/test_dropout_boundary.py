@@ -8,6 +8,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from folded import folded
 
 F4 = np.float32
 SHAPE = (4, 3, 5)
@@ -104,7 +105,7 @@ def refused(kind: type[Exception], message: str, call: Callable[[], Any]) -> Non
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize("case", ARRAYS)
+@folded("case", ARRAYS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_arrays_that_do_not_fit(name: str, case: str) -> None:
     array, kind, message = ARRAYS[case]
@@ -117,7 +118,7 @@ def test_arrays_that_do_not_fit(name: str, case: str) -> None:
     assert out.tobytes() == good().tobytes()
 
 
-@pytest.mark.parametrize("case", OUTS)
+@folded("case", OUTS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_results_that_do_not_fit(name: str, case: str) -> None:
     out, kind, message = OUTS[case]
@@ -139,7 +140,7 @@ def test_partial_overlap(name: str) -> None:
     assert (memory == 1).all()
 
 
-@pytest.mark.parametrize(("bad", "kind", "message"), NUMBERS)
+@folded(("bad", "kind", "message"), NUMBERS)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_numbers_out_of_range(name: str, bad: Any, kind: Any, message: str) -> None:
     x = good()

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import gradstep as gs
 import numpy as np
 import pytest
 from cases import PREPARATIONS, label, variants
+from folded import folded, in_all_pairs, in_turn
 from gradstep import _core
 from guarded import Guarded
 
 LEVELS = gs.build_info()["simd_levels"]
-THREADS = (1, 2, 3, 7)
 DTYPES = (np.float32, np.float64)
 # Every size to four vectors of the widest ISA, and the borders of a preparation block, a sum block
 # and an item of work.
@@ -22,15 +22,23 @@ SIZES = [*range(66), 1023, 1024, 1025, 4095, 4096, 4097, 8191, 8192, 8193, 16_38
 LARGE = 100_003
 
 CASES = list(variants())
+
+
 # Preparations are compiled for both types, or none of them: plain and all at once with both, and
 # each one alone with one of them in turn.
-PREPARED = [
-    (name, options, prep, dtype)
-    for turn, (name, options) in enumerate(CASES)
-    for index, prep in enumerate([{}, *PREPARATIONS])
-    for dtype in DTYPES
-    if prep in ({}, PREPARATIONS[-1]) or dtype is DTYPES[(turn + index) % 2]
-]
+def prepared(name: str, options: Any) -> list[tuple[Any, Any]]:
+    """The preparations of one case, each with a type."""
+    turn = CASES.index((name, options))
+    return [
+        (prep, dtype)
+        for index, prep in enumerate([{}, *PREPARATIONS])
+        for dtype in DTYPES
+        if prep in ({}, PREPARATIONS[-1]) or dtype is DTYPES[(turn + index) % 2]
+    ]
+
+
+# Around every number of values in a vector, and in four of them.
+NEAR_VECTORS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65]
 
 
 def values(rng: np.random.Generator, size: int, dtype: Any) -> Any:
@@ -71,30 +79,38 @@ def assert_same_bits(found: Any, expected: Any, where: str) -> None:
         assert [s.tobytes() for s in a] == [s.tobytes() for s in b], f"{where}: state {i}"
 
 
-def everywhere(levels: tuple[str, ...] = LEVELS, threads: tuple[int, ...] = THREADS) -> Any:
-    for level in levels:
-        gs.use_simd(level)
-        for count in threads:
-            gs.set_num_threads(count)
-            yield f"{level}, {count} threads"
+def on_one_thread() -> Any:
+    return in_all_pairs(threads=(1,))
 
 
-@pytest.mark.parametrize(("name", "options", "prep", "dtype"), PREPARED, ids=label)
-def test_same_bits_as_reference(name: str, options: Any, prep: Any, dtype: Any) -> None:
+def compare(name: str, options: Any, prep: Any, dtype: Any, places: Any) -> None:
     params, grads = inputs(SIZES, dtype, steps=3)
     settings = {**options, **prep}
     expected = run(name, settings, params, grads, "reference_step")
     assert any(p.tobytes() != q.tobytes() for p, q in zip(params, expected[0], strict=True))
-    for where in everywhere():
+    for where in places():
         assert_same_bits(run(name, settings, params, grads, "step"), expected, where)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=label)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+def test_same_bits_as_reference(name: str, options: Any) -> None:
+    each = folded(("prep", "dtype"), prepared(name, options))
+    each(partial(compare, name, options, places=in_turn))()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+def test_same_bits_at_every_level_with_all_threads(name: str, options: Any) -> None:
+    each = folded(("prep", "dtype"), prepared(name, options))
+    each(partial(compare, name, options, places=in_all_pairs))()
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+@folded("dtype", DTYPES)
 def test_same_bits_over_many_steps_of_a_large_tensor(name: str, options: Any, dtype: Any) -> None:
-    params, grads = inputs([LARGE], dtype, steps=20)
+    params, grads = inputs([LARGE], dtype, steps=8)
     expected = run(name, options, params, grads, "reference_step")
-    for where in everywhere(threads=(1, 3)):
+    for where in in_all_pairs((1, 3)):
         assert_same_bits(run(name, options, params, grads, "step"), expected, where)
 
 
@@ -108,15 +124,15 @@ def test_many_tensors_in_one_step_equal_one_by_one(name: str, options: Any) -> N
         assert alone[0][0].tobytes() == together[0][i].tobytes(), sizes[i]
 
 
-@pytest.mark.parametrize("prep", [{}, PREPARATIONS[-1]], ids=label)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+@folded("prep", [{}, PREPARATIONS[-1]])
 def test_any_start_of_an_array_and_nothing_beside_it(name: str, options: Any, prep: Any) -> None:
     settings = {**options, **prep, "clip_norm": None}
     for start in range(17):
         size = 40 + start
         (p,), ((g,),) = inputs([size], np.float32, steps=1, seed=start)
         expected = run(name, settings, [p], [[g]], "reference_step")
-        for where in everywhere(threads=(1,)):
+        for where in on_one_thread():
             memory = np.full(start + size + 32, 12.25, np.float32)
             memory[start : start + size] = p
             gradient = np.full(start + size + 3, np.nan, np.float32)[3 + start :]
@@ -133,17 +149,17 @@ def guarded() -> Any:
     return [Guarded() for _ in range(5)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=label)
-@pytest.mark.parametrize("prep", [{}, PREPARATIONS[-1]], ids=label)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+@folded("prep", [{}, PREPARATIONS[-1]])
+@folded("dtype", DTYPES)
 def test_no_byte_before_or_after_is_touched(
     name: str, options: Any, prep: Any, dtype: Any, guarded: Any
 ) -> None:
     settings = {**options, **prep}
-    for size in (*range(1, 40), 64, 65, 1023 if dtype is np.float32 else 1000):
+    for size in (*NEAR_VECTORS, 1023 if dtype is np.float32 else 1000):
         (p,), ((g,),) = inputs([size], dtype, steps=1, seed=size)
         expected = run(name, settings, [p], [[g]], "reference_step")
-        for where in everywhere(threads=(1,)):
+        for where in on_one_thread():
             for at_end in (False, True):
                 param, grad = (m.array(a, at_end) for m, a in zip(guarded, (p, g), strict=False))
                 optimizer = gs.OPTIMIZERS[name]([param], **settings)
@@ -175,8 +191,8 @@ def test_levels_of_this_machine(record_testsuite_property: Any, capsys: Any) -> 
     assert set(LEVELS) <= set(_core.compiled_simd_levels())
 
 
-@pytest.mark.parametrize("prep", [{}, PREPARATIONS[-1]], ids=label)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=label)
+@folded("prep", [{}, PREPARATIONS[-1]])
 def test_zeroing_gradients_changes_nothing_else(name: str, options: Any, prep: Any) -> None:
     params, (grads,) = inputs([0, 1, 37, 8193, 30_000], np.float32, steps=1)
     settings = {**options, **prep}

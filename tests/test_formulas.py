@@ -12,6 +12,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from folded import each_level, folded
 from gradstep import _core
 from numpy.typing import NDArray
 
@@ -24,7 +25,7 @@ LENGTHS = range(1, 41)
 GRADIENTS = [1.5, -0.25, -2.0, 0.5, 1.0, 3.0, 0.125, -4.0]
 
 DTYPES = (np.float32, np.float64)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "float64"])
+each_dtype = folded("dtype", DTYPES)
 
 # The papers, for one number: the parameter after each gradient. Defaults are written out again.
 
@@ -233,8 +234,8 @@ def test_every_optimizer_is_written_out() -> None:
 
 
 @each_dtype
-@pytest.mark.parametrize("decay", [{}, {"weight_decay": 0.3}], ids=["plain", "decay"])
-@pytest.mark.parametrize("settings", [{}, UNUSUAL], ids=["defaults", "unusual"])
+@folded("decay", [{}, {"weight_decay": 0.3}])
+@folded("settings", [{}, UNUSUAL])
 @each_variant
 def test_first_steps_are_those_of_the_paper(
     name: str, options: Options, settings: dict[str, Options], decay: Options, dtype: Any
@@ -259,6 +260,7 @@ def test_dampening_spares_the_first_gradient(dtype: Any) -> None:
 # Both sides of the code
 
 
+@each_level
 def test_both_sides_list_the_same_kernels_and_states(level: str) -> None:
     listed: dict[str, tuple[str, ...]] = {}
     for cls in gs.OPTIMIZERS.values():
@@ -279,6 +281,7 @@ def test_no_kernel_is_unused() -> None:
 
 @each_dtype
 @each_variant
+@each_level
 def test_weight_decay_acts_in_every_body_and_tail(
     name: str, options: Options, dtype: Any, level: str
 ) -> None:
@@ -295,6 +298,7 @@ def test_weight_decay_acts_in_every_body_and_tail(
 
 
 @each_dtype
+@each_level
 def test_lion_takes_the_sign_in_every_body_and_tail(dtype: Any, level: str) -> None:
     info = np.finfo(dtype)
     sizes = [1, -1, 0.0, -0.0, info.tiny, -info.tiny, info.max, -info.max]
@@ -310,6 +314,7 @@ def test_lion_takes_the_sign_in_every_body_and_tail(dtype: Any, level: str) -> N
 
 
 @each_variant
+@each_level
 def test_zero_gradients_move_nothing(name: str, options: Options, level: str) -> None:
     for dtype, n, zero in itertools.product(DTYPES, (1, 16, 37), (0.0, -0.0)):
         p = np.linspace(-2, 2, n, dtype=dtype)
@@ -320,6 +325,7 @@ def test_zero_gradients_move_nothing(name: str, options: Options, level: str) ->
 
 
 @each_variant
+@each_level
 def test_a_negative_zero_parameter_counts_as_zero(name: str, options: Options, level: str) -> None:
     penalties = {"l1": 0.5, "weight_decay": 0.5}
     for dtype in DTYPES:
@@ -328,8 +334,8 @@ def test_a_negative_zero_parameter_counts_as_zero(name: str, options: Options, l
         np.testing.assert_array_equal(p, 0)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=["nan", "inf", "-inf"])
-@pytest.mark.parametrize("penalties", [{}, {"l1": 0.01, "weight_decay": 0.1, "clip_value": 9.0}])
+@folded("bad", [math.nan, math.inf, -math.inf])
+@folded("penalties", [{}, {"l1": 0.01, "weight_decay": 0.1, "clip_value": 9.0}])
 @each_variant
 def test_what_is_not_finite_stays_in_its_element(
     name: str, options: Options, penalties: Options, bad: float
@@ -363,6 +369,7 @@ def test_clip_norm_spreads_what_is_not_finite(dtype: Any) -> None:
 
 
 @each_variant
+@each_level
 def test_squares_beyond_float32_give_no_nan(name: str, options: Options, level: str) -> None:
     """A second moment that overflows stops its element."""
     p = np.ones(37, np.float32)
@@ -385,6 +392,7 @@ def test_clip_norm_brings_gradients_beyond_float32_back(name: str, options: Opti
 
 
 @each_dtype
+@each_level
 def test_denormals_are_not_flushed(dtype: Any, level: str) -> None:
     least = np.finfo(dtype).smallest_subnormal
     p, g = least * np.arange(37, dtype=dtype), filled(37, 3 * least, dtype)
@@ -393,6 +401,7 @@ def test_denormals_are_not_flushed(dtype: Any, level: str) -> None:
 
 
 @each_variant
+@each_level
 def test_denormal_gradients_are_harmless(name: str, options: Options, level: str) -> None:
     for dtype in DTYPES:
         p = np.ones(37, dtype)
@@ -417,7 +426,7 @@ def test_beta2_and_eps_are_not_rounded_away() -> None:
 # Steps
 
 
-@pytest.mark.parametrize("taken", [2**24, 2**53, 2**62], ids=["2**24", "2**53", "2**62"])
+@folded("taken", [2**24, 2**53, 2**62])
 @each_variant
 def test_steps_go_on_beyond_what_floats_count(name: str, options: Options, taken: int) -> None:
     p = np.ones(37, np.float32)
@@ -443,6 +452,7 @@ UNIT_STEPS = [
 
 @each_dtype
 @pytest.mark.parametrize(("name", "options"), [*UNIT_STEPS, ("Adagrad", {})])
+@each_level
 def test_the_first_step_is_the_rate(name: str, options: Options, dtype: Any, level: str) -> None:
     """With eps 0 every size of gradient gives lr sign(g); ten roundings of half an ULP."""
     sizes = 10.0 ** np.arange(-15, 16)

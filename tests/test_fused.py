@@ -8,6 +8,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from folded import each_level, folded
 from gradstep.arrays import Array
 from gradstep.ops.fused import BIASED, bias_activation, bias_activation_backward
 from gradstep.spec import fused as spec
@@ -35,9 +36,10 @@ def one_after_the_other(x: Array, bias: Array, dy: Array, name: str, drop: Any) 
         return gs.dropout(y, **drop), dx, spec.column_sums(dx)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", BIASED)
+@folded("shape", SHAPES)
+@folded("dtype", [np.float32, np.float64])
+@each_level
 def test_the_bits_of_the_functions_one_after_the_other(
     name: str, shape: tuple[int, ...], dtype: Any, level: str
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from folded import folded
 from gradstep.arguments import shown
 
 Refused = Callable[..., Any]
@@ -80,7 +81,7 @@ def grown(tree: Any) -> Any:
     return good() if tree == 0 else tree
 
 
-@pytest.mark.parametrize("method", METHODS)
+@folded("method", METHODS)
 @pytest.mark.parametrize("case", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 def test_gradients_arranged_otherwise_are_refused(case: Any, method: str, refused: Refused) -> None:
     params, grads, kind, message = case
@@ -433,7 +434,7 @@ def test_any_real_number_will_do(value: Any) -> None:
 SCHEDULED = [pair for pair in NUMBERS if pair[1] != "initial_accumulator_value"]
 
 
-@pytest.mark.parametrize("how", ["step", "reference_step", "bound"])
+@folded("how", ["step", "reference_step", "bound"])
 @pytest.mark.parametrize(("cls", "name"), SCHEDULED, ids=lambda x: getattr(x, "__name__", x))
 def test_a_schedule_gone_wrong_changes_nothing(
     cls: type[gs.Optimizer], name: str, how: str, refused: Refused

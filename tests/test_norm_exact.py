@@ -9,19 +9,12 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from folded import folded, in_all_pairs, in_turn
 from guarded import Guarded
 from norm_cases import CASES, EMPTY, Norm
 
 LEVELS = gs.build_info()["simd_levels"]
 DTYPES = (np.float32, np.float64)
-
-
-def everywhere(threads: tuple[int, ...] = (1, 2, 3, 7)) -> Iterator[str]:
-    for level in LEVELS:
-        gs.use_simd(level)
-        for count in threads:
-            gs.set_num_threads(count)
-            yield f"{level}, {count} threads"
 
 
 def assert_same(found: Any, expected: Any, where: str) -> None:
@@ -30,14 +23,25 @@ def assert_same(found: Any, expected: Any, where: str) -> None:
         assert a.tobytes() == b.tobytes(), f"{where}: result {i}"
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", [*CASES, *EMPTY], ids=str)
-def test_same_bits_as_reference(case: Norm, dtype: Any) -> None:
+def compare(case: Norm, dtype: Any, places: Iterator[str]) -> None:
     of = case.inputs(dtype)
     forward, backward = case.forward(of, native=False), case.backward(of, native=False)
-    for where in everywhere():
+    for where in places:
         assert_same(case.forward(of), forward, f"forward, {where}")
         assert_same(case.backward(of), backward, f"backward, {where}")
+
+
+@pytest.mark.parametrize("case", [*CASES, *EMPTY], ids=str)
+@folded("dtype", DTYPES)
+def test_same_bits_as_reference(case: Norm, dtype: Any) -> None:
+    compare(case, dtype, in_turn())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [*CASES, *EMPTY], ids=str)
+@folded("dtype", DTYPES)
+def test_same_bits_at_every_level_with_all_threads(case: Norm, dtype: Any) -> None:
+    compare(case, dtype, in_all_pairs())
 
 
 LARGE = [
@@ -55,7 +59,7 @@ def test_large_arrays_do_not_depend_on_threads(case: Norm) -> None:
     of = case.inputs(np.float32)
     gs.set_num_threads(1)
     forward, backward = case.forward(of), case.backward(of)
-    for where in everywhere():
+    for where in in_turn():
         assert_same(case.forward(of), forward, f"forward, {where}")
         assert_same(case.backward(of), backward, f"backward, {where}")
 
@@ -64,7 +68,7 @@ STREAMED = [  # more than 16 MiB
     Norm("batch", (17, 8, 200, 161), activation="relu"),
     Norm("batch", (65_000, 65), -1),
     Norm("layer", (5300, 801)),
-    Norm("group", (17, 8, 200, 161), 4),
+    pytest.param(Norm("group", (17, 8, 200, 161), 4), marks=pytest.mark.slow),
 ]
 
 
@@ -75,7 +79,7 @@ def test_outputs_stored_past_the_cache_are_the_same(case: Norm) -> None:
     backward = case.backward(of, statistics=forward[1:3])
     in_place = case.inputs(np.float32)
     assert_same(case.backward(in_place, statistics=forward[1:3], out=in_place["dy"]), backward, "")
-    for where in everywhere(threads=(1, 3)):
+    for where in in_turn((3, 1)):
         memory = np.full(of["x"].size + 40, 12.25, np.float32)
         out = memory[5:-35].reshape(of["x"].shape)
         assert_same(case.forward(of, out=out), forward, where)
@@ -110,14 +114,14 @@ SMALL = [
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mprotect"), reason="no mprotect here")
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", SMALL, ids=str)
+@folded("dtype", DTYPES)
 def test_no_byte_before_or_after_is_touched(case: Norm, dtype: Any) -> None:
     names = ("x", "dy", "weight", "bias", "out")
     memory = {name: Guarded() for name in names}
     of = case.inputs(dtype)
     forward, backward = case.forward(of, native=False), case.backward(of, native=False)
-    for where in everywhere(threads=(1,)):
+    for where in in_all_pairs((1,)):
         for at_end in (False, True):
             put = {name: memory[name].array(of[name], at_end) for name in names[:-1]}
             put.update(mean=of["mean"], var=of["var"])
@@ -134,7 +138,7 @@ def test_any_start_of_an_array_and_nothing_beside_it(start: int) -> None:
         size = of["x"].size
         memory = np.full(start + size + 32, 12.25, np.float32)
         x = memory[start : start + size].reshape(case.shape)
-        for where in everywhere(threads=(1,)):
+        for where in in_all_pairs((1,)):
             x[...] = of["x"]
             assert_same(case.forward({**of, "x": x}, out=x), forward, where)
             assert (memory[:start] == 12.25).all() and (memory[start + size :] == 12.25).all()

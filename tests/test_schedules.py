@@ -18,6 +18,7 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from folded import folded
 from gradstep.optim import schedules
 from gradstep.optim.schedules import SCHEDULES
 
@@ -51,7 +52,7 @@ EXAMPLES = [
     0.5 * schedules.warmup(10, schedules.cosine(0.1, 30)),
     schedules.scaled(3, schedules.join([0.3, 2 * schedules.power(0.2)], [4])),
 ]
-each_example = pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
+each_example = folded("schedule", EXAMPLES, ids=repr)
 
 
 def test_examples_cover_the_registry() -> None:

@@ -12,6 +12,7 @@ import gradstep as gs
 import numpy as np
 import pytest
 from cases import label, variants
+from folded import folded
 
 Refused = Callable[..., Any]
 F4 = np.float32
@@ -67,7 +68,7 @@ def in_files(saved: Any, path: Any) -> Any:
     return restored
 
 
-@pytest.mark.parametrize("carry", [as_it_is, copy.deepcopy, pickled, in_files])
+@folded("carry", [as_it_is, copy.deepcopy, pickled, in_files])
 @each_case
 def test_a_resumed_run_has_the_same_bits(
     name: str, options: Any, carry: Any, tmp_path: Any, contents: Any
@@ -89,7 +90,7 @@ def test_a_resumed_run_has_the_same_bits(
     assert contents(resumed)[3:] == contents(first)[3:]
 
 
-@pytest.mark.parametrize("carry", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@folded("carry", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 @each_case
 def test_a_copied_optimizer_goes_on_alone(
     name: str, options: Any, carry: Any, contents: Any
@@ -157,7 +158,7 @@ def at_step(optimizer: gs.Optimizer, taken: int) -> None:
     optimizer.load_state_dict(saved)
 
 
-@pytest.mark.parametrize("step", [1, 2, 256, 257, 2**24 + 1, 2**53, 2**53 + 1, 2**62 - 1])
+@folded("step", [1, 2, 256, 257, 2**24 + 1, 2**53, 2**53 + 1, 2**62 - 1])
 @each_case
 def test_steps_are_counted_exactly(name: str, options: Any, step: int, contents: Any) -> None:
     pair = [gs.OPTIMIZERS[name]([good(20), good(20, "f8")], **options) for _ in range(2)]
@@ -169,7 +170,7 @@ def test_steps_are_counted_exactly(name: str, options: Any, step: int, contents:
     assert pair[0].state_dict()["state"][1]["step"] == step
 
 
-@pytest.mark.parametrize("step", [257, 2**24 + 1, 2**27])
+@folded("step", [257, 2**24 + 1, 2**27])
 @pytest.mark.parametrize("name", [n for n, c in gs.OPTIMIZERS.items() if "betas" in c._defaults()])
 def test_slow_averages_are_still_corrected_at_late_steps(
     name: str, step: int, contents: Any
