@@ -42,12 +42,13 @@ ALL_SPECIAL = SPECIAL | SPECIAL_IN_TRAINING
 
 
 class Call(NamedTuple):
-    """name: "Class.method" or "function". own: what the call may change beside its arguments."""
+    """name: "Class.method" or "function". function: whose signature it has."""
 
     name: str
     prepare: Callable[[], tuple[Callable[..., Any], Any]]  # what to call, and its object if any
     arguments: dict[str, Argument]
     required: tuple[str, ...]
+    function: Any
     positional: str | None = None  # the argument *name, if there is one
 
 
@@ -72,7 +73,8 @@ def call_of(name: str, function: Any, prepare: Callable[[], tuple[Any, Any]]) ->
     optional = {p for p in arguments if parameters[p].default is not inspect.Parameter.empty}
     required = [p for p in arguments if p not in optional - {"grads"}]
     several = [p for p in arguments if parameters[p].kind is inspect.Parameter.VAR_POSITIONAL]
-    return Call(name, prepare, arguments, tuple(required), several[0] if several else None)
+    positional = several[0] if several else None
+    return Call(name, prepare, arguments, tuple(required), function, positional)
 
 
 def invoke(call: Call, function: Callable[..., Any], given: Mapping[str, Any]) -> Any:

@@ -5,7 +5,7 @@ What is tried is in `wrong_values.py`, where in `public_calls.py`, how in `wrong
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,17 @@ from wrong_values import FRESH, PLAIN
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 
 CALLS = [*public_calls(), *training_calls()]
+# What a class inherits is tried with the first class that has it; with others by the slow tests.
+FIRST = {call.function: call for call in reversed(CALLS)}
+INHERITED = [call for call in CALLS if FIRST[call.function] is not call]
+
+
+def by_owner(calls: Iterable[Call]) -> Any:
+    """Those of a class together."""
+    owned: dict[str, list[Call]] = {}
+    for call in calls:
+        owned.setdefault(call.name.partition(".")[0], []).append(call)
+    return pytest.mark.parametrize("calls", owned.values(), ids=owned)
 
 
 @pytest.fixture(autouse=True)
@@ -32,20 +43,26 @@ def good_values(call: Call) -> dict[str, Any]:
     return {name: argument.make() for name, argument in call.arguments.items()}
 
 
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-def test_good_values_are_taken(call: Call) -> None:
-    function, _ = call.prepare()
-    good = good_values(call)
-    invoke(call, function, {name: good[name] for name in call.required})
-    for name in good:
-        assert call.arguments[name].takes(good[name]) or isinstance(
-            good[name], (Mapping, list, tuple)
-        )
+@by_owner(CALLS)
+def test_good_values_are_taken(calls: list[Call]) -> None:
+    for call in calls:
+        function, _ = call.prepare()
+        good = good_values(call)
+        invoke(call, function, {name: good[name] for name in call.required})
+        for name in good:
+            tree = isinstance(good[name], (Mapping, list, tuple))
+            assert tree or call.arguments[name].takes(good[name]), (call.name, name)
 
 
-@pytest.mark.parametrize("call", [c for c in CALLS if c.arguments], ids=lambda call: call.name)
-def test_a_wrong_value_is_named_and_changes_nothing(call: Call) -> None:
-    assert problems(call) == []
+@by_owner(FIRST.values())
+def test_a_wrong_value_is_named_and_changes_nothing(calls: list[Call]) -> None:
+    assert [problem for call in calls for problem in problems(call)] == []
+
+
+@pytest.mark.slow
+@by_owner(INHERITED)
+def test_so_it_is_with_what_a_class_inherits(calls: list[Call]) -> None:
+    assert [problem for call in calls for problem in problems(call)] == []
 
 
 def test_there_are_thousands_of_calls() -> None:

@@ -46,6 +46,7 @@ def process_of(work: Any, inputs: Inputs) -> Ready:
     return Ready(lambda: None, lambda values: None, lambda: [found])
 
 
+@pytest.mark.slow
 def test_every_round_has_its_process_and_none_is_ours() -> None:
     ready = apart("test", Contender("process", process_of)).make(WORK, WORK.inputs(0))
     pids = {process.process.pid for process in remote._processes.values()}
@@ -120,7 +121,14 @@ def test_gradstep_is_measured_with_all_threads_with_one_and_on_those_of_blas(aft
 
 
 @pytest.mark.parametrize(
-    "work", [WORK, Between(Layer("layer_norm", (8, 16)), "NumPy products")], ids=lambda w: w.name
+    "work",
+    [
+        WORK,
+        pytest.param(
+            Between(Layer("layer_norm", (8, 16)), "NumPy products"), marks=pytest.mark.slow
+        ),
+    ],
+    ids=lambda w: w.name,
 )
 def test_in_another_process_the_values_are_those_of_the_reference(work: Between) -> None:
     make = [c for p in load(()) for c in p.contenders(work)]

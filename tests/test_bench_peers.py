@@ -228,7 +228,7 @@ def environment_of(work: Step, inputs: Inputs) -> Ready:
     return Ready(lambda: None, lambda arrays: None, lambda: [found])
 
 
-@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("clip_norm", [pytest.param(None, marks=pytest.mark.slow), 1.0])
 def test_a_work_in_another_process_gives_the_same_values(clip_norm: float | None) -> None:
     work = Step("AdamW", "64", ((64,), (3, 2)), clip_norm=clip_norm)
     assert largest_error(away(Step.reference), work) == 0.0
@@ -246,7 +246,10 @@ def test_a_wrong_peer_in_another_process_is_reported_with_its_error() -> None:
     ("make", "message"),
     [
         (failing, "failed: RuntimeError: LookupError: no such thing"),
-        (ending, "failed: RuntimeError: its process ended with status 3"),
+        pytest.param(
+            *(ending, "failed: RuntimeError: its process ended with status 3"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_goes_wrong_in_another_process_is_reported_and_the_next_work_is_done(
@@ -259,6 +262,7 @@ def test_what_goes_wrong_in_another_process_is_reported_and_the_next_work_is_don
     assert largest_error(away(Step.reference), single("SGD", 64)) == 0.0
 
 
+@pytest.mark.slow
 def test_another_process_starts_with_its_environment_and_as_many_cpus_as_threads() -> None:
     work = single("SGD", 4)
     with gs.threads(1):

@@ -13,6 +13,7 @@ from typing import Any
 import gradstep
 import gradstep.nn
 import pytest
+from folded import folded
 from gradstep.train import metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +60,7 @@ VALUES = {"DROPOUTS", "OPTIMIZERS", "SCHEDULES", "Schedule", "__version__"}
 PUBLIC = [(m, name) for m in MODULES_OF_NAMES for name in sorted({*m.__all__} - VALUES)]
 
 
-@pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda it: getattr(it, "__name__", it))
+@folded(("module", "name"), PUBLIC, ids=lambda it: getattr(it, "__name__", it))
 def test_public_names_are_documented(module: ModuleType, name: str) -> None:
     assert undocumented(getattr(module, name)) == []
 

@@ -8,10 +8,11 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from folded import folded, in_all_pairs, in_turn
 from gradstep import _core
 from gradstep.spec import dropout as spec
 from gradstep.spec.philox import keep_scale, threshold
-from test_exact import Guarded, everywhere, guarded  # noqa: F401
+from test_exact import Guarded, guarded  # noqa: F401
 
 DTYPES = [np.float32, np.float64]
 SIZES = [*range(67), 127, 128, 129, 2047, 2048, 2049, 8191, 8192, 8193, 16_385, 100_003]
@@ -67,34 +68,34 @@ def shape_for(name: str) -> tuple[int, ...]:
     return (6, 5, 7) if name in SAMPLEWISE else (211,)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@folded("dtype", DTYPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_same_bits_as_the_specification(name: str, dtype: Any) -> None:
     native, reference = ELEMENTWISE[name]
     x = values(max(SIZES), dtype)
     expected = {n: reference(x[:n], 0.3, seed=5, offset=2**40).tobytes() for n in SIZES}
-    for where in everywhere():
+    for where in in_turn():
         for n in SIZES:
             found = native(x[:n], 0.3, seed=5, offset=2**40)
             assert found.tobytes() == expected[n], (where, n)
 
 
-@pytest.mark.parametrize("p", PROBABILITIES)
 @pytest.mark.parametrize("name", ALL)
+@folded("p", PROBABILITIES)
 def test_same_bits_at_every_probability(name: str, p: float) -> None:
     native, reference = ALL[name]
     x = values((40, 3, 70), np.float32)
     expected = reference(x, p, seed=2**64 - 1, offset=2**64 - 1).tobytes()
-    for where in everywhere(threads=(1, 3)):
+    for where in in_turn((3, 1)):
         assert native(x, p, seed=2**64 - 1, offset=2**64 - 1).tobytes() == expected, where
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@folded("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "axis"), SPATIAL)
 def test_spatial_same_bits_as_the_specification(shape: Any, axis: int, dtype: Any) -> None:
     x = values(shape, dtype)
     expected = spec.spatial_dropout(x, 0.4, seed=9, offset=3, axis=axis)
-    for where in everywhere(threads=(1, 2, 7)):
+    for where in in_turn((1, 2, 7)):
         found = gs.spatial_dropout(x, 0.4, seed=9, offset=3, axis=axis)
         assert found.tobytes() == expected.tobytes(), where
         found = gs.spatial_dropout_backward(x, 0.4, seed=9, offset=3, axis=axis)
@@ -105,7 +106,7 @@ def test_spatial_same_bits_as_the_specification(shape: Any, axis: int, dtype: An
 def test_drop_path_same_bits_as_the_specification(shape: Any) -> None:
     x = values(shape, np.float32)
     expected = spec.drop_path(x, 0.4, seed=9).tobytes()
-    for where in everywhere(threads=(1, 2, 7)):
+    for where in in_turn((1, 2, 7)):
         assert gs.drop_path(x, 0.4, seed=9).tobytes() == expected, where
 
 
@@ -129,7 +130,7 @@ def test_results_larger_than_the_cache_have_the_same_bits(name: str, p: float, s
     assert (memory[:shift] == 3.5).all() and (memory[shift + n :] == 3.5).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@folded("dtype", DTYPES)
 @pytest.mark.parametrize("name", ALL)
 def test_in_place_equals_out_of_place(name: str, dtype: Any) -> None:
     native = ALL[name][0]
@@ -149,7 +150,7 @@ def test_in_place_equals_out_of_place(name: str, dtype: Any) -> None:
 def test_any_start_of_an_array_and_nothing_beside_it(name: str) -> None:
     native, reference = ALL[name]
     shape = shape_for(name)
-    for where in everywhere(threads=(1,)):
+    for where in in_all_pairs((1,)):
         for start in range(17):
             x = values(shape, np.float32, start)
             memory = np.full(x.size + 64, 12.25, np.float32)
@@ -162,11 +163,11 @@ def test_any_start_of_an_array_and_nothing_beside_it(name: str) -> None:
             assert (memory[:start] == 12.25).all() and (memory[start + x.size :] == 12.25).all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@folded("dtype", DTYPES)
 @pytest.mark.parametrize("name", ALL)
 def test_no_byte_before_or_after_is_touched(name: str, dtype: Any, guarded: Any) -> None:  # noqa: F811
     native, reference = ALL[name]
-    for where in everywhere(threads=(1,)):
+    for where in in_all_pairs((1,)):
         for size in (*range(1, 20), 63, 64, 65, 1000):
             x = values((size, 1), dtype)
             expected = reference(x, 0.3, seed=2)
@@ -178,7 +179,7 @@ def test_no_byte_before_or_after_is_touched(name: str, dtype: Any, guarded: Any)
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_masks_touch_nothing_beside_them(packed: bool, guarded: Any) -> None:  # noqa: F811
-    for where in everywhere(threads=(1,)):
+    for where in in_all_pairs((1,)):
         for n in (1, 7, 8, 9, 63, 64, 65, 200):
             size = (n + 7) // 8 if packed else n
             expected = spec.dropout_mask(n, 0.3, seed=2)
@@ -192,7 +193,7 @@ def test_masks_touch_nothing_beside_them(packed: bool, guarded: Any) -> None:  #
 
 @pytest.mark.parametrize("shape", [0, 1, 7, (), (3, 5), (0, 4), [2, 3], 100_003, np.int64(9)])
 def test_mask_is_what_dropout_uses(shape: Any) -> None:
-    for where in everywhere(threads=(1, 3)):
+    for where in in_turn((3, 1)):
         mask = gs.dropout_mask(shape, 0.3, seed=4, offset=1)
         x = np.ones(shape, np.float64)
         assert mask.dtype == np.bool_ and mask.shape == x.shape
@@ -208,7 +209,7 @@ def test_what_is_dropped_does_not_depend_on_its_value(name: str) -> None:
     plain = native(np.ones((40, 3, 70), np.float32), 0.5, seed=3)
     value = plain[plain != plain.max()].max()
     for special in (np.inf, -np.inf, np.nan):
-        for where in everywhere(threads=(1,)):
+        for where in in_all_pairs((1,)):
             found = native(np.full((40, 3, 70), special, np.float32), 0.5, seed=3)
             dropped = plain == value
             assert 0 < dropped.sum() < dropped.size

@@ -214,8 +214,10 @@ def test_whole_weights_too_large_to_multiply_are_no_trouble() -> None:
     close(metrics.roc_auc(true, score, sample_weight=small, method="pairs"), expected)
 
 
-@kinds
-@folded("method", ["area", "pairs"])
+@folded(
+    ("kind", "method"),
+    [*((kind, "area") for kind in KINDS), ("integers", "pairs"), ("texts", "pairs")],
+)
 @folded(
     ("multi_class", "average", "weights"),
     [

@@ -8,11 +8,11 @@ from typing import Any
 import gradstep as gs
 import numpy as np
 import pytest
+from folded import LEVELS, in_all_pairs
 from gradstep import _core
 from gradstep.spec import philox
 from gradstep.spec.dropout import dropout_mask
 from gradstep.spec.philox import philox4x32, threshold, uniform16
-from test_exact import LEVELS, everywhere
 
 # kat_vectors of Random123 (Salmon et al.): rounds, counter, key, block.
 ONES = "ffffffff"
@@ -92,14 +92,14 @@ def test_lanes_and_rows_lie_as_documented() -> None:
 def test_same_bits_at_any_distance_from_the_start(first: int) -> None:
     n, seed, offset = 1000, 2**63 + 12, 2**62 + 1
     expected = dropout_mask(n, 0.4, seed=seed, offset=offset, first=first)
-    for where in everywhere(threads=(1,)):
+    for where in in_all_pairs((1,)):
         assert (native_mask(n, 0.4, seed, offset, first) == expected).all(), where
 
 
 @pytest.mark.parametrize("border", [2**32, 2**35, 2**36, 2**48])
 def test_no_counter_wraps_inside_a_call(border: int) -> None:
     expected = dropout_mask(20_000, 0.4, seed=1, first=border - 8192)
-    for where in everywhere(threads=(1, 2)):
+    for where in in_all_pairs((1, 2)):
         assert (native_mask(20_000, 0.4, 1, 0, border - 8192) == expected).all(), where
     x = np.ones(20_000, np.float32)
     y = _core.dropout(x, 0.4, 1, 0, None, "x", border - 8192)
@@ -123,7 +123,7 @@ def test_rate_within_5_sigma_over_2_to_26_draws(p: float) -> None:
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
 def test_no_serial_or_lag_correlation(p: float) -> None:
-    n = 2**22
+    n = 2**20
     keep = 1 - threshold(p) / 65536
     centred = gs.dropout_mask(n, p, seed=99, offset=3).astype(np.float32) - np.float32(keep)
     for lag in [*range(1, 18), 31, 32, 33, 48, 63, 64, 65, 128, 512, 1024, 2048, 8192, 65536]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -83,49 +84,76 @@ def test_import_warns_of_nothing(python: Any) -> None:
 # The environment
 
 
-@pytest.mark.parametrize("level", LEVELS)
-def test_the_environment_chooses_the_level(level: str, python: Any) -> None:
-    assert python(SHOW, GRADSTEP_SIMD=level).split()[0] == level
+IMPORTS = """
+import json, os, numpy
+for variables in json.loads({text!r}):
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.environ.update(variables)
+        try:
+            import gradstep as gs
+            said = f"{{gs.simd_level()}} {{gs.get_num_threads()}}"
+        except ImportError as error:
+            said = str(error)
+        os.write(write, said.encode())
+        os._exit(0)
+    os.close(write)
+    print(json.dumps(os.read(read, 10_000).decode()))
+    os.waitpid(child, 0)
+"""
+
+
+def imported(python: Any, environments: list[dict[str, str]]) -> list[str]:
+    """Level and threads, or the error, of an import in each of them: children of one process."""
+    lines = python(IMPORTS.format(text=json.dumps(environments))).splitlines()
+    assert len(lines) == len(environments)
+    return [json.loads(line) for line in lines]
+
+
+def test_the_environment_chooses_the_level(python: Any) -> None:
+    found = imported(python, [{"GRADSTEP_SIMD": level} for level in LEVELS])
+    assert [each.split()[0] for each in found] == list(LEVELS)
 
 
 def test_the_best_level_by_default(python: Any) -> None:
-    assert python(SHOW).split()[0] == python(SHOW, GRADSTEP_SIMD="").split()[0] == LEVELS[-1]
+    found = imported(python, [{}, {"GRADSTEP_SIMD": ""}])
+    assert {each.split()[0] for each in found} == {LEVELS[-1]}
 
 
-@pytest.mark.parametrize("level", ["sse9", "AVX2", "avx2 ", "1"])
-def test_a_level_that_cannot_be_stops_the_import(level: str, python: Any) -> None:
-    error = python(SHOW, fails=True, GRADSTEP_SIMD=level).strip().splitlines()[-1]
+def test_a_level_that_cannot_be_stops_the_import(python: Any) -> None:
+    bad = ["sse9", "AVX2", "avx2 ", "1"]
     known = ", ".join(LEVELS)
-    expected = f"GRADSTEP_SIMD: {level}, expected one of {known} (what this build has"
-    assert expected in error, error
+    for level, said in zip(bad, imported(python, [{"GRADSTEP_SIMD": x} for x in bad]), strict=True):
+        assert f"GRADSTEP_SIMD: {level}, expected one of {known} (what this build has" in said
 
 
-@pytest.mark.parametrize(
-    ("variables", "threads"),
-    [
-        ({"GRADSTEP_NUM_THREADS": "3"}, 3),
-        ({"GRADSTEP_NUM_THREADS": " 1024 "}, 1024),
-        ({"GRADSTEP_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
-        ({"GRADSTEP_NUM_THREADS": "", "OMP_NUM_THREADS": "5"}, 5),
-        ({"OMP_NUM_THREADS": "4,2"}, 4),
-        ({"OMP_NUM_THREADS": "9999"}, 1024),
-        ({"OMP_NUM_THREADS": "many"}, None),
-        ({"OMP_NUM_THREADS": "0"}, None),
-        ({}, None),
-    ],
-    ids=str,
-)
-def test_the_environment_sets_the_threads(
-    variables: dict[str, str], threads: int | None, python: Any
-) -> None:
-    found = int(python(SHOW, **variables).split()[1])
-    assert found == threads or (threads is None and 1 <= found <= ALL_CPUS)
+THREADS_BY_ENVIRONMENT: list[tuple[dict[str, str], int | None]] = [
+    ({"GRADSTEP_NUM_THREADS": "3"}, 3),
+    ({"GRADSTEP_NUM_THREADS": " 1024 "}, 1024),
+    ({"GRADSTEP_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
+    ({"GRADSTEP_NUM_THREADS": "", "OMP_NUM_THREADS": "5"}, 5),
+    ({"OMP_NUM_THREADS": "4,2"}, 4),
+    ({"OMP_NUM_THREADS": "9999"}, 1024),
+    ({"OMP_NUM_THREADS": "many"}, None),
+    ({"OMP_NUM_THREADS": "0"}, None),
+    ({}, None),
+]
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1025", "2.5", "two", "3 4", "0x2", str(2**70)])
-def test_a_bad_number_of_threads_stops_the_import(value: str, python: Any) -> None:
-    error = python(SHOW, fails=True, GRADSTEP_NUM_THREADS=value).strip().splitlines()[-1]
-    assert f"GRADSTEP_NUM_THREADS: '{value}', expected a whole number from 1 to 1024" in error
+def test_the_environment_sets_the_threads(python: Any) -> None:
+    said = imported(python, [variables for variables, _ in THREADS_BY_ENVIRONMENT])
+    for (variables, threads), line in zip(THREADS_BY_ENVIRONMENT, said, strict=True):
+        found = int(line.split()[1])
+        assert found == threads or (threads is None and 1 <= found <= ALL_CPUS), variables
+
+
+def test_a_bad_number_of_threads_stops_the_import(python: Any) -> None:
+    bad = ["0", "-1", "1025", "2.5", "two", "3 4", "0x2", str(2**70)]
+    said = imported(python, [{"GRADSTEP_NUM_THREADS": value} for value in bad])
+    for value, line in zip(bad, said, strict=True):
+        expected = f"GRADSTEP_NUM_THREADS: '{value}', expected a whole number from 1 to 1024"
+        assert expected in line
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity here")

@@ -201,9 +201,9 @@ def test_a_pickle_predicts_the_same_and_holds_no_memory_to_compute_in(rng: Any) 
 
 
 def test_threads_predict_at_the_same_time(rng: np.random.Generator) -> None:
-    x, _ = drawn(rng, 5000)
+    x, _ = drawn(rng, 2000)
     model = Tabular(NUMBERS, x, 2, seed=0)
-    parts = [x[i : i + 500] for i in range(0, 5000, 500)]
+    parts = [x[i : i + 200] for i in range(0, 2000, 200)]
     alone = [model.predict(part).tobytes() for part in parts]
     with ThreadPoolExecutor(4) as pool:
         together = [y.tobytes() for y in pool.map(model.predict, parts * 5)]

@@ -47,7 +47,10 @@ def bits(model: Any) -> bytes:
     return b"".join(a.tobytes() for a in (*model.coefs_, *model.intercepts_, *running))
 
 
-@pytest.mark.parametrize("jobs", [{}, {"n_jobs": 2}], ids=["here", "loky"])
+@pytest.mark.parametrize(
+    "jobs",
+    [pytest.param({}, id="here"), pytest.param({"n_jobs": 2}, id="loky", marks=pytest.mark.slow)],
+)
 def test_grid_search_over_a_pipeline(jobs: dict[str, int]) -> None:
     pipeline = make_pipeline(StandardScaler(), classifier())
     grid = {"mlpclassifier__optimizer": ["adam", gs.Lion], "mlpclassifier__dropout": [0.0, 0.2]}

@@ -49,7 +49,10 @@ def load(dtype: str) -> types.ModuleType:
     return module
 
 
-def cases(dtype: str) -> Iterator[Any]:
+slow = pytest.mark.slow
+
+
+def cases(dtype: str, *marks: pytest.MarkDecorator) -> Iterator[Any]:
     """Every test of the module with every one of its parameters."""
     module = load(dtype)
     tests = {name: f for name, f in vars(module).items() if name.startswith("test_")}
@@ -59,7 +62,7 @@ def cases(dtype: str) -> Iterator[Any]:
         if name in NOT_APPLICABLE[dtype]:
             continue
         for number, given in enumerate(combinations(getattr(function, "pytestmark", []))):
-            yield pytest.param(function, given, id=f"{dtype}-{name}-{number}")
+            yield pytest.param(function, given, id=f"{dtype}-{name}-{number}", marks=marks)
 
 
 def combinations(marks: list[Any]) -> Iterator[dict[str, Any]]:
@@ -76,7 +79,7 @@ def combinations(marks: list[Any]) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore:batch_size:UserWarning")
-@pytest.mark.parametrize(("function", "given"), [*cases("auto"), *cases("float32")])
+@pytest.mark.parametrize(("function", "given"), [*cases("auto"), *cases("float32", slow)])
 def test_driven(
     function: Any, given: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

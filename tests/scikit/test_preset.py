@@ -221,6 +221,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks(
     [MLPClassifier(**{**QUICK, "max_iter": 40}), MLPRegressor(**{**QUICK, "max_iter": 40})],
