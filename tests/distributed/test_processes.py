@@ -18,6 +18,7 @@ import gradstep as gs
 import gradstep.distributed as gd
 import numpy as np
 import pytest
+from gradstep.train.cli import main
 from sharded_cases import HYPER, advance, digest, parameters, trained_alone
 
 pytestmark = pytest.mark.slow
@@ -148,13 +149,14 @@ def test_ranks_with_other_shapes_end_with_the_same_error(kind: str) -> None:
 
 def test_the_command_trains_with_mpirun(tmp_path: Path) -> None:
     pytest.importorskip("mpi4py")
+    results = [tmp_path / f"{n}.json" for n in (1, 2)]
+    common = ["train", "--epochs", "2", "--no-output", "--json"]
+    assert main([*common, str(results[0]), "--quiet"]) == 0
+    ended = run("mpi", 2, "-m", "gradstep", *common, results[1], "--distributed")
+    assert ended.well, ended.errors
+    assert len([line for line in ended.lines if line.startswith("network ")]) == 1
     losses = []
-    for n in (1, 2):
-        result = tmp_path / f"{n}.json"
-        common = ["--epochs", "2", "--no-output", "--json", result]
-        ended = run("mpi", n, "-m", "gradstep", "train", "--distributed", *common)
-        assert ended.well, ended.errors
-        assert len([line for line in ended.lines if line.startswith("network ")]) == 1
+    for result in results:
         [[history]] = [run["histories"] for run in json.loads(result.read_text())["runs"]]
         losses.append(history["epochs"][-1]["valid_loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
