@@ -14,11 +14,14 @@ from typing import Any
 import gradstep as gs
 import gradstep.distributed as gd
 import numpy as np
-from gradstep.distributed import checkpoint
+from gradstep.distributed import checkpoint, exchange
 from gradstep.distributed.exchange import Exchange
 from sharded_cases import HYPER, advance, digest, parameters, same
 
 TIMEOUTS = {"hang": 2.0}
+# Many small messages, more than are under way at once.
+exchange.BUCKET = exchange.LEAST_BUCKET = 2**13
+exchange.STAGED = 2**15
 
 
 def say(transport: Any, text: str) -> None:
