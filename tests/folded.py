@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle
 from typing import Any
 
 import gradstep as gs
@@ -68,7 +69,7 @@ def in_turn(threads: tuple[int, ...] = (1, 2, 3, 7)) -> Iterator[str]:
     Kernels know no threads, and what shares out work no instruction set, so that pairs tell no
     more; yields what is in use.
     """
-    others = zip(LEVELS[:-1], threads[1:] or threads, strict=False)
+    others = zip(LEVELS[:-1], cycle(threads[1:] or threads), strict=False)
     for level, count in (*others, *((LEVELS[-1], n) for n in threads)):
         gs.use_simd(level)
         gs.set_num_threads(count)

@@ -71,7 +71,7 @@ def call_of(name: str, function: Any, prepare: Callable[[], tuple[Any, Any]]) ->
     parameters = inspect.signature(function).parameters
     arguments = {p: argument(name, p) for p in parameters if p not in ("self", "cls")}
     optional = {p for p in arguments if parameters[p].default is not inspect.Parameter.empty}
-    required = [p for p in arguments if p not in optional - {"grads"}]
+    required = [p for p in arguments if p not in optional - {"grads", "steps"}]
     several = [p for p in arguments if parameters[p].kind is inspect.Parameter.VAR_POSITIONAL]
     positional = several[0] if several else None
     return Call(name, prepare, arguments, tuple(required), function, positional)

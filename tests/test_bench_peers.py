@@ -82,17 +82,18 @@ def test_listing_the_peers_imports_none_of_their_libraries() -> None:
     assert set(OPTIONAL) <= set(eval(names))
 
 
-@pytest.mark.parametrize("name", OPTIONAL)
-def test_a_peer_whose_libraries_are_absent_is_named_and_not_asked(
-    name: str, monkeypatch: pytest.MonkeyPatch
+def test_peers_whose_libraries_are_absent_are_named_and_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def absent(distribution: str) -> str:
         raise metadata.PackageNotFoundError(distribution)
 
     monkeypatch.setattr(metadata, "version", absent)
-    (peer,) = [p for p in peers.load((name,)) if p.name == name]
-    assert peer.missing[: len(peer.module.REQUIRES)] == peer.module.REQUIRES
-    assert run("small", single("AdamW", 64), [peer], Rules(1, 0.0, 0.0)).rows == []
+    absentees = [p for p in peers.load(tuple(OPTIONAL)) if p.name in OPTIONAL]
+    assert {peer.name for peer in absentees} == set(OPTIONAL)
+    for peer in absentees:
+        assert peer.missing[: len(peer.module.REQUIRES)] == peer.module.REQUIRES, peer.name
+    assert run("small", single("AdamW", 64), absentees, Rules(1, 0.0, 0.0)).rows == []
 
 
 def installed(name: str) -> Peer:
@@ -236,6 +237,7 @@ def test_a_work_in_another_process_gives_the_same_values(clip_norm: float | None
     assert row.timing is not None and not row.broken
 
 
+@pytest.mark.slow
 def test_a_wrong_peer_in_another_process_is_reported_with_its_error() -> None:
     (row,) = run("small", single("SGD", 64), [alone(away(doubled))], Rules(1, 0.0, 0.0)).rows
     assert row.broken and row.timing is None
@@ -271,6 +273,7 @@ def test_another_process_starts_with_its_environment_and_as_many_cpus_as_threads
     assert found.tolist() == [7, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_inputs_that_a_call_uses_up_are_fed_before_each_of_them() -> None:
     work = Step("SGD", "1", ((1,),), {"lr": 1.0}, clip_norm=100.0)
     contender = away(Step.reference)
@@ -282,6 +285,7 @@ def test_inputs_that_a_call_uses_up_are_fed_before_each_of_them() -> None:
     np.testing.assert_allclose(ready.outputs()[0], before - 6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_another_process_forgets_works_and_ends() -> None:
     work = single("SGD", 4)
     first = remote.there("test", {}, Step.reference, work, work.inputs(0))

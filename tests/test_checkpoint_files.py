@@ -41,7 +41,7 @@ start = time.perf_counter()
 save(0)
 took = time.perf_counter() - start
 chance, last = random.Random(1), 0
-for _ in range(100):
+for _ in range(int(sys.argv[2])):
     pid = os.fork()
     if pid == 0:
         child(last)
@@ -73,8 +73,9 @@ def run(code: str, *arguments: str, before: list[str] | None = None) -> str:
     return done.stdout.strip()
 
 
-def test_a_kill_at_any_moment_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
-    files = run(KILLS, str(tmp_path / "run.safetensors")).split()
+@pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new_file(kills: int, tmp_path: Path) -> None:
+    files = run(KILLS, str(tmp_path / "run.safetensors"), str(kills)).split()
     assert "run.safetensors" in files
     # A kill between the last two calls leaves a whole file under another name.
     assert len(files) <= 3

@@ -58,8 +58,9 @@ def test_levels_are_in_use_and_put_back() -> None:
 
 
 def test_every_level_and_every_number_of_threads_has_its_turn() -> None:
-    used = [(gs.simd_level(), gs.get_num_threads()) for _ in in_turn((1, 2, 3))]
-    assert {level for level, _ in used} == set(LEVELS)
-    assert {threads for _, threads in used} == {1, 2, 3}
+    for numbers in ((1,), (3, 1), (1, 2, 3), (1, 2, 3, 7)):
+        used = [(gs.simd_level(), gs.get_num_threads()) for _ in in_turn(numbers)]
+        assert {level for level, _ in used} == set(LEVELS)
+        assert {threads for _, threads in used} == set(numbers)
     pairs = [(gs.simd_level(), gs.get_num_threads()) for _ in in_all_pairs((1, 2, 3))]
     assert pairs == [(level, n) for level in LEVELS for n in (1, 2, 3)]

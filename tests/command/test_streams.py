@@ -128,12 +128,14 @@ TRAIN = '"$PYTHON" -m gradstep train --data three.npz --epochs 1 --no-output --j
     ("command", "code", "lines", "errors"),
     [
         (f"{TRAIN} >&-", 2, 0, 1),
-        (f"{TRAIN} --quiet >&- 2>&- <&-", 0, 0, 0),
+        pytest.param(f"{TRAIN} --quiet >&- 2>&- <&-", 0, 0, 0, marks=pytest.mark.slow),
         (f"{TRAIN} 2>&-", 0, 9, 0),
-        (f"{TRAIN} --lr x 2>&-", 2, 0, 0),
+        pytest.param(f"{TRAIN} --lr x 2>&-", 2, 0, 0, marks=pytest.mark.slow),
         (f"{TRAIN} > /dev/full", 2, 0, 1),
         (f"({TRAIN}; echo $? >&2) | head -1", 0, 1, 1),
-        (f"(PYTHONUNBUFFERED=1 {TRAIN}; echo $? >&2) | head -1", 0, 1, 1),
+        pytest.param(
+            f"(PYTHONUNBUFFERED=1 {TRAIN}; echo $? >&2) | head -1", 0, 1, 1, marks=pytest.mark.slow
+        ),
         ('"$PYTHON" -m gradstep info > /dev/full', 2, 0, 1),
         ('"$PYTHON" -m gradstep --version > /dev/full', 2, 0, 1),
     ],

@@ -82,8 +82,17 @@ def same(theirs: Any, mine: Any, rtol: float) -> None:
             np.testing.assert_allclose(a, b, rtol=rtol, err_msg=name)
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+# Each with two tasks in turn; with all of them by the slow tests.
+FITS = [
+    pytest.param(
+        task, settings, id=f"{name}-{task}", marks=() if (i + j) % 5 < 2 else pytest.mark.slow
+    )
+    for i, (name, settings) in enumerate(SETTINGS.items())
+    for j, task in enumerate(TASKS)
+]
+
+
+@pytest.mark.parametrize(("task", "settings"), FITS)
 def test_same_fit_as_scikit_learn(task: str, settings: dict[str, Any]) -> None:
     x, y = data(task)
     theirs, mine = both(task, settings, dtype="auto")

@@ -59,6 +59,7 @@ def test_grid_search_over_a_pipeline(jobs: dict[str, int]) -> None:
     assert set(search.cv_results_["param_mlpclassifier__dropout"]) == {0.0, 0.2}
 
 
+@pytest.mark.slow
 def test_the_same_scores_in_other_processes_and_threads() -> None:
     expected = cross_val_score(classifier(**FULL), X, Y, cv=3)
     for backend in ("loky", "threading"):

@@ -134,11 +134,14 @@ def problem(model: Any, name: str, value: Any) -> str | None:
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
 def test_a_wrong_value_of_every_parameter_is_named(kind: Any) -> None:
     found = []
+    of_both = set(inspect.signature(MLPClassifier).parameters) - {"loss"}
     for name in inspect.signature(kind).parameters:
+        if kind is MLPRegressor and name in of_both:
+            continue  # one text for both
         for label, value in wrong_values(PARAMETERS[name].make()):
             if not is_long(name, value):
                 found.append((name, label, problem(kind(**SMALL), name, value)))
-    assert len(found) > 3_500
+    assert len(found) > (300 if kind is MLPRegressor else 3_500)
     assert [each for each in found if each[2]] == []
 
 
