@@ -30,7 +30,7 @@ def test_a_list_emptied_by_another_thread_during_the_step(python: Any) -> None:
 n = 1 << 22  # so large that its memory is returned to the system at once
 w = [np.zeros(n, F32) for _ in range(4)]
 opt = gs.AdamW(w)
-for _ in range(20):
+for _ in range(8):
     grads = [np.ones(n, F32) for _ in range(4)]
     stop = threading.Event()
     def empty():
@@ -74,8 +74,8 @@ def test_a_list_emptied_while_it_is_summed(python: Any, function: str) -> None:
     python(
         START
         + f"""
-n = 1 << 20
-for _ in range(20):
+n = 1 << 22
+for _ in range(6):
     arrays = [np.ones(n, F32) for _ in range(8)]
     begun = threading.Event()
     def empty():
