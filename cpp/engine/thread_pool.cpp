@@ -90,15 +90,25 @@ void name_this_thread() noexcept {
 #endif
 }
 
-// Every signal that somebody sends; a fault of the thread's own is still reported as usual.
-sigset_t signals_kept_from_workers() noexcept {
-  sigset_t signals;
-  sigfillset(&signals);
-  for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) {
-    sigdelset(&signals, fault);
+// Keeps from this thread, and from those that it starts, every signal that somebody sends; a fault
+// of a thread's own is still reported as usual. Windows has no such signals.
+class SignalsKeptAway {
+#if !defined(_WIN32)
+ public:
+  SignalsKeptAway() noexcept {
+    sigset_t signals;
+    sigfillset(&signals);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) {
+      sigdelset(&signals, fault);
+    }
+    pthread_sigmask(SIG_BLOCK, &signals, &before_);
   }
-  return signals;
-}
+  ~SignalsKeptAway() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+#endif
+};
 
 }  // namespace
 
@@ -212,9 +222,7 @@ int ThreadPool::lent_and_awake(int64_t now) noexcept {
 // A worker that cannot be started is to this run one that never comes: others take its share.
 void ThreadPool::start_workers(int wanted) noexcept {
   if (started_ >= wanted) return;
-  const sigset_t signals = signals_kept_from_workers();
-  sigset_t before;
-  pthread_sigmask(SIG_BLOCK, &signals, &before);  // inherited, so no worker ever has them open
+  [[maybe_unused]] const SignalsKeptAway kept;  // inherited, so no worker ever has them open
   while (started_ < wanted) {
     pthread_t thread;
     void* index = reinterpret_cast<void*>(static_cast<intptr_t>(started_ + 1));
@@ -223,7 +231,6 @@ void ThreadPool::start_workers(int wanted) noexcept {
     pthread_detach(thread);
     members_[++started_].thread = thread;
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   int setting = threads_;
   if (started_ < wanted && setting > started_ + 1) {  // do not try again at every run
     threads_.compare_exchange_strong(setting, started_ + 1);
