@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
+from typing import Any
 
 import gradstep as gs
 import numpy as np
@@ -18,11 +19,11 @@ __all__ = ["MARK", "ONCE", "calls"]
 
 ONCE = 200
 MARK = "getpriority"  # a function of the C library that nothing else here calls
-ELEMENTS = 64
+ELEMENTS, MORE = 64, 4096
 
 
 def calls() -> dict[str, Callable[[], object]]:
-    """By name, on arrays so small that the call is all there is."""
+    """By name: on arrays so small that the call is all there is, and on some whose loops count."""
     x, w, out = (np.ones((1, ELEMENTS), np.float32) for _ in range(3))
     found: dict[str, Callable[[], object]] = {}
     for count in (1, 6):
@@ -34,7 +35,21 @@ def calls() -> dict[str, Callable[[], object]]:
         gs.layer_norm, x, w[0], w[0], out=out
     )
     found[f"numpy.add(x, x, out=y), {ELEMENTS}"] = partial(np.add, x, x, out=out)
+    x, y = np.ones((16, MORE // 16), np.float32), np.empty((16, MORE // 16), np.float32)
+    found[f"AdamW bound step(), {MORE}"] = _bound(x.ravel())
+    found[f"dropout(x, out=y), {MORE}"] = partial(gs.dropout, x, 0.5, seed=1, out=y)
+    found[f"layer_norm(x, None, None, out=y), {MORE}"] = partial(
+        gs.layer_norm, x, None, None, out=y
+    )
+    found[f"gelu(x, out=y), {MORE}"] = partial(gs.gelu, x, out=y)
+    found[f"softmax(x, out=y), {MORE}"] = partial(gs.softmax, x, out=y)
     return found
+
+
+def _bound(g: Any) -> Callable[[], object]:
+    optimizer = gs.AdamW(g.copy())
+    optimizer.bind(g)
+    return optimizer.step
 
 
 def _steps(count: int) -> tuple[Callable[[], object], Callable[[], object]]:

@@ -1,8 +1,14 @@
-"""Instructions of a call, counted by valgrind: the same on an idle machine and on a busy one."""
+"""Instructions of a call, counted by valgrind: the same on an idle machine and on a busy one.
+
+python -m bench.instructions compares with those of the last commit; --write replaces them.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -13,13 +19,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gradstep as gs
+import numpy as np
 
 from .counted_calls import MARK, ONCE, calls
 
-__all__ = ["Counts", "count_instructions"]
+__all__ = ["Counts", "committed", "count_instructions", "risen", "where"]
 
 PROGRAM = Path(__file__).with_name("counted_calls.py")
 # valgrind knows no AVX-512 and runs threads in turn, so that one that waits would be counted.
+COMMITTED = Path(__file__).parent / "results" / "instructions.json"
+MORE = 1.03  # that a call may take than the committed count
 SETTINGS = {"GRADSTEP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 LEVEL = "avx2"
 
@@ -69,3 +78,46 @@ def _number(part: Path) -> int:
 def _total(part: Path) -> int:
     found = re.search(r"^totals: (\d+)", part.read_text(), re.MULTILINE)
     return int(found[1]) if found else 0
+
+
+def where() -> dict[str, str]:
+    """What counts depend on, beside the code."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    compiler = gs.build_info()["compiler"].split(".")[0]
+    numpy = ".".join(np.__version__.split(".")[:2])
+    return {"python": python, "numpy": numpy, "compiler": compiler, "machine": platform.machine()}
+
+
+def committed() -> tuple[dict[str, float], dict[str, str]]:
+    """The counts of the last commit that wrote them, and where they were made."""
+    found = json.loads(COMMITTED.read_text())
+    return found["counts"], found["where"]
+
+
+def risen(counts: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
+    """A line for each call that takes more than it may."""
+    return [
+        f"{name}: {counts[name]:.0f} instructions, {count:.0f} before"
+        for name, count in before.items()
+        if counts.get(name, 0) > MORE * count
+    ]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="replace the committed counts")
+    arguments = parser.parse_args()
+    counts = count_instructions()
+    if not counts.by_call:
+        parser.exit(1, f"{counts.how}\n")
+    if arguments.write:
+        whole = {name: round(count) for name, count in counts.by_call.items()}
+        COMMITTED.write_text(json.dumps({"where": where(), "counts": whole}, indent=1) + "\n")
+    before, _ = committed()
+    for name, count in counts.by_call.items():
+        print(f"{name:44} {count:10.0f} {count / before.get(name, count) - 1:+7.1%}")
+
+
+if __name__ == "__main__":
+    main()

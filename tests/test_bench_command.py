@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # python -m bench runs in pl
 
 from bench import compare, counted_calls, instructions, peers, report
 from bench.__main__ import main
-from bench.instructions import Counts, count_instructions
+from bench.instructions import Counts, committed, count_instructions, risen, where
 from bench.layers import Layer
 from bench.measure import Rules, Task, Timing, interleave
 from bench.options import parser, reproducing
@@ -408,6 +408,15 @@ def test_every_call_has_a_count_of_a_plausible_size() -> None:
     assert all(100 < count < 1e6 for count in found.by_call.values())
     one, six = (found.by_call[f"AdamW bound step(), {n} of 64"] for n in ("1 tensor", "6 tensors"))
     assert six > one + 5 * 64 // 8  # instructions cannot be fewer than vectors
+    before, made = committed()
+    if where() == made:
+        assert not risen(found.by_call, before), "python -m bench.instructions --write, if meant"
+
+
+def test_counts_that_rise_are_told() -> None:
+    assert risen({"a": 102, "b": 104, "c": 1}, {"a": 100, "b": 100}) == [
+        "b: 104 instructions, 100 before"
+    ]
 
 
 # Pictures
