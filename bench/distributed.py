@@ -226,6 +226,7 @@ def _gloo(options: argparse.Namespace) -> None:
 
     sharded = gt.distributed.ShardedOptimizer
     reducing = sharded(gt.AdamW, parameters(), reduce=True, lr=1e-3)
+    rounding = sharded(gt.AdamW, parameters(), reduce=True, grad_dtype="bfloat16", lr=1e-3)
     beside = sharded(gt.AdamW, parameters(), lr=1e-3)
     zero = ZeroRedundancyOptimizer(parameters(), torch.optim.AdamW, lr=1e-3, fused=True)
     found = _timed(
@@ -233,6 +234,7 @@ def _gloo(options: argparse.Namespace) -> None:
         options.rounds,
         {
             f"{SHARDED}, reduce=True": reducing.step,
+            f"{SHARDED}, reduce=True, gradients in bfloat16": rounding.step,
             "DDP's all-reduce": all_reduce,
             f"DDP's all-reduce, {SHARDED}": lambda: [f() for f in (all_reduce, beside.step)],
             ZERO: lambda: [f() for f in (all_reduce, zero.step)],

@@ -118,6 +118,27 @@ def test_gradients_in_bfloat16_are_rounded_once_each(ranks: Ranks) -> None:
         assert same(found, expected)
 
 
+def test_without_ml_dtypes_bfloat16_gradients_are_refused_on_all_ranks(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradstep.distributed import optimizer
+
+    found = iter([True, False])
+
+    def one_lacks_it(what: str) -> None:
+        if not next(found):
+            raise ImportError(f"{what} needs ml_dtypes")
+
+    monkeypatch.setattr(optimizer, "bfloat16", one_lacks_it)
+
+    def work(transport: Any) -> None:
+        gd.ShardedOptimizer(gs.Adam, parameters(), comm=transport, grad_dtype="bfloat16")
+
+    pytest.importorskip("ml_dtypes")
+    said = sorted(type(each).__name__ for each in ranks(2, work))
+    assert said == ["DistributedError", "ImportError"]
+
+
 def test_groups_lists_and_tensors_without_gradient(ranks: Ranks) -> None:
     def made() -> list[Any]:
         rng = np.random.default_rng(3)

@@ -22,6 +22,7 @@ from gradstep.distributed.transport import (
     gather,
     gather_equal,
 )
+from gradstep.optim import storage as storage_types
 from gradstep.spec import storage
 
 __all__ = ["Exchange"]
@@ -53,7 +54,8 @@ class Exchange:
     """The shards of all ranks, and the messages between them.
 
     sizes: elements of each tensor. items: bytes of an element of each, as a parameter. sums: the
-    type in which gradients of each are added up. bfloat16: whether float32 gradients travel so.
+    type in which gradients of each are added up. bfloat16: whether float32 gradients travel so,
+    which needs ml_dtypes.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Exchange:
         self.peers = [rank for rank in range(transport.size) if rank != transport.rank]
         self.failed: str | None = None
         self._sums = sums
+        self._bfloat16 = storage_types.bfloat16("grad_dtype='bfloat16'") if bfloat16 else None
         self._half = [bfloat16 and dtype == np.float32 for dtype in sums]
         wire = [2 if half else dtype.itemsize for half, dtype in zip(self._half, sums, strict=True)]
         share = STAGED // 2 // max(1, len(self.peers))
@@ -202,7 +205,7 @@ class Exchange:
             if gradient is not None:
                 values = gradient[piece.start : piece.stop]
                 if self._half[piece.tensor]:
-                    values = storage.to_bfloat16(values)
+                    values = self._rounded(values)
                 packed[place] = values.view(np.uint8)
         return packed
 
@@ -246,7 +249,12 @@ class Exchange:
         gradient: Any = gradients[piece.tensor]
         own: Array = gradient[piece.start : piece.stop]
         # Rounded like the others', so that the sum does not know whose shard it is.
-        return storage.from_bfloat16(storage.to_bfloat16(own)) if half else own
+        return storage.from_bfloat16(self._rounded(own)) if half else own
+
+    def _rounded(self, values: Array) -> NDArray[np.uint16]:
+        # As spec.storage does, in a twentieth of the time.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.astype(self._bfloat16).view(np.uint16)
 
     def sum_in_order(self, own: NDArray[np.float64], counts: Sequence[int]) -> float:
         """The sum of the doubles of all ranks, one after the other; counts: how many each has."""

@@ -32,7 +32,7 @@ from gradstep.optim.groups import arranged
 from gradstep.optim.hyperparameters import is_schedule
 from gradstep.optim.optimizer import OPTIONS, Optimizer, StepInfo
 from gradstep.optim.state import verify
-from gradstep.optim.storage import Layout, first_tiles, layout_of
+from gradstep.optim.storage import Layout, bfloat16, first_tiles, layout_of
 from gradstep.spec.optim import clip_coefficient
 
 __all__ = ["ShardedOptimizer"]
@@ -47,8 +47,8 @@ class ShardedOptimizer:
     F-contiguous arrays. comm: a communicator of mpi4py (None: COMM_WORLD), or a `Transport`.
     timeout: seconds without a byte after which a rank gives up. reduction: "mean" or "sum" of the
     gradients of all micro-batches. grad_dtype: "float32", in which gradients are exact, or
-    "bfloat16", to which each is rounded once, as it travels. hyper: what `optimizer` takes, except
-    copy_to.
+    "bfloat16" (with ml_dtypes), to which each is rounded once, as it travels. hyper: what
+    `optimizer` takes, except copy_to.
 
     A step sums gradients into the shards (every rank receives those of its share), updates the
     shard, and gives every rank the new parameters. Gradients are added up in the order of their
@@ -96,7 +96,7 @@ class ShardedOptimizer:
                 optimizer.__name__, self._names, self._arrays, self._groups, hyper, grad_dtype
             )
             found["reduction"] = reduction
-        except (TypeError, ValueError) as raised:
+        except (ImportError, TypeError, ValueError) as raised:
             error = raised
             self._arrays = []
         self._exchange = Exchange(
@@ -104,7 +104,7 @@ class ShardedOptimizer:
             [array.size for array in self._arrays],
             [array.itemsize for array in self._arrays],
             [_sum_type(array) for array in self._arrays],
-            grad_dtype == "bfloat16",
+            grad_dtype == "bfloat16" and error is None,
         )
         agree_on(self._exchange, found, error)
         error = None
@@ -399,6 +399,8 @@ def _check_arguments(
     ):
         if value not in allowed:
             raise ValueError(f"{name}: {value!r}, expected one of {', '.join(map(repr, allowed))}")
+    if grad_dtype == "bfloat16":
+        bfloat16("grad_dtype='bfloat16'")  # all ranks learn of it where one cannot
     if hyper.get("copy_to") is not None:
         raise ValueError("copy_to: given, expected None: a shard keeps no second copy")
 

@@ -14,6 +14,7 @@ from gradstep.spec import storage as spec
 __all__ = [
     "SCALE",
     "Layout",
+    "bfloat16",
     "first_tiles",
     "layout_of",
     "put_state",

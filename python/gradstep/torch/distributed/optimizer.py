@@ -25,6 +25,7 @@ from gradstep.distributed.checkpoint import (
 from gradstep.distributed.exchange import Exchange
 from gradstep.distributed.plan import Piece
 from gradstep.distributed.transport import DistributedError, Transport
+from gradstep.optim.storage import bfloat16
 from gradstep.torch.distributed.gloo import GlooTransport
 from gradstep.torch.optim.memory import array_of, check_gradient, check_parameter
 from gradstep.torch.optim.optimizer import NativeOptimizer
@@ -44,7 +45,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
     already, as DistributedDataParallel leaves them; True where each process has its own: then they
     are summed in the order of ranks into the shards and divided by the number of processes, which
     moves half the bytes (under DDP together with its communication hook `unreduced`). grad_dtype:
-    "float32", or "bfloat16" for gradients that are reduced here. hyper: what `optimizer` takes.
+    "float32", or "bfloat16" (with ml_dtypes) for gradients that are reduced here. hyper: what
+    `optimizer` takes.
 
     What torch changes in `param_groups`, as its schedulers do, holds in all processes, where it
     must be the same. `save` and `load` are its checkpoints.
@@ -84,6 +86,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 raise TypeError("optimizer: expected a class of gradstep.torch.OPTIMIZERS")
             if grad_dtype not in ("float32", "bfloat16"):
                 raise ValueError(f"grad_dtype: {grad_dtype!r}, expected 'float32' or 'bfloat16'")
+            if grad_dtype == "bfloat16":
+                bfloat16("grad_dtype='bfloat16'")  # all processes learn of it where one cannot
             params = list(params)
             model = optimizer(params, **hyper)  # checks all arguments; has no states yet
             super().__init__(params, model.defaults)
@@ -96,7 +100,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 {**hyper, "reduce": reduce},
                 grad_dtype,
             )
-        except (TypeError, ValueError) as raised:
+        except (ImportError, TypeError, ValueError) as raised:
             error = raised
             self._parameters = []
         flat = [] if error else self._flat
@@ -105,7 +109,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             [array.size for array in flat],
             [array.itemsize for array in flat],
             [array.dtype for array in flat],
-            grad_dtype == "bfloat16",
+            grad_dtype == "bfloat16" and error is None,
         )
         agree_on(self._exchange, found, error)
         self._reduce = reduce
