@@ -89,6 +89,8 @@ ARGUMENTS: dict[str, Argument] = {
     "tree": tree(written=False),
     "params": tree(written=True),
     "average": tree(written=True),
+    "sums": optional(array(1, dtype=F8, order="none")),
+    "into": array(4, 6, written=True),
     "value": LIKE_X,
     # numbers
     "p": PROBABILITY,
@@ -249,6 +251,7 @@ SPECIAL: dict[str, Argument] = {
     "Optimizer.add_param_group.group": mapping(lambda: {"params": filled(3)}),
     "ewma_.value": array(4, 6, dtype=STORED),
     "Optimizer.bind.grads": optional(array(4, 6, dtype=STORED)),  # None leaves a tensor alone
+    "accumulate.grads": array(4, 6, dtype=(F4, np.dtype(np.float16))),
     "Optimizer.step.grads": array(4, 6, dtype=STORED),
     "Optimizer.reference_step.grads": array(4, 6, dtype=STORED),
 }

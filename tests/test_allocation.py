@@ -139,6 +139,7 @@ STATE: dict[str, Case] = {
         lambda opt, p, g: opt._plan.set_hyper(0, list(opt._current[0].values()))
     ),
     "steps": optimizer(lambda opt, p, g: setattr(opt._plan, "steps", [7, 7])),
+    "accumulate": optimizer(lambda opt, p, g: gs.accumulate(p, into=g)),
     "gradient_block_sums": optimizer(lambda opt, p, g: opt._plan.gradient_block_sums(g)),
     "load": optimizer(lambda opt, p, g: opt.load_state_dict(SAVED[False])),
     "load with another kernel": optimizer(lambda opt, p, g: opt.load_state_dict(SAVED[True])),

@@ -292,8 +292,31 @@ py::list Plan::gradient_block_sums(py::handle grads) {
   return result;
 }
 
+void Plan::accumulate(py::handle grads, const py::sequence& sums) {
+  const Busy busy(*this);
+  Gradients given;
+  check_parameters();
+  use(checked(grads, &given));
+  // All memory is there before anything is written.
+  std::vector<double> blocks(plan_.all_blocks());
+  std::vector<ArrayView> views;
+  for (const py::handle array : sums)
+    views.push_back(check_array(array, Access::kWrite, "sums", py::none(), types(kFloat64)));
+  int64_t room = 0;
+  for (const ArrayView& view : views) room += view.n;
+  if (room != static_cast<int64_t>(blocks.size()))
+    throw py::value_error("sums: " + std::to_string(room) + " elements, expected " +
+                          std::to_string(blocks.size()));
+  without_gil(plan_.elements(), [&] { plan_.accumulate(blocks.data()); });
+  const double* next = blocks.data();
+  for (const ArrayView& view : views) {
+    std::copy_n(next, view.n, static_cast<double*>(view.data));
+    next += view.n;
+  }
+}
+
 py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool check_finite,
-                     bool zero_grads) {
+                     bool zero_grads, std::optional<double> known_norm) {
   const Busy busy(*this);
   Gradients given;
   given.found.swap(spare_);  // keeps its memory from step to step
@@ -309,7 +332,8 @@ py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool
   LateFloat norm;
   py::tuple result(3);
   use(gradients);
-  const StepPlan::Options options{grad_scale, clip_norm, check_finite, zero_grads};
+  const StepPlan::Options options{grad_scale, clip_norm, check_finite, zero_grads,
+                                  known_norm ? &*known_norm : nullptr};
   StepPlan::Outcome outcome;
   without_gil(plan_.elements(), [&] { outcome = plan_.apply(options); });
   plan_.count(outcome);
@@ -350,8 +374,10 @@ void define_plan(py::module_& m) {
       .def("check", &Plan::check, py::arg("grads"))
       .def("check_parameters", &Plan::check_parameters)
       .def("step", &Plan::step, py::arg("grads"), py::arg("grad_scale"), py::arg("clip_norm"),
-           py::arg("check_finite"), py::arg("zero_grads") = false)
+           py::arg("check_finite"), py::arg("zero_grads") = false,
+           py::arg("known_norm") = py::none())
       .def("gradient_block_sums", &Plan::gradient_block_sums, py::arg("grads"))
+      .def("accumulate", &Plan::accumulate, py::arg("grads"), py::arg("sums"))
       .def_property("step_count", &Plan::step_count, &Plan::set_step_count)
       .def_property("steps", &Plan::steps, &Plan::set_steps);
 }

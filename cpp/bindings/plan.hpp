@@ -1,6 +1,7 @@
 // StepPlan as Python sees it: arrays are checked when they are given, all before anything changes.
 #pragma once
 #include <array>
+#include <optional>
 
 #include "bindings/memory.hpp"
 #include "engine/step/step_plan.hpp"
@@ -37,9 +38,10 @@ class Plan {
   void set_hyper(int group, const pybind11::sequence& values);
   void bind(const pybind11::sequence& grads);
   void unbind();
+  // known_norm: of the gradients, unscaled, for those who know it.
   // (number of steps taken, norm of the scaled gradients or None, whether this one was taken)
   pybind11::tuple step(pybind11::handle grads, double grad_scale, double clip_norm,
-                       bool check_finite, bool zero_grads);
+                       bool check_finite, bool zero_grads, std::optional<double> known_norm);
   // Checks grads (or the bound ones) as `step` would, and changes nothing.
   void check(pybind11::handle grads);
   // Parameters belong to others, who may have frozen, moved or resized them since.
@@ -48,6 +50,9 @@ class Plan {
   // The sums of squares of each SUM_BLOCK elements of grads (or the bound ones), an array for each
   // tensor: see StepPlan::gradient_block_sums.
   pybind11::list gradient_block_sums(pybind11::handle grads);
+  // Adds the gradients to the parameters, which have no layout, and writes such sums of these into
+  // arrays of that many float64.
+  void accumulate(pybind11::handle grads, const pybind11::sequence& sums);
 
   int64_t step_count() const { return plan_.step_count(); }
   void set_step_count(int64_t count);

@@ -80,6 +80,7 @@ from gradstep.ops.norm import (
 from gradstep.optim.averages import ewma_
 from gradstep.optim.gradients import (
     Summary,
+    accumulate,
     clip_norm_,
     clip_value_,
     describe,
@@ -157,6 +158,7 @@ __all__ = [
     "StepInfo",
     "Summary",
     "__version__",
+    "accumulate",
     "alpha_dropout",
     "alpha_dropout_backward",
     "batch_norm",

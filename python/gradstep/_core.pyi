@@ -33,8 +33,10 @@ class Plan:
         clip_norm: float,
         check_finite: bool,
         zero_grads: bool = False,
+        known_norm: float | None = None,
     ) -> tuple[int, float | None, bool]: ...
     def gradient_block_sums(self, grads: Sequence[Any] | None) -> list[NDArray[np.float64]]: ...
+    def accumulate(self, grads: Sequence[Any], sums: Sequence[NDArray[np.float64]]) -> None: ...
     steps: list[int]
     step_count: int
 

@@ -16,7 +16,7 @@ Array: TypeAlias = NDArray[Any]
 Name: TypeAlias = str | int | None
 Tree: TypeAlias = Any
 
-__all__ = ["Array", "Name", "Tree", "bfloat16", "flatten", "is_branch", "leaves_like"]
+__all__ = ["Array", "Name", "Tree", "bfloat16", "flatten", "is_branch", "leaves_like", "rebuilt"]
 
 
 def is_branch(tree: Tree) -> bool:
@@ -157,3 +157,17 @@ def skeleton(tree: Tree) -> Tree:
     if isinstance(tree, Sequence) and is_branch(tree):
         return [skeleton(branch) for branch in tree]
     return None
+
+
+def rebuilt(tree: Tree, leaves: Sequence[Array]) -> Tree:
+    """The branching of a tree, with lists for sequences, over other leaves."""
+    remaining = iter(leaves)
+
+    def build(branch: Tree) -> Tree:
+        if isinstance(branch, Mapping):
+            return {key: build(value) for key, value in branch.items()}
+        if isinstance(branch, (list, tuple)):
+            return [build(value) for value in branch]
+        return next(remaining)
+
+    return build(tree)

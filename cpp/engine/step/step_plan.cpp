@@ -121,10 +121,22 @@ void StepPlan::run(TaskRange body) const {
   run_tasks(elements_, static_cast<int64_t>(tasks_.size()) - 1, body);
 }
 
-// Blocks begin at multiples of kSumBlock whatever the items: each belongs to the item in which it
-// begins.
-template <class Block>
-void StepPlan::reduce(const Reduction<Block>& kernels, Block* blocks) const {
+// The kernel for a gradient, of Reduction or Accumulation.
+template <class Kernels>
+static auto kernel_for(const Kernels& kernels, DType type, Keep as) {
+  if (as == Keep::kPlain) return kernels.plain[type];
+  return as == Keep::kFloat16 ? kernels.float16 : kernels.bfloat16;
+}
+
+static const void* gradient_at(const Tensor& tensor, DType type, int64_t begin) {
+  if (tensor.gradient == Keep::kPlain) return at(tensor.g, type, begin);
+  return static_cast<const uint16_t*>(tensor.g) + begin;
+}
+
+// body(tensor, type, begin, end, number of the first block). Blocks begin at multiples of kSumBlock
+// whatever the items: each belongs to the item in which it begins.
+template <class Body>
+void StepPlan::walk_blocks(const Body& body) const {
   run([&](int64_t first_task, int64_t last_task) {
     for (int64_t i = tasks_[first_task]; i < tasks_[last_task]; ++i) {
       const Item& item = items_[i];
@@ -132,16 +144,30 @@ void StepPlan::reduce(const Reduction<Block>& kernels, Block* blocks) const {
       const int64_t first = block_count(item.begin), begin = first * kSumBlock;
       const int64_t end = std::min(block_count(item.end) * kSumBlock, info.n);
       if (begin >= end) continue;
-      const Tensor& tensor = tensors_[item.tensor];
-      const void* g = at(tensor.g, info.type, begin);
-      auto kernel = kernels.plain[info.type];
-      if (tensor.gradient != Keep::kPlain) {
-        g = static_cast<const uint16_t*>(tensor.g) + begin;
-        kernel = tensor.gradient == Keep::kFloat16 ? kernels.float16 : kernels.bfloat16;
-      }
-      kernel(g, end - begin, blocks + info.first_block + first);
+      body(tensors_[item.tensor], info.type, begin, end, info.first_block + first);
     }
   });
+}
+
+template <class Block>
+void StepPlan::reduce(const Reduction<Block>& kernels, Block* blocks) const {
+  walk_blocks([&](const Tensor& tensor, DType type, int64_t begin, int64_t end, int64_t first) {
+    kernel_for(kernels, type, tensor.gradient)(gradient_at(tensor, type, begin), end - begin,
+                                               blocks + first);
+  });
+}
+
+void StepPlan::accumulate(double* blocks) const {
+  const Accumulation& kernels = active_table().optim->accumulate;
+  walk_blocks([&](const Tensor& tensor, DType type, int64_t begin, int64_t end, int64_t first) {
+    kernel_for(kernels, type, tensor.gradient)(
+        at(tensor.p, type, begin), gradient_at(tensor, type, begin), end - begin, blocks + first);
+  });
+}
+
+int64_t StepPlan::all_blocks() {
+  if (stale_) lay_out();
+  return block_count_;
 }
 
 std::vector<double> StepPlan::gradient_block_sums() {
@@ -184,7 +210,7 @@ StepPlan::Outcome StepPlan::apply(const Options& options) {
   Outcome outcome{std::numeric_limits<double>::quiet_NaN(), true};
   double scale = options.grad_scale;
   if (options.clip_norm > 0 || options.check_finite) {
-    outcome.grad_norm = gradient_norm() * std::fabs(scale);
+    outcome.grad_norm = (options.norm ? *options.norm : gradient_norm()) * std::fabs(scale);
     outcome.applied = !options.check_finite || std::isfinite(outcome.grad_norm);
     const double coefficient = options.clip_norm / (outcome.grad_norm + 1e-6);
     const bool clips = options.clip_norm > 0 && !std::isinf(options.clip_norm);

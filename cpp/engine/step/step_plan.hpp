@@ -17,6 +17,7 @@ class StepPlan {
     double clip_norm = 0;       // largest L2 norm of all gradients together; <= 0: none
     bool check_finite = false;  // do nothing when a gradient is not finite
     bool zero_grads = false;    // fill the gradients with zeros once they are used
+    const double* norm = nullptr;  // of the gradients, unscaled, where it is known
   };
   struct Outcome {
     double grad_norm;  // of the scaled gradients; NaN where neither option asked for it
@@ -51,6 +52,10 @@ class StepPlan {
   // after tensor. Where arrays are divided among processes at multiples of kSumBlock, the sums of
   // all are those of the whole, so their norm is the same to the bit.
   std::vector<double> gradient_block_sums();
+  // Adds the gradients to the parameters, and gives such sums of squares of what these are then;
+  // `blocks` has room for one of every block.
+  void accumulate(double* blocks) const;
+  int64_t all_blocks();  // of the sums over all present tensors
   // How many of these belong to each tensor: none without a gradient.
   std::vector<int64_t> block_counts() const;
   // Of every tensor's gradient, in order; none is skipped.
@@ -86,6 +91,8 @@ class StepPlan {
   void lay_out();
   void make_formulas(const OptimKernels& table, double scale, bool zero_grads);
   void update(const OptimKernels& table, int64_t first_task, int64_t last_task) const;
+  template <class Body>
+  void walk_blocks(const Body& body) const;
   template <class Block>
   void reduce(const Reduction<Block>& kernels, Block* blocks) const;
   void run(TaskRange body) const;

@@ -1,6 +1,7 @@
-// What a plan asks of its gradients before a step: the squares of their elements, or a summary.
+// What a plan asks of its gradients before a step: the squares of their elements, or a summary; and
+// their sums over several batches.
 #pragma once
-#include "isa/optim/table.hpp"
+#include "isa/optim/update.hpp"
 #include "isa/reduce.hpp"
 #include "isa/storage.hpp"
 
@@ -64,6 +65,38 @@ static void reduce_stored(const void* data, int64_t n, Block* blocks) {
     const int64_t size = n - at < kSumBlock ? n - at : kSumBlock;
     storage::load_all<S>(x + at, size, values);
     kReduce(values, size, blocks++);
+  }
+}
+
+struct Plus {
+  template <class V>
+  ALWAYS_INLINE void operator()(V& total, V x) const {
+    total = total + x;
+  }
+};
+
+// A block is summed while it is in L1.
+template <class T>
+static void accumulate(void* into, const void* data, int64_t n, double* blocks) {
+  T* total = static_cast<T*>(into);
+  const T* x = static_cast<const T*>(data);
+  for (int64_t at = 0; at < n; at += kSumBlock) {
+    const int64_t size = n - at < kSumBlock ? n - at : kSumBlock;
+    update(Plus{}, size, total + at, x + at);
+    sum_squares<T>(total + at, size, blocks++);
+  }
+}
+
+// The same for x kept in 16 bits.
+template <class S>
+static void accumulate_stored(void* into, const void* data, int64_t n, double* blocks) {
+  float* total = static_cast<float*>(into);
+  const auto* x = static_cast<const uint16_t*>(data);
+  alignas(64) float values[kSumBlock];
+  for (int64_t at = 0; at < n; at += kSumBlock) {
+    const int64_t size = n - at < kSumBlock ? n - at : kSumBlock;
+    storage::load_all<S>(x + at, size, values);
+    accumulate<float>(total + at, values, size, blocks++);
   }
 }
 

@@ -77,7 +77,12 @@ static constexpr int kOptimizerCount = 0 OPTIMIZERS(COUNT);
    reduce_stored<storage::Float16, Block, f<float>>}
 
 extern const OptimKernels kTable;
-const OptimKernels kTable = {kKernels, sizeof kKernels / sizeof *kKernels, kOptimizerCount,
-                             REDUCTION(sum_squares, double), REDUCTION(summarize, BlockSummary)};
+const OptimKernels kTable = {kKernels,
+                             sizeof kKernels / sizeof *kKernels,
+                             kOptimizerCount,
+                             REDUCTION(sum_squares, double),
+                             REDUCTION(summarize, BlockSummary),
+                             {BY_TYPE(accumulate), accumulate_stored<storage::Bfloat16>,
+                              accumulate_stored<storage::Float16>}};
 
 }  // namespace gradstep::GRADSTEP_ISA::optim

@@ -113,12 +113,20 @@ struct Reduction {
   Function bfloat16, float16;
 };
 
+// total += x, and for each block of kSumBlock elements the sum of squares of the new total.
+struct Accumulation {
+  typedef void (*Function)(void* total, const void* x, int64_t n, double* blocks);
+  ByType<Function> plain;
+  Function bfloat16, float16;  // of x; total is float32
+};
+
 struct OptimKernels {
   const Kernel* kernels;
   int kernel_count;
   int optimizer_count;  // the first ones; the others are assignments
   Reduction<double> sum_squares;
   Reduction<BlockSummary> summarize;
+  Accumulation accumulate;
 };
 
 }  // namespace gradstep

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from gradstep import _core
 from gradstep.arguments import integer
-from gradstep.arrays import Array, Tree, as_array, flatten, label, leaves_like, listed
+from gradstep.arrays import Array, Tree, as_array, flatten, label, leaves_like, listed, rebuilt
 from gradstep.optim.hyperparameters import check_range
 from gradstep.optim.state import MAX_STEP
 
@@ -65,7 +63,7 @@ def ewma_(
     plan.step(values, 1.0, 0.0, False)
     if step is None:
         return average
-    return _like(average, outs) if out is None else out
+    return rebuilt(average, outs) if out is None else out
 
 
 class BoundAverage:
@@ -92,16 +90,3 @@ class BoundAverage:
         """Move the averages: average = beta average + (1 - beta) value."""
         self._plan.set_hyper(0, [0.0, np.inf, 0.0, 0.0, check_range("betas", beta, "beta")])
         self._plan.step(None, 1.0, 0.0, False)
-
-
-def _like(tree: Tree, leaves: list[Array]) -> Tree:
-    remaining = iter(leaves)
-
-    def build(branch: Tree) -> Tree:
-        if isinstance(branch, Mapping):
-            return {key: build(value) for key, value in branch.items()}
-        if isinstance(branch, (list, tuple)):
-            return [build(value) for value in branch]
-        return next(remaining)
-
-    return build(tree)

@@ -13,10 +13,30 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from gradstep import _core
-from gradstep.arrays import Name, Tree, as_array, check_names, flatten, label
+from gradstep.arrays import (
+    Name,
+    Tree,
+    as_array,
+    check_names,
+    flatten,
+    label,
+    leaves_like,
+    listed,
+    rebuilt,
+)
 from gradstep.optim.hyperparameters import check_range
 
-__all__ = ["Summary", "clip_norm_", "clip_value_", "describe", "global_norm", "nonfinite"]
+__all__ = [
+    "Summary",
+    "accumulate",
+    "clip_norm_",
+    "clip_value_",
+    "describe",
+    "global_norm",
+    "nonfinite",
+]
+
+HYPER = ["maximize", "clip_value", "l1", "l2"]
 
 
 class Summary(NamedTuple):
@@ -48,11 +68,47 @@ def global_norm(grads: Tree) -> float:
     return _core.global_norm(arrays, names, "grads")
 
 
+def accumulate(grads: Tree, *, into: Tree) -> Tree:
+    """Adds the gradients of a batch to those of the batches before, in one pass.
+
+    grads: a tree of arrays, float32, bfloat16 or float16, or float64 beside float64. into: writable
+    float32 or float64 arrays of the same shapes and order, zeros at first. float16 and bfloat16 are
+    added as float32.
+
+    Returns what the norm of `into` is made of, arranged like it: for each array the sums of the
+    squares of 4096 elements, float64 (ceil(N / 4096),). Given to `step(into, sums=...)`, they spare
+    the step another pass for `clip_norm` and `on_nonfinite`; they hold until `into` changes. Raises
+    TypeError or ValueError, and then nothing was written.
+
+    >>> import numpy as np, gradstep as gs
+    >>> w, total = np.ones(2, np.float32), np.zeros(2, np.float32)
+    >>> opt = gs.SGD(w, lr=1.0, clip_norm=1.0, on_nonfinite="skip")
+    >>> for batch in ([1.0, 4.0], [2.0, 0.0]):
+    ...     sums = gs.accumulate(np.float32(batch), into=total)
+    >>> opt.step(total, sums=sums, zero_grads=True).grad_norm
+    5.0
+    >>> w, total
+    (array([0.40000014, 0.20000017], dtype=float32), array([0., 0.], dtype=float32))
+    """
+    into = listed(into)
+    names, totals = flatten(into, "into")
+    check_names(names, "into")
+    values = leaves_like(into, grads, "grads", "into")
+    for name, leaf in zip(names, values, strict=True):
+        if leaf is None:  # of a step it would mean to leave the tensor alone
+            raise TypeError(f"{label('grads', name)}: NoneType, expected a numpy.ndarray")
+    tensors = [(name, 0, array) for name, array in zip(names, totals, strict=True)]
+    plan = _core.Plan([("Assign", HYPER)], tensors, ("into", "state", "grads"))
+    sums = [np.empty(-(-array.size // _core.SUM_BLOCK)) for array in totals]
+    arranged = rebuilt(into, sums)
+    plan.accumulate(values, sums)
+    return arranged
+
+
 def _assign(grads: Tree, clip_value: float, clip_norm: float) -> float:
     names, arrays = flatten(grads, "grads")
-    hyper = ["maximize", "clip_value", "l1", "l2"]
     tensors = [(name, 0, array) for name, array in zip(names, arrays, strict=True)]
-    plan = _core.Plan([("Assign", hyper)], tensors, ("grads", "state", "grads"))
+    plan = _core.Plan([("Assign", HYPER)], tensors, ("grads", "state", "grads"))
     plan.set_hyper(0, [0.0, clip_value, 0.0, 0.0])
     _, norm, _ = plan.step(arrays, 1.0, clip_norm, False)
     return 0.0 if norm is None else norm

@@ -18,7 +18,7 @@ import numpy as np
 
 from gradstep import _core
 from gradstep.arguments import flag
-from gradstep.arrays import Array, Tree, as_array, leaves_like
+from gradstep.arrays import Array, Tree, as_array, label, leaves_like
 from gradstep.optim.gradients import raise_nonfinite
 from gradstep.optim.groups import Group, Parameters, arranged, given_by
 from gradstep.optim.hyperparameters import (
@@ -31,10 +31,10 @@ from gradstep.optim.hyperparameters import (
     scalars,
 )
 from gradstep.optim.locks import new_lock
-from gradstep.optim.state import Expected, Loaded, copies_between, verify
+from gradstep.optim.state import Expected, Loaded, check_array, copies_between, verify
 from gradstep.optim.storage import Layout, first_tiles, layout_of, values_of
 from gradstep.spec import optim as spec
-from gradstep.spec import sums
+from gradstep.spec import sums as spec_sums
 from gradstep.spec.optim import Round, Scalars
 
 OnNonfinite: TypeAlias = Literal["apply", "skip", "raise"]
@@ -377,7 +377,7 @@ class Optimizer:
             self._plan.bind(arrays)
             self._bound = arrays
 
-    def step(self, grads: Tree = None, *, zero_grads: bool = False) -> StepInfo:
+    def step(self, grads: Tree = None, *, zero_grads: bool = False, sums: Tree = None) -> StepInfo:
         """Updates the parameters and the state in place, all of them or, on an error, none.
 
         grads: arrays of the dtype, shape and order of the parameters, arranged like params (a list,
@@ -385,6 +385,8 @@ class Optimizer:
         None for a tensor leaves it alone. Without argument, the buffers given to `bind`.
         zero_grads: fill the gradients with zeros once they are read, while they are in cache, and
         those of a step that is skipped; they must then be writable and share no memory.
+        sums: what `accumulate` returned for these very gradients, which are then not read for
+        `clip_norm` and `on_nonfinite`.
 
         Raises TypeError or ValueError for gradients that do not fit, FloatingPointError with
         `on_nonfinite="raise"` for those that are not finite. Then nothing was written.
@@ -398,8 +400,9 @@ class Optimizer:
                 self._bind_copied()
             if self._stale:
                 self._refresh(self._plan.step_count + 1)
+            known = None if sums is None else self._known_norm(grads, sums)
             count, norm, applied = self._plan.step(
-                grads, self._scale, self._clip, self._checks, zero_grads
+                grads, self._scale, self._clip, self._checks, zero_grads, known
             )
             if not applied:
                 return self._refuse(grads, norm, zero_grads)
@@ -409,6 +412,23 @@ class Optimizer:
         if self._flat and isinstance(grads, (list, tuple)):
             return list(grads)
         return leaves_like(self._shape, grads, "grads")
+
+    def _known_norm(self, grads: list[Any] | None, sums: Tree) -> float:
+        """The norm of gradients by the sums of their blocks. Raises TypeError or ValueError."""
+        given = (self._bound or []) if grads is None else grads
+        found = leaves_like(self._shape, sums, "sums")
+        blocks = []
+        # The plan checks how many gradients there are.
+        rows = zip(self._names, self._arrays, found, given, strict=False)
+        for name, array, own, leaf in rows:
+            if leaf is not None:
+                what = label("sums", name)
+                check_array(own, np.float64, (-(-array.size // spec_sums.SUM_BLOCK),), what)
+                blocks.append(own)
+        total = spec_sums.total(blocks)
+        if total < 0:
+            raise ValueError(f"sums: {total:g} in all, expected sums of squares")
+        return float(np.sqrt(total))
 
     def _refuse(
         self, grads: list[Any] | None, norm: float | None, zero_grads: bool = False
@@ -422,7 +442,7 @@ class Optimizer:
             return StepInfo(self.step_count, self._lr, norm, True)
         raise_nonfinite(self._names, leaves)
 
-    def reference_step(self, grads: Tree = None) -> StepInfo:
+    def reference_step(self, grads: Tree = None, *, sums: Tree = None) -> StepInfo:
         """The same step by the NumPy specification: same checks, same bits, slowly.
 
         Takes, returns and raises what `step` does.
@@ -434,19 +454,25 @@ class Optimizer:
             t = self._plan.step_count + 1
             if self._stale:
                 self._refresh(t)
-            return self._reference_step(leaves, t)
+            known = None if sums is None else self._known_norm(leaves, sums)
+            return self._reference_step(leaves, t, known)
 
-    def _reference_step(self, leaves: list[Any] | None, t: int) -> StepInfo:
+    def _reference_step(
+        self, leaves: list[Any] | None, t: int, norm: float | None = None
+    ) -> StepInfo:
         self._plan.check(leaves)
         given = (self._bound or []) if leaves is None else leaves
         raw = [
             None if leaf is None else _read(leaf, array)
             for leaf, array in zip(given, self._arrays, strict=True)
         ]
-        norm: float | None = None
         scale = self._scale
-        if self._clip > 0 or self._checks:
-            norm = sums.global_norm(values_of(g) for g in raw if g is not None) * abs(scale)
+        if not (self._clip > 0 or self._checks):
+            norm = None
+        else:
+            if norm is None:
+                norm = spec_sums.global_norm(values_of(g) for g in raw if g is not None)
+            norm *= abs(scale)
             if self._checks and not np.isfinite(norm):
                 return self._refuse(leaves, norm)
             scale *= spec.clip_coefficient(norm, self._clip)

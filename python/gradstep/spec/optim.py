@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gradstep.arrays import Array
+from gradstep.spec.sums import square_blocks
 
 Scalars: TypeAlias = Mapping[str, float]
 # Rounds a double to the type of the arrays.
@@ -21,6 +22,7 @@ Round: TypeAlias = Callable[[float], Any]
 __all__ = [
     "Round",
     "Scalars",
+    "accumulate",
     "clamp",
     "clip_coefficient",
     "denominator",
@@ -103,6 +105,18 @@ def clip_coefficient(norm: float, max_norm: float) -> float:
         return 1.0
     coefficient = max_norm / (norm + 1e-6)
     return 1.0 if coefficient >= 1 else coefficient
+
+
+def accumulate(total: Array, gradient: Array) -> tuple[Array, Array]:
+    """The NumPy specification of `accumulate` for one array: the new total and its block sums.
+
+    gradient: its values, of the type of total and flat as that lies in memory.
+    """
+    with np.errstate(all="ignore"):
+        flat = total.reshape(-1, order="A") + gradient
+    return flat.reshape(total.shape, order="F" if total.flags.f_contiguous else "C"), square_blocks(
+        flat
+    )
 
 
 def ewma(

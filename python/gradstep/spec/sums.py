@@ -16,8 +16,10 @@ __all__ = [
     "global_norm",
     "paired_sums",
     "paired_sums_along",
+    "square_blocks",
     "sum_along",
     "sum_blocks",
+    "total",
 ]
 
 SUM_BLOCK = 4096
@@ -94,10 +96,18 @@ def paired_sums_along(values: Array, axis: int) -> NDArray[np.float64]:
 
 def global_norm(arrays: Iterable[Array]) -> float:
     """L2 norm over all arrays: squares summed in double by blocks, blocks in order."""
-    total = 0.0
-    for array in arrays:
-        values = array.ravel("K").astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for block in sum_blocks(values * values):
-                total += float(block)
-    return math.sqrt(total)
+    return math.sqrt(total(map(square_blocks, arrays)))
+
+
+def square_blocks(array: Array) -> NDArray[np.float64]:
+    """The sum of squares of each 4096 elements as they lie in memory."""
+    values = array.ravel("K").astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return sum_blocks(values * values)
+
+
+def total(blocks: Iterable[NDArray[np.float64]]) -> float:
+    """The sums of all blocks, added one after the other."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        running = np.cumsum(np.concatenate([np.zeros(1), *blocks]))
+    return float(running[-1])
