@@ -12,6 +12,7 @@ from argument_kinds import (
     BELOW_1,
     CHANNELS,
     COUNT,
+    F4,
     F8,
     FLOATS,
     LIKE_X,

@@ -31,6 +31,7 @@ from gradstep.torch.nn.modules import (
     LayerNorm,
     RMSNorm,
 )
+from gradstep.torch.optim.offload import OffloadOptimizer
 from gradstep.torch.optim.optimizers import (
     SGD,
     Adadelta,
@@ -75,6 +76,7 @@ __all__ = [
     "LayerNorm",
     "Lion",
     "NAdam",
+    "OffloadOptimizer",
     "RAdam",
     "RMSNorm",
     "RMSprop",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from gradstep.torch.optim.participants import Member, State
 from gradstep.torch.optim.shards import part_of
 from gradstep.torch.optim.storage import MASTERS, layout_for
 
-__all__ = ["Adapted", "adapted"]
+__all__ = ["Adapted", "adapted", "copied"]
 
 EIGHT = (torch.int8, torch.uint8)
 # Newer versions of bitsandbytes wrap its arrays so in a state dict.
@@ -199,3 +200,16 @@ def _numbers(found: Mapping[str, Any], name: str, size: int, where: str) -> Arra
     if not np.isfinite(array).all():
         raise ValueError(f"{at}: not finite, expected finite numbers")
     return array  # type: ignore[no-any-return]
+
+
+def copied(value: Any) -> Any:
+    """The same with tensors of its own, but for keys."""
+    if isinstance(value, Adapted):
+        return value.own
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        found = copy.copy(value)
+        found.update({key: copied(own) for key, own in value.items()})
+        return found
+    return [copied(own) for own in value] if isinstance(value, list) else value

@@ -6,7 +6,6 @@ loading of checkpoints are torch's own. Only `step` is replaced. The classes are
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +29,7 @@ from gradstep.torch.optim.groups import (
     check_flags,
     kept_as,
 )
-from gradstep.torch.optim.loading import Adapted, adapted
+from gradstep.torch.optim.loading import adapted, copied
 from gradstep.torch.optim.memory import array_of
 from gradstep.torch.optim.participants import Member, Participants
 from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
@@ -84,6 +83,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     _groups: Groups | None = None
     _values: list[tuple[Any, ...]] | None = None  # hyperparameters of each group, as the plan's
     _volatile = False  # one of them is a tensor or a list, which may change in place
+    _known_norm: float | None = None  # of the gradients of a step that sees but a part of them
     _grad_norm: float | None = None
     _skipped = False
 
@@ -220,7 +220,8 @@ class NativeOptimizer(torch.optim.Optimizer):
                 return participants, given, rows, norm, None
             scale *= clip_coefficient(norm, clip)
             clip, checks = 0.0, False
-        _, own_norm, applied = participants.plan.step(given, scale, clip, checks, self._zero_grads)
+        options = scale, clip, checks, self._zero_grads, self._known_norm
+        _, own_norm, applied = participants.plan.step(given, *options)
         norm = own_norm if norm is None else norm
         return participants, given, rows, norm, scale if applied else None
 
@@ -465,7 +466,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             if key in kept:
                 setattr(self, key, kept.pop(key))
         if kept.keys() == {"state", "param_groups"}:  # load_state_dict: the caller's tensors
-            kept["state"] = _copied(kept["state"])
+            kept["state"] = copied(kept["state"])
         super().__setstate__(kept)
 
 
@@ -473,19 +474,6 @@ def _fill_with_zeros(grads: Iterable[Any]) -> None:
     with torch.no_grad():
         for grad in grads:
             grad.zero_()
-
-
-def _copied(value: Any) -> Any:
-    """The same with tensors of its own, but for keys."""
-    if isinstance(value, Adapted):
-        return value.own
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        copied = copy.copy(value)
-        copied.update({key: _copied(own) for key, own in value.items()})
-        return copied
-    return [_copied(own) for own in value] if isinstance(value, list) else value
 
 
 def _is_fake(tensor: Any) -> bool:
