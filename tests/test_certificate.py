@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def test_kernels_give_the_expected_bits_on_every_level(level: str) -> None:
 
 def test_the_specification_alone_gives_the_same_bits() -> None:
     assert digest(SPECIFICATION) == EXPECTED[10]
+
+
+def test_it_needs_numpy_alone(python: Callable[..., str]) -> None:
+    code = """
+import sys
+for name in ("ml_dtypes", "safetensors", "sklearn", "matplotlib", "tqdm", "scipy", "threadpoolctl"):
+    sys.modules[name] = None  # an import of it fails
+from gradstep.train.cli import main
+print(main(["certify", "--steps", "10"]))
+"""
+    assert python(code).endswith("as expected\n0")
 
 
 def test_every_kernel_is_in_it() -> None:

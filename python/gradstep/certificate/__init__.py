@@ -12,9 +12,9 @@ from gradstep.certificate.network import Training
 __all__ = ["EXPECTED", "NATIVE", "SPECIFICATION", "Kernels", "Training", "first_difference"]
 
 EXPECTED = {
-    10: "f3f5b510417f3368f4a51083b54fc7ddad2e7e286b399bfe6e506df5e9494d1f",
-    100: "a527b50c2b83479538e811ea05b05e34af210c61f403159be8ed0e8c17b187d8",
-    1000: "ddd413551131bc764d6aef33961871a44394322b47b659567240798956900cd0",
+    10: "51a3e868fff53f87aeeb44e061ae086384f97bdf2c0aee19a1563620c590fc73",
+    100: "edd6c32850914ccff830748f5b1642a7bf438b6be53d2b63152cfb68ca52c1c5",
+    1000: "c2d4da029fa7f50c7620b3f7693e44b541b15f104da2cb97d99c2b35ee1a5d10",
 }
 
 

@@ -60,7 +60,7 @@ BLOCKS = (
     Block("Adam", "maxout", options={"lr": 2e-3, "amsgrad": True, "maximize": False}),
     Block("AdamW", "softmax", "group_norm", options={"lr": 2e-3}),
     Block("AdamW", "log_softmax", "batch_norm", options={"lr": 2e-3, "state_dtype": "int8"}),
-    Block("AdamW", "tanh", "instance_norm", options={"state_dtype": "bfloat16"}),
+    Block("AdamW", "tanh", "instance_norm"),
     Block("NAdam", "bias_activation", "rms_norm", options={"lr": 2e-3}),
     Block("Adamax", "relu", "batch_norm", "drop_path"),
     Block("RAdam", "gelu", "layer_norm", "alpha_dropout", {"lr": 2e-3}),
