@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
-from functools import partial
+from functools import cache, partial
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -104,6 +104,11 @@ def function(good: Callable[..., Any]) -> Argument:
 
 
 def filled(*shape: int, dtype: Any = F4) -> Any:
+    return _filled(shape, np.dtype(dtype)).copy()
+
+
+@cache
+def _filled(shape: tuple[int, ...], dtype: Any) -> Any:
     return np.linspace(1, 2, int(np.prod(shape)), dtype=dtype).reshape(shape)
 
 

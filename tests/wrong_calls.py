@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from math import inf
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,9 @@ SIZES = (
 SEARCHES = ("find_lr", "overfit_test")
 
 
+WITHOUT = {int, float, bool, str, bytes, type(None), type, FunctionType, np.dtype}
+
+
 def too_much(call: Call, name: str, value: Any) -> bool:
     """What is right and would take for ever, or all memory."""
     if name not in SIZES and call.name not in SEARCHES:
@@ -37,12 +41,12 @@ def too_much(call: Call, name: str, value: Any) -> bool:
 def arrays_in(thing: Any, seen: set[int] | None = None) -> Iterator[Any]:
     """All arrays that can be reached from here: in containers, and in objects of the package."""
     seen = set() if seen is None else seen
-    if id(thing) in seen:
+    if type(thing) in WITHOUT or id(thing) in seen:
         return
     seen.add(id(thing))
     if isinstance(thing, np.ndarray):
         yield thing
-    elif isinstance(thing, Mapping):
+    elif isinstance(thing, (dict, Mapping)):
         for value in list(thing.values()):
             yield from arrays_in(value, seen)
     elif isinstance(thing, (list, tuple)):
