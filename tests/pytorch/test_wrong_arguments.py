@@ -261,6 +261,10 @@ def test_a_step_that_is_refused_changes_no_tensor() -> None:
     assert tried > 5
 
 
+def is_tensors(values: list[Any]) -> bool:
+    return all(isinstance(value, torch.Tensor) for value in values)
+
+
 def is_bytes(value: Any) -> bool:
     return is_index(value) and not isinstance(value, torch.Tensor) and value.__index__() >= 0
 
@@ -278,6 +282,21 @@ ALONE: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any], bool]]] = {
         "forward",
         lambda v: gt.register(Module, v),
         lambda v: v is None or callable(v),
+    ),
+    "OffloadOptimizer of params": (
+        "params",
+        lambda v: None if getattr(v, "is_meta", False) else gt.OffloadOptimizer(v),
+        lambda v: isinstance(v, torch.Tensor) or (isinstance(v, list) and is_tensors(v)),
+    ),
+    "OffloadOptimizer of a class": (
+        "optimizer",
+        lambda v: gt.OffloadOptimizer([torch.nn.Parameter(of(3))], v),
+        lambda v: False,
+    ),
+    "OffloadOptimizer in buckets": (
+        "bucket",
+        lambda v: gt.OffloadOptimizer([torch.nn.Parameter(of(3))], bucket=v),
+        lambda v: is_bytes(v) and v.__index__() > 0,
     ),
     "keep_memory": ("limit", gt.keep_memory, lambda v: is_bytes(v)),
 }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gradstep import _core
-from gradstep.arguments import integer
+from gradstep.arguments import integer, several, shown
 from gradstep.optim.gradients import accumulate
 from gradstep.spec import sums as spec_sums
 from gradstep.torch.optim.memory import array_of
@@ -83,12 +83,14 @@ class OffloadOptimizer:
         **options: Any,
     ) -> None:
         if not (isinstance(optimizer, type) and issubclass(optimizer, NativeOptimizer)):
-            raise TypeError(f"optimizer: {optimizer!r}, expected a class of gradstep.torch")
+            raise TypeError(f"optimizer: {shown(optimizer)}, expected a class of gradstep.torch")
         if options.get("zero_grads"):
             raise ValueError("zero_grads: True, expected False; call zero_grad()")
         self._size = integer("bucket", bucket, 1)
         self._places: list[_Place] = []
-        entries = list(params)
+        entries = list(several("params", params, lambda name, entry: entry))
+        if not entries:
+            raise ValueError("params: none, expected at least one")
         if entries and isinstance(entries[0], dict):
             hosted: list[Any] = [
                 {**group, "params": self._hosted(group["params"])} for group in entries
@@ -105,6 +107,8 @@ class OffloadOptimizer:
             parameter = entry[1] if isinstance(entry, tuple) else entry
             if not isinstance(parameter, torch.Tensor):
                 raise TypeError(f"params: {type(parameter).__name__}, expected tensors")
+            if not parameter.is_floating_point():
+                raise TypeError(f"params: dtype {parameter.dtype}, expected floating-point numbers")
             if self._places and parameter.device != self._places[0].parameter.device:
                 where = self._places[0].parameter.device
                 raise ValueError(f"params: on {parameter.device}, expected {where} as the first")
