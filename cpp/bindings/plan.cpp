@@ -316,7 +316,16 @@ void Plan::accumulate(py::handle grads, const py::sequence& sums) {
 }
 
 py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool check_finite,
-                     bool zero_grads, std::optional<double> known_norm) {
+                     bool zero_grads) {
+  return apply(grads, {grad_scale, clip_norm, check_finite, zero_grads});
+}
+
+py::tuple Plan::step_with_norm(double norm, py::handle grads, double grad_scale, double clip_norm,
+                               bool check_finite, bool zero_grads) {
+  return apply(grads, {grad_scale, clip_norm, check_finite, zero_grads, &norm});
+}
+
+py::tuple Plan::apply(py::handle grads, const StepPlan::Options& options) {
   const Busy busy(*this);
   Gradients given;
   given.found.swap(spare_);  // keeps its memory from step to step
@@ -326,20 +335,18 @@ py::tuple Plan::step(py::handle grads, double grad_scale, double clip_norm, bool
   } give_back{spare_, given.found};
   check_parameters();
   Gradients& gradients = checked(grads, &given);
-  if (zero_grads) check_zeroable(&gradients);
+  if (options.zero_grads) check_zeroable(&gradients);
   // All that the result needs is there before anything is written.
   const py::int_ before(plan_.step_count()), after(plan_.step_count() + 1);
   LateFloat norm;
   py::tuple result(3);
   use(gradients);
-  const StepPlan::Options options{grad_scale, clip_norm, check_finite, zero_grads,
-                                  known_norm ? &*known_norm : nullptr};
   StepPlan::Outcome outcome;
   without_gil(plan_.elements(), [&] { outcome = plan_.apply(options); });
   plan_.count(outcome);
   norm.set(outcome.grad_norm);
   result[0] = outcome.applied ? after : before;
-  result[1] = clip_norm > 0 || check_finite ? norm.object() : py::handle(Py_None);
+  result[1] = options.clip_norm > 0 || options.check_finite ? norm.object() : py::handle(Py_None);
   result[2] = py::bool_(outcome.applied);
   return result;
 }
@@ -374,8 +381,10 @@ void define_plan(py::module_& m) {
       .def("check", &Plan::check, py::arg("grads"))
       .def("check_parameters", &Plan::check_parameters)
       .def("step", &Plan::step, py::arg("grads"), py::arg("grad_scale"), py::arg("clip_norm"),
-           py::arg("check_finite"), py::arg("zero_grads") = false,
-           py::arg("known_norm") = py::none())
+           py::arg("check_finite"), py::arg("zero_grads") = false)
+      .def("step_with_norm", &Plan::step_with_norm, py::arg("norm"), py::arg("grads"),
+           py::arg("grad_scale"), py::arg("clip_norm"), py::arg("check_finite"),
+           py::arg("zero_grads") = false)
       .def("gradient_block_sums", &Plan::gradient_block_sums, py::arg("grads"))
       .def("accumulate", &Plan::accumulate, py::arg("grads"), py::arg("sums"))
       .def_property("step_count", &Plan::step_count, &Plan::set_step_count)

@@ -1,7 +1,6 @@
 // StepPlan as Python sees it: arrays are checked when they are given, all before anything changes.
 #pragma once
 #include <array>
-#include <optional>
 
 #include "bindings/memory.hpp"
 #include "engine/step/step_plan.hpp"
@@ -38,10 +37,12 @@ class Plan {
   void set_hyper(int group, const pybind11::sequence& values);
   void bind(const pybind11::sequence& grads);
   void unbind();
-  // known_norm: of the gradients, unscaled, for those who know it.
   // (number of steps taken, norm of the scaled gradients or None, whether this one was taken)
   pybind11::tuple step(pybind11::handle grads, double grad_scale, double clip_norm,
-                       bool check_finite, bool zero_grads, std::optional<double> known_norm);
+                       bool check_finite, bool zero_grads);
+  // The same for those who know the norm of the gradients, unscaled.
+  pybind11::tuple step_with_norm(double norm, pybind11::handle grads, double grad_scale,
+                                 double clip_norm, bool check_finite, bool zero_grads);
   // Checks grads (or the bound ones) as `step` would, and changes nothing.
   void check(pybind11::handle grads);
   // Parameters belong to others, who may have frozen, moved or resized them since.
@@ -114,6 +115,7 @@ class Plan {
   Gradients& checked(pybind11::handle grads, Gradients* given);
   void check_zeroable(Gradients* gradients);
   void use(const Gradients& gradients);
+  pybind11::tuple apply(pybind11::handle grads, const StepPlan::Options& options);
 
   Labels labels_;
   StepPlan plan_;

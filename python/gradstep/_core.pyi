@@ -33,7 +33,15 @@ class Plan:
         clip_norm: float,
         check_finite: bool,
         zero_grads: bool = False,
-        known_norm: float | None = None,
+    ) -> tuple[int, float | None, bool]: ...
+    def step_with_norm(
+        self,
+        norm: float,
+        grads: Sequence[Any] | None,
+        grad_scale: float,
+        clip_norm: float,
+        check_finite: bool,
+        zero_grads: bool = False,
     ) -> tuple[int, float | None, bool]: ...
     def gradient_block_sums(self, grads: Sequence[Any] | None) -> list[NDArray[np.float64]]: ...
     def accumulate(self, grads: Sequence[Any], sums: Sequence[NDArray[np.float64]]) -> None: ...

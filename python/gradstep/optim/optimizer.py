@@ -400,10 +400,15 @@ class Optimizer:
                 self._bind_copied()
             if self._stale:
                 self._refresh(self._plan.step_count + 1)
-            known = None if sums is None else self._known_norm(grads, sums)
-            count, norm, applied = self._plan.step(
-                grads, self._scale, self._clip, self._checks, zero_grads, known
-            )
+            if sums is None:
+                count, norm, applied = self._plan.step(
+                    grads, self._scale, self._clip, self._checks, zero_grads
+                )
+            else:
+                known = self._known_norm(grads, sums)
+                count, norm, applied = self._plan.step_with_norm(
+                    known, grads, self._scale, self._clip, self._checks, zero_grads
+                )
             if not applied:
                 return self._refuse(grads, norm, zero_grads)
             return StepInfo(count, self._lr, norm, False)

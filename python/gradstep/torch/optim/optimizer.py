@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -220,8 +221,10 @@ class NativeOptimizer(torch.optim.Optimizer):
                 return participants, given, rows, norm, None
             scale *= clip_coefficient(norm, clip)
             clip, checks = 0.0, False
-        options = scale, clip, checks, self._zero_grads, self._known_norm
-        _, own_norm, applied = participants.plan.step(given, *options)
+        plan_step = participants.plan.step
+        if self._known_norm is not None:
+            plan_step = partial(participants.plan.step_with_norm, self._known_norm)
+        _, own_norm, applied = plan_step(given, scale, clip, checks, self._zero_grads)
         norm = own_norm if norm is None else norm
         return participants, given, rows, norm, scale if applied else None
 
