@@ -12,7 +12,9 @@ import numpy as np
 from .steps import feed, spaced
 from .work import Arrays, Inputs, Ready
 
-__all__ = ["LAYOUTS", "Stored", "nothing"]
+__all__ = ["FLOAT32", "LAYOUTS", "Stored", "nothing"]
+
+FLOAT32 = "gradstep float32"
 
 
 class Layout(NamedTuple):

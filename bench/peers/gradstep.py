@@ -11,7 +11,7 @@ from ..between import Between, ours
 from ..layers import Layer, called, own
 from ..scaling import Threaded, by_threads
 from ..steps import Step, zeroed
-from ..stored import Stored, nothing
+from ..stored import FLOAT32, Stored, nothing
 from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ()
@@ -30,7 +30,7 @@ def contenders(work: Work) -> list[Contender]:
     if isinstance(work, Stored):
         return [
             Contender("gradstep", Stored.make),
-            Contender("gradstep float32", Stored.float32, compared=nothing),
+            Contender(FLOAT32, Stored.float32, compared=nothing),
         ]
     if not isinstance(work, Step):
         return []
