@@ -29,6 +29,7 @@ compare: Any = importlib.import_module("compare")
 cnn: Any = importlib.import_module("cnn")
 images: Any = importlib.import_module("images")
 lstm: Any = importlib.import_module("lstm")
+low_precision: Any = importlib.import_module("low_precision")
 mlp: Any = importlib.import_module("mlp")
 text: Any = importlib.import_module("text")
 transformer: Any = importlib.import_module("transformer")
@@ -223,3 +224,20 @@ def test_a_forked_worker_may_use_gradstep_itself() -> None:
     )
     for got, right in zip(loader, expected, strict=True):
         np.testing.assert_array_equal(got.numpy(), right.numpy())
+
+
+@pytest.mark.slow
+def test_layouts_are_compared_in_a_table_and_a_picture(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, one_thread: None
+) -> None:
+    for name in low_precision.EXAMPLES:
+        monkeypatch.setitem(low_precision.EXAMPLES, name, (small(name, monkeypatch).EXAMPLE, 4))
+    results = {name: low_precision.compare(name, 4, (0, 1)) for name in low_precision.EXAMPLES}
+    for losses in results.values():
+        first = {runs[0][0] for runs in losses.values()}
+        assert len(first) == 2, "weights are rounded before they are used, or not"
+        # Small tensors keep float32 moments in the layouts of 8 bits.
+        assert len({runs[0][-1] for runs in losses.values()}) >= len(low_precision.LAYOUTS) - 2
+    assert low_precision.report(results).count("\n") == 1 + 2 * len(low_precision.LAYOUTS)
+    low_precision.draw(results, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
