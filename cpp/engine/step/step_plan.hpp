@@ -13,10 +13,10 @@ namespace gradstep {
 class StepPlan {
  public:
   struct Options {
-    double grad_scale = 1;      // multiplies every gradient
-    double clip_norm = 0;       // largest L2 norm of all gradients together; <= 0: none
-    bool check_finite = false;  // do nothing when a gradient is not finite
-    bool zero_grads = false;    // fill the gradients with zeros once they are used
+    double grad_scale = 1;         // multiplies every gradient
+    double clip_norm = 0;          // largest L2 norm of all gradients together; <= 0: none
+    bool check_finite = false;     // do nothing when a gradient is not finite
+    bool zero_grads = false;       // fill the gradients with zeros once they are used
     const double* norm = nullptr;  // of the gradients, unscaled, where it is known
   };
   struct Outcome {
