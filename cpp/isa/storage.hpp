@@ -19,7 +19,7 @@ inline constexpr int kWidth = kBytes / 4, kPair = 2 * kWidth;
 // A constant in all lanes, from memory: compilers would otherwise keep it in a general register and
 // broadcast it in the loop, which costs the port that shuffles go through.
 template <uint32_t kValue>
-inline constexpr uint32_t kHeld = kValue;
+static constexpr uint32_t kHeld = kValue;
 template <uint32_t kValue>
 ALWAYS_INLINE u32 all() {
   const uint32_t* held = &kHeld<kValue>;
