@@ -10,7 +10,11 @@ gradstep does. What is in it computes on the threads of torch's OpenMP.
 >>> opt.step()
 """
 
-from gradstep.torch import distributed, threads
+# isort: off
+from gradstep.torch import threads  # first: it asks whether torch was here before
+from gradstep.torch import distributed
+
+# isort: on
 from gradstep.torch.kept_memory import keep_memory
 from gradstep.torch.nn import functional
 from gradstep.torch.nn.accelerate import Swapped, accelerate, restore
