@@ -5,7 +5,6 @@
 // keeps subnormals, and makes one NaN of all. The same bits on every ISA.
 #pragma once
 #include "isa/elementwise.hpp"
-#include "isa/optim/table.hpp"
 #include "isa/philox.hpp"
 
 namespace gradstep::GRADSTEP_ISA::storage {

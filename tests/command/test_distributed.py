@@ -1,9 +1,6 @@
 """`gradstep train --distributed`: the training of one process, and what it refuses."""
 
-import threading
-
 import gradstep as gs
-import gradstep.distributed as gd
 import numpy as np
 import pytest
 from gradstep.nn import mlp
@@ -12,6 +9,8 @@ from gradstep.train.datasets import Split
 from gradstep.train.loop import train
 from gradstep.train.objectives import Classification, Regression
 from gradstep.train.team import Team
+
+from tests.ranks import on_ranks
 
 
 def trained(team=None, regression=False):
@@ -39,20 +38,7 @@ def trained(team=None, regression=False):
 
 
 def by(n, **keywords):
-    found = [None] * n
-
-    def work(transport):
-        try:
-            found[transport.rank] = trained(Team(transport), **keywords)
-        finally:
-            transport.leave()
-
-    threads = [threading.Thread(target=work, args=[each]) for each in gd.in_process(n, timeout=20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return found
+    return on_ranks(n, lambda transport: trained(Team(transport), **keywords))
 
 
 @pytest.mark.parametrize("regression", [False, True])

@@ -68,6 +68,22 @@ def test_what_one_rank_refuses_is_an_error_of_all(ranks: Ranks) -> None:
         x = np.ones((1 - transport.rank, 3))
         gd.sync_batch_norm(x, None, None, None, None, comm=transport)
 
+    def frozen(transport: Any) -> Any:
+        stats = np.zeros(3), np.ones(3)
+        stats[1].flags.writeable = transport.rank != 0
+        try:
+            gd.sync_batch_norm(np.full((4, 3), 9.0), None, None, *stats, comm=transport)
+        finally:
+            assert (stats[0] == 0).all() and (stats[1] == 1).all()
+
+    def other_weight(transport: Any) -> Any:
+        weight = np.ones(3, np.float64 if transport.rank else np.float32)
+        gd.sync_batch_norm(np.ones((4, 3)), weight, None, None, None, comm=transport)
+
+    for work, said in ((frozen, "running_var"), (other_weight, "weight")):
+        first, second = ranks(2, work)
+        assert isinstance(first, (TypeError, ValueError)) and str(first).startswith(said)
+        assert isinstance(second, gd.DistributedError) and said in str(second)
     first, second = ranks(2, bad)
     assert isinstance(first, ValueError)
     assert isinstance(second, gd.DistributedError) and str(second).startswith("rank 0: ValueError")

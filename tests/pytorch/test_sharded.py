@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradstep.distributed as gd
 import gradstep.torch as gt
 import pytest
 import torch
 from gradstep.spec.sums import SUM_BLOCK
+
+from tests.ranks import on_ranks
 
 SHAPES = [(90, 100), (90,), (), (3, 41, 70), (7,)]
 RANKS = 3
@@ -28,23 +28,7 @@ def gradients(step: int, rank: int) -> list[Any]:
 
 
 def together(work: Callable[[Any], Any], n: int = RANKS) -> list[Any]:
-    found: list[Any] = [None] * n
-
-    def one(transport: Any) -> None:
-        try:
-            found[transport.rank] = work(transport)
-        except Exception as error:
-            found[transport.rank] = error
-        finally:
-            transport.leave()
-
-    threads = [threading.Thread(target=one, args=[each]) for each in gd.in_process(n, timeout=20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "a rank hangs"
-    return found
+    return on_ranks(n, work)
 
 
 @pytest.mark.parametrize("name", gt.OPTIMIZERS)

@@ -164,7 +164,7 @@ struct Block {
   Run p, g, copy, state[kStates ? kStates : 1];
   alignas(64) float waiting[kStates ? kStates : 1][kStoredBlock];
   alignas(64) uint32_t words[kStoredBlock / 2];
-  alignas(64) unsigned char room[4 + kStates][storage::kPair * 4];
+  alignas(64) unsigned char room[3 + kStates][storage::kPair * 4];
 
   __attribute__((noinline)) void begin(const Tensor& tensor, const Layout& layout, int64_t at) {
     p.begin(tensor.p, layout.p, at, nullptr);

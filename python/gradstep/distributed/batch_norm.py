@@ -54,6 +54,18 @@ def sync_batch_norm(
     count = 0
     try:
         mean, variance, count = batch_norm_stats(x, axis)
+        # No rows: only what this rank was given is checked, before any rank writes.
+        batch_norm(
+            x[:0],
+            weight,
+            bias,
+            running_mean,
+            running_var,
+            training=True,
+            momentum=momentum,
+            eps=eps,
+            axis=axis,
+        )
     except (TypeError, ValueError) as raised:
         error = raised
     parts = _gathered(transport, mean, variance, count, error)
@@ -65,9 +77,14 @@ def sync_batch_norm(
     )
     if count:
         unbiased = variance * (count / (count - 1))
-        for running, new in ((running_mean, mean), (running_var, unbiased)):
-            if running is not None:
-                running[...] = (1 - momentum) * running.astype(np.float64) + momentum * new
+        given = ((running_mean, mean), (running_var, unbiased))
+        moved = [
+            (running, (1 - momentum) * running.astype(np.float64) + momentum * new)
+            for running, new in given
+            if running is not None
+        ]
+        for running, values in moved:
+            running[...] = values
     return y, mean, invstd
 
 
