@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import gradstep.torch as gt  # noqa: E402
+from gradstep.torch.optim import offload  # noqa: E402
 
 BF16 = torch.bfloat16
 LAYOUTS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -70,6 +71,31 @@ def test_steps_are_those_of_the_optimizer_in_any_buckets(
         assert same(far, near) and away.grad_norm == here.grad_norm
     assert same(states(away), states(here))
     assert pointers == [p.data_ptr() for p in far]
+
+
+def test_a_batch_that_fails_between_buckets_is_not_added_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    far, near = parameters(torch.float32), parameters(torch.float32)
+    failing, whole = (gt.OffloadOptimizer(p, lr=0.1, bucket=1) for p in (far, near))
+    give(far, 1)
+    give(near, 1)
+    add, calls = offload.accumulate, []
+
+    def once_without_memory(*given: Any, **named: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise MemoryError
+        return add(*given, **named)
+
+    monkeypatch.setattr(offload, "accumulate", once_without_memory)
+    with pytest.raises(MemoryError):
+        failing.accumulate()
+    failing.accumulate()
+    whole.accumulate()
+    failing.step()
+    whole.step()
+    assert same(far, near)
 
 
 def test_another_optimizer_named_groups_and_schedules() -> None:

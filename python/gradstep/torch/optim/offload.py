@@ -177,8 +177,7 @@ class OffloadOptimizer:
             found = on_team(accumulate)([array_of(place.grad) for place in bucket], into=totals)
             for place, sums in zip(bucket, found, strict=True):
                 place.sums = sums
-        for place in given:
-            place.parameter.grad = None
+                place.parameter.grad = None  # at once: if a later bucket fails, none is added twice
 
     def step(self) -> None:
         """Updates the parameters that have a gradient, or had one since the last step.
