@@ -161,6 +161,8 @@ ARGUMENTS: dict[str, Argument] = {
     "function": instance(nn.ReLU, nn.Layer),
     "master": choice(None, "split", "float32"),
     "state_dtype": choice("float32", "bfloat16", "int8"),
+    "ema": choice(None, "float32", "bfloat16"),
+    "ema_decay": hyper(0.999, BELOW_1),
     "copy_to": Argument(
         lambda: None, lambda v: v is None or getattr(v, "dtype", None) == np.float16
     ),

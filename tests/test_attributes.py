@@ -18,7 +18,7 @@ def made(kind: type[gs.Optimizer]) -> gs.Optimizer:
 
 
 def keys_of(optimizer: gs.Optimizer) -> list[str]:
-    fixed = ("params", "copy_to", "master", "state_dtype")  # hold from the constructor on
+    fixed = ("params", "copy_to", "master", "state_dtype", "ema")  # hold from the constructor on
     return [key for key in type(optimizer)._defaults() if key not in fixed]
 
 

@@ -32,6 +32,7 @@ PARAMETERS = {
     "bfloat16, float32 master": (BF16, None, "float32"),
     "float16, float32 master": (np.float16, None, "float32"),
 }
+EMAS = (None, "float32", "bfloat16")
 N = 4096 + 1024 + 77
 
 
@@ -73,7 +74,8 @@ def test_native_steps_are_the_specification(name: str, options: dict[str, Any]) 
         if states != "float32" and not averages(name):
             continue
         dtype = (F4, *HALF)[number % 3]
-        extra = {"clip_norm": 1.0, "l1": 0.01} if number % 2 else {}
+        extra: dict[str, Any] = {"clip_norm": 1.0, "l1": 0.01} if number % 2 else {}
+        extra["ema"] = EMAS[(number + number // 3) % 3]
         gs.use_simd(LEVELS[number % len(LEVELS)])
         with gs.threads(1 + number % 3):
             pair = [optimizer(name, parameter, states, **options, **extra) for _ in range(2)]
@@ -93,7 +95,7 @@ def test_same_bits_on_every_level_thread_and_cut(parameter: str, states: str) ->
             before = _core.tune("task", task)
             try:
                 with gs.threads(threads):
-                    made = optimizer("AdamW", parameter, states, n=20_001)
+                    made = optimizer("AdamW", parameter, states, n=20_001, ema="bfloat16")
                     for t in range(3):
                         made[0].step(gradients(t, BF16, 20_001))
             finally:

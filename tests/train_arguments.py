@@ -197,6 +197,7 @@ SPECIAL_IN_TRAINING: dict[str, Argument] = {
     ),
     "EarlyStopping.patience": integer(2, 1),
     "ReduceOnPlateau.patience": integer(2, 1),
+    "EMA.optimizer": optional(instance(lambda: gs.SGD(filled(3)), gs.Optimizer)),
     "ReduceOnPlateau.optimizer": instance(lambda: gs.SGD(filled(3)), gs.Optimizer),
     "ReduceOnPlateau.factor": SHARE,
     "ReduceOnPlateau.cooldown": integer(0, 0),

@@ -72,9 +72,9 @@ ArrayView Plan::take_state(Entry* entry, py::object array, py::handle parameter,
   return view;
 }
 
-// given: "low", int16, the missing bits of a bfloat16 parameter; "copy", the array that gets the
-// parameter rounded, which messages call "copy_argument"; "scales", for each state None or the
-// float32 scales of its blocks; "seed" and "first_tile" of the random bits.
+// given: "low", int16, the missing bits of a bfloat16 parameter; "ema", its average; "copy", the
+// array that gets the parameter rounded, which messages call "copy_argument"; "scales", for each
+// state None or the float32 scales of its blocks; "seed" and "first_tile" of the random bits.
 Layout Plan::take_layout(Entry* entry, const py::dict& given, const ArrayView& p,
                          py::handle parameter, const std::vector<ArrayView>& states,
                          std::vector<Parameter>* copies) {
@@ -84,6 +84,11 @@ Layout Plan::take_layout(Entry* entry, const py::dict& given, const ArrayView& p
   layout.p.as = keep_of(p.type);
   if (given.contains("low"))
     layout.p = {Keep::kSplit, take_state(entry, given["low"], parameter, types(kInt16)).data};
+  if (given.contains("ema")) {
+    const ArrayView ema = take_state(entry, given["ema"], parameter, types(kFloat32, kBfloat16));
+    layout.average = ema.data;
+    layout.average_as = keep_of(ema.type);
+  }
   if (given.contains("copy")) {
     const auto argument = py::cast<std::string>(given["copy_argument"]);
     const ArrayView copy = check_like(given["copy"], parameter, Access::kWrite, argument,

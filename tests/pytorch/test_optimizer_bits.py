@@ -84,10 +84,11 @@ OPTIONS = {"SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.9, "centered": Tr
 @pytest.mark.parametrize("name", gt.OPTIMIZERS)
 def test_steps_are_those_of_arrays(name: str) -> None:
     """To the bit, random ones too, also where a parameter takes part only now and then."""
-    for kind, states in LAYOUTS:
+    for number, (kind, states) in enumerate(LAYOUTS):
         if name == "Adagrad" and states != "float32":
             continue
-        extra = {"clip_norm": 1.0} if states == "bfloat16" else {}
+        extra: dict[str, Any] = {"clip_norm": 1.0} if states == "bfloat16" else {}
+        extra["ema"] = (None, "float32", "bfloat16")[(number + number // 3) % 3]
         opt, params = made(name, kind, states, **OPTIONS.get(name, {}), **extra)
         arrays = [flat(p) for p in params]
         twin = gs.OPTIMIZERS[name](

@@ -379,8 +379,8 @@ def test_it_is_a_torch_optimizer_with_torchs_arguments(name: str) -> None:
     peer = getattr(torch.optim, name)
     assert issubclass(mine, peer)
     own, known = inspect.signature(mine).parameters, inspect.signature(peer).parameters
-    extra = ["clip_norm", "on_nonfinite", "zero_grads", "master", "state_dtype", "seed"]
-    assert list(own) == [*known, *extra]
+    extra = ["clip_norm", "on_nonfinite", "zero_grads", "master", "state_dtype", "ema", "ema_decay"]
+    assert list(own) == [*known, *extra, "seed"]
     assert all(own[key].default == known[key].default for key in known)
 
 

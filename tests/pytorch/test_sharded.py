@@ -170,7 +170,7 @@ def test_refusals_name_the_rank() -> None:
     assert [str(each) for each in together(other_class, 2)] == [
         "rank 1: optimizer Adagrad, expected SGD as on rank 0"
     ] * 2
-    assert "kept in fewer bits, expected float32 states here" in str(together(few, 1)[0])
+    assert "kept in fewer bits, or with an average, expected neither" in str(together(few, 1)[0])
     assert "torch.bfloat16, expected float32 or float64" in str(together(half, 1)[0])
     assert "expected a class of gradstep.torch" in str(together(torchs, 1)[0])
     with pytest.raises(ValueError, match=r"expected init_process_group\('gloo'\) first"):

@@ -176,7 +176,16 @@ def test_modules_take_and_refuse_what_torchs_do(name: str) -> None:
 
 OPTIMIZERS = gt.OPTIMIZERS | {"SparseAdam": gt.SparseAdam}
 FLAGS = ("foreach", "fused", "capturable", "differentiable", "maximize")
-OURS_ALONE = ("clip_norm", "on_nonfinite", "zero_grads", "master", "state_dtype", "seed")
+OURS_ALONE = (
+    "clip_norm",
+    "on_nonfinite",
+    "zero_grads",
+    "master",
+    "state_dtype",
+    "ema",
+    "ema_decay",
+    "seed",
+)
 
 
 def is_flag(value: Any) -> bool:

@@ -15,6 +15,7 @@ template <class T, template <class> class F>
 struct Compiled {
   Preparation<T> prepare;
   F<T> formula;
+  Weights weights;
   int64_t step;
   bool zero_gradient;
 };
@@ -24,7 +25,8 @@ static void make(const Hyper& hyper, Formula* formula) {
   typedef Compiled<T, F> C;
   static_assert(sizeof(C) <= sizeof(Formula) && alignof(C) <= alignof(Formula));
   static_assert(__is_trivially_copyable(C));
-  const C compiled{Preparation<T>(hyper), F<T>(hyper), hyper.step, hyper.zero_gradient};
+  const C compiled{Preparation<T>(hyper), F<T>(hyper), Weights(hyper), hyper.step,
+                   hyper.zero_gradient};
   __builtin_memcpy(formula->bytes, &compiled, sizeof compiled);
 }
 
@@ -36,8 +38,8 @@ static void update_items(const Formula& formula, const Tensor* tensors, const It
     const Tensor& tensor = tensors[item->tensor];
     if constexpr (sizeof(T) == 4) {
       if (tensor.layout || tensor.gradient != Keep::kPlain) {
-        update_stored<F<T>, kState...>(c.formula, c.prepare, c.step, c.zero_gradient, *item,
-                                       tensor);
+        update_stored<F<T>, kState...>(c.formula, c.prepare, c.weights, c.step, c.zero_gradient,
+                                       *item, tensor);
         continue;
       }
     }

@@ -161,15 +161,16 @@ __attribute__((noinline)) static void store_codes(const Run& run, int64_t n,
 // A block of a tensor: its arrays, and their random bits.
 template <int kStates>
 struct Block {
-  Run p, g, copy, state[kStates ? kStates : 1];
+  Run p, g, copy, average, state[kStates ? kStates : 1];
   alignas(64) float waiting[kStates ? kStates : 1][kStoredBlock];
   alignas(64) uint32_t words[kStoredBlock / 2];
-  alignas(64) unsigned char room[3 + kStates][storage::kPair * 4];
+  alignas(64) unsigned char room[4 + kStates][storage::kPair * 4];
 
   __attribute__((noinline)) void begin(const Tensor& tensor, const Layout& layout, int64_t at) {
     p.begin(tensor.p, layout.p, at, nullptr);
     g.begin(const_cast<void*>(tensor.g), {tensor.gradient, nullptr}, at, nullptr);
     if (layout.copy) copy.begin(layout.copy, {layout.copy_as, nullptr}, at, nullptr);
+    if (layout.average) average.begin(layout.average, {layout.average_as, nullptr}, at, nullptr);
     for (int k = 0; k < kStates; ++k)
       state[k].begin(tensor.state[k], layout.state[k], at, waiting[k]);
   }
@@ -177,6 +178,7 @@ struct Block {
   ALWAYS_INLINE void each(const Each& f) {
     f(p), f(g);
     if (copy.first) f(copy);
+    if (average.first) f(average);
     for (int k = 0; k < kStates; ++k) f(state[k]);
   }
   void next(int64_t within) {
@@ -201,7 +203,7 @@ static bool draws(const Layout& layout) {
   const auto random = [](Keep as) {
     return as == Keep::kBfloat16 || as == Keep::kSigned8 || as == Keep::kPositive8;
   };
-  bool any = random(layout.p.as);
+  bool any = random(layout.p.as) || random(layout.average_as);
   for (int k = 0; k < kStates; ++k) any |= random(layout.state[k].as);
   return any;
 }
@@ -213,8 +215,9 @@ __attribute__((noinline)) static void draw(const Layout& layout, int64_t step, i
 }
 
 template <class F, int... kState>
-ALWAYS_INLINE void update_stored(const F& f, const Preparation<float>& prepare, int64_t step,
-                                 bool zero_gradient, const Item& item, const Tensor& tensor) {
+ALWAYS_INLINE void update_stored(const F& f, const Preparation<float>& prepare,
+                                 const Weights& weights, int64_t step, bool zero_gradient,
+                                 const Item& item, const Tensor& tensor) {
   constexpr int kStates = sizeof...(kState);
   const Layout& layout = tensor.layout ? *tensor.layout : kPlainLayout;
   const bool random = draws<kStates>(layout);
@@ -238,6 +241,11 @@ ALWAYS_INLINE void update_stored(const F& f, const Preparation<float>& prepare, 
       store_any<kTurns[0], PARAMETER_KEEPS>(block.p, i, p, bits);
       (store_any<kTurns[1 + kState], STATE_KEEPS>(block.state[kState], i, state[kState], bits),
        ...);
+      if (layout.average) {
+        storage::Pair average = load_any<Keep::kBfloat16, Keep::kPlain>(block.average, i);
+        average = {weights(average.even, p.even), weights(average.odd, p.odd)};
+        store_any<kAverageTurn, Keep::kBfloat16, Keep::kPlain>(block.average, i, average, bits);
+      }
       if (layout.copy) {
         if (layout.copy_as == Keep::kFloat16)
           storage::Float16::store(block.copy.template at<uint16_t>(i), p);

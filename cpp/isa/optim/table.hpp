@@ -37,6 +37,12 @@ struct Hyper {
     missing = name.text;
     return __builtin_nan("");
   }
+  // The same, and `otherwise` where there is none of this name.
+  __attribute__((always_inline)) double get(Name name, double otherwise) const {
+    for (int i = 0; i < count; ++i)
+      if (names[i] == name.hash) return values[i];
+    return otherwise;
+  }
 };
 
 // How elements of float32 value are kept in an array.
@@ -57,6 +63,8 @@ struct Kept {
 // Of a tensor whose arrays are not all plain.
 struct Layout {
   Kept p, state[kMaxStates];
+  void* average = nullptr;  // of the parameter over the steps
+  Keep average_as = Keep::kPlain;
   void* copy = nullptr;  // of the parameter, rounded to nearest; written only
   Keep copy_as = Keep::kPlain;
   uint64_t seed = 0;       // of the random bits
@@ -66,7 +74,7 @@ struct Layout {
 // The arrays of a tensor share the random bits of a step, whose number is the offset of the stream.
 // The parameter, then the states: to the left by so many bits they turn each word, and take its
 // upper ones.
-inline constexpr int kTurns[1 + kMaxStates] = {8, 0, 16, 24};
+inline constexpr int kTurns[1 + kMaxStates] = {8, 0, 16, 24}, kAverageTurn = 4;
 // Items of a tensor with a layout begin at multiples of so many elements.
 inline constexpr int64_t kStoredBlock = 1024;
 

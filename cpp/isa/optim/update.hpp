@@ -28,6 +28,19 @@ ALWAYS_INLINE void update(const F& f, int64_t n, T* p, const T* g, S*... state) 
   return result;
 }
 
+// Moves an average of parameters towards what these are now.
+struct Weights {
+  float decay, rest;
+
+  explicit Weights(const Hyper& h) : Weights(h.get("ema_decay", 0)) {}
+  explicit Weights(double share) : decay(float(share)), rest(float(1 - share)) {}
+
+  template <class V>
+  ALWAYS_INLINE V operator()(V average, V p) const {
+    return decay * average + rest * p;
+  }
+};
+
 // The gradient as the formula sees it: scaled (and negated to maximize), clipped by value, with the
 // penalties l1 |p| and l2/2 p^2 added, in this order.
 template <class T>

@@ -12,12 +12,25 @@ from gradstep.arguments import choice, flag, integer, real, shown
 # A number, or a function of the step (1, 2, ...).
 Number: TypeAlias = float | Callable[[int], float]
 
-__all__ = ["Number", "at_step", "check_hyperparameter", "check_range", "is_schedule", "likely"]
+__all__ = [
+    "EMA_DECAY",
+    "FIXED",
+    "Number",
+    "at_step",
+    "check_ema",
+    "check_hyperparameter",
+    "check_range",
+    "is_schedule",
+    "likely",
+]
 
 INF = math.inf
 
 # How a group keeps its numbers: fixed when the optimizer is made, and no numbers.
-FIXED = ("master", "state_dtype")
+FIXED = ("master", "state_dtype", "ema")
+
+# The share of the past in an average of weights where nothing is said.
+EMA_DECAY = 0.999
 
 # name -> (least, most, whether `most` is allowed)
 RANGES: dict[str, tuple[float, float, bool]] = {
@@ -36,6 +49,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "clip_value": (0.0, INF, True),
     "clip_norm": (0.0, INF, True),
     "grad_scale": (-INF, INF, False),
+    "ema_decay": (0.0, 1.0, False),
 }
 # Names that other libraries have for ours, without underscores.
 ELSEWHERE = {
@@ -47,6 +61,7 @@ ELSEWHERE = {
     **dict.fromkeys(("gradclip", "gradclipnorm", "gradientclipnorm"), "clip_norm"),
     **dict.fromkeys(("clipvalue",), "clip_value"),
     **dict.fromkeys(("lossscale",), "grad_scale"),
+    **dict.fromkeys(("averagedecay", "emamomentum"), "ema_decay"),
 }
 POSITIVE = ("clip_value", "clip_norm")
 
@@ -66,6 +81,14 @@ def check_range(name: str, value: Any, argument: str | None = None) -> float:
         interval = f"{'(' if open_left else '['}{least:g}, {most:g}{']' if included else ')'}"
         raise ValueError(f"{argument}: {number:g}, expected a number in {interval}")
     return number
+
+
+def check_ema(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError for a decay of averages that nobody keeps."""
+    decays = [group["ema_decay"] for group in groups if group["ema_decay"] != EMA_DECAY]
+    if decays and all(group["ema"] is None for group in groups):
+        what = f"ema_decay: {shown(decays[0])} without ema"
+        raise ValueError(f"{what}, expected ema='float32' or 'bfloat16' with it")
 
 
 def likely(key: str, known: Sequence[str]) -> str:
@@ -113,6 +136,8 @@ def check_hyperparameter(name: str, value: Any, default: Any) -> Any:
         return None if value is None else choice(name, value, ("split", "float32"))
     if name == "state_dtype":
         return choice(name, value, ("float32", "bfloat16", "int8"))
+    if name == "ema":
+        return None if value is None else choice(name, value, ("float32", "bfloat16"))
     if name == "seed":
         return integer(name, value, 0, 2**64 - 1)
     if isinstance(default, bool):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, fields
 from functools import cache, partial
 from itertools import chain
@@ -22,9 +23,11 @@ from gradstep.arrays import Array, Tree, as_array, label, leaves_like
 from gradstep.optim.gradients import raise_nonfinite
 from gradstep.optim.groups import Group, Parameters, arranged, given_by
 from gradstep.optim.hyperparameters import (
+    EMA_DECAY,
     FIXED,
     Number,
     at_step,
+    check_ema,
     check_hyperparameter,
     is_schedule,
     likely,
@@ -80,6 +83,8 @@ class Optimizer:
     on_nonfinite: OnNonfinite = field(default="apply", kw_only=True)
     master: Literal["split", "float32"] | None = field(default=None, kw_only=True)
     state_dtype: Literal["float32", "bfloat16", "int8"] = field(default="float32", kw_only=True)
+    ema: Literal["float32", "bfloat16"] | None = field(default=None, kw_only=True)
+    ema_decay: Number = field(default=EMA_DECAY, kw_only=True)
     seed: int = field(default=0, kw_only=True)
     copy_to: InitVar[Tree] = field(default=None, kw_only=True)
 
@@ -133,6 +138,7 @@ class Optimizer:
                 as_array(c, "copy_to", n) for c, n in zip(found, parameters.names, strict=True)
             ]
         self._copies = copies
+        check_ema(groups)
         self._take(parameters, groups)
         self.__dict__.update((key, self._groups[0][key]) for key in hyper)
         for option in OPTIONS:
@@ -151,6 +157,7 @@ class Optimizer:
         self._states: list[dict[str, Array]] = [{} for _ in self._arrays]
         self._bound: list[Array | None] | None = None
         self._copied: list[weakref.ref[Array] | None] | None = None
+        self._holds_averages = False
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Adds parameters, with a state of their own, as `torch.optim` does.
@@ -315,6 +322,48 @@ class Optimizer:
                 if layout is not None:
                     layout.reload(own)
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """In a `with` block parameters with `ema` hold their averages; then what they were before.
+
+        Steps in it raise RuntimeError.
+
+        >>> import numpy as np, gradstep as gs
+        >>> w = np.zeros(1, np.float32)
+        >>> opt = gs.SGD(w, lr=4.0, ema="float32", ema_decay=0.75)
+        >>> opt.step(np.float32([-1])).step
+        1
+        >>> with opt.averaged():
+        ...     print(w)
+        [1.]
+        >>> w
+        array([4.], dtype=float32)
+        """
+        with self._lock:
+            if self._holds_averages:
+                raise RuntimeError("averaged: called in a block of it, expected one")
+            self._plan.check_parameters()
+            pairs = self._averages()
+            kept = [array.copy(order="K") for array, _ in pairs]
+            self._hold_averages(True)
+            for array, average in pairs:
+                array[...] = average
+        try:
+            yield
+        finally:
+            with self._lock:
+                for (array, _), own in zip(pairs, kept, strict=True):
+                    array[...] = own
+                self._hold_averages(False)
+
+    def _averages(self) -> list[tuple[Array, Array]]:
+        """Parameters that have one, and their averages."""
+        rows = zip(self._arrays, self._states, strict=True)
+        return [(array, own["ema"]) for array, own in rows if "ema" in own]
+
+    def _hold_averages(self, held: bool) -> None:
+        self._holds_averages, self._stale = held, True
+
     @classmethod
     def _scalars(cls, group: Mapping[str, Any], t: int) -> dict[str, float]:
         return scalars(group, t, cls.decoupled(group))
@@ -329,6 +378,8 @@ class Optimizer:
             raise
 
     def _take_over(self, t: int) -> None:
+        if self._holds_averages:
+            raise RuntimeError("step: parameters hold their averages, expected a step after that")
         groups = [group._values for group in self._groups]
         current = [self._scalars(group, t) for group in groups]
         scale = at_step("grad_scale", self.grad_scale, t)
@@ -506,7 +557,7 @@ class Optimizer:
             prepared = spec.prepare(h, scale, g, p)
             new = self.formula(p.dtype.type, h, t, p, prepared, *state)
         if layout is not None:
-            layout.store(names, self._states[i], new, t)
+            layout.store(names, self._states[i], new, t, h["ema_decay"])
             return
         for array, values in zip((p, *state), new, strict=True):
             array[...] = values

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradstep.arrays import Array, Name, bfloat16, label
 from gradstep.spec import storage as spec
+from gradstep.spec.optim import ewma
 
 __all__ = [
     "SCALE",
@@ -55,7 +56,8 @@ class Layout(NamedTuple):
     """How the arrays of one parameter are kept.
 
     master: None, "split" or "float32". copy: an array that gets every new value rounded, or None.
-    states: name -> dtype. first_tile, seed: of the random bits.
+    states: name -> dtype. first_tile, seed: of the random bits. ema: the type of the average of the
+    values over the steps, or None.
     """
 
     parameter: Array
@@ -64,6 +66,7 @@ class Layout(NamedTuple):
     states: Mapping[str, np.dtype[Any]]
     first_tile: int
     seed: int
+    ema: np.dtype[Any] | None = None
 
     def specs(self, names: Iterable[str]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
         """Dtype and shape of all arrays beside the parameter: states, scales, master."""
@@ -78,6 +81,8 @@ class Layout(NamedTuple):
             found["master_low"] = np.dtype(np.int16), shape
         elif self.master == "float32":
             found["master"] = np.dtype(np.float32), shape
+        if self.ema is not None:
+            found["ema"] = self.ema, shape
         return found
 
     def arrays(
@@ -95,8 +100,8 @@ class Layout(NamedTuple):
         for name, (dtype, shape) in self.specs(names).items():
             if name in there:
                 own[name] = there[name]
-            elif name == "master":
-                own[name] = np.array(self.parameter, np.float32, order=order)
+            elif name in ("master", "ema"):
+                own[name] = np.array(self.parameter, dtype, order=order)
             else:
                 own[name] = np.zeros(shape, dtype, order=order)
                 if dtype == np.float32 and name in self.states:
@@ -117,6 +122,8 @@ class Layout(NamedTuple):
             given |= {"copy": self.copy, "copy_argument": "copy_to"}
         if self.master == "split":
             given["low"] = own["master_low"]
+        if self.ema is not None:
+            given["ema"] = own["ema"]
         return own.get("master", self.parameter), *(own[name] for name in names), given
 
     def reload(self, own: Mapping[str, Array]) -> None:
@@ -144,7 +151,12 @@ class Layout(NamedTuple):
         return tuple(found)
 
     def store(
-        self, names: Iterable[str], own: Mapping[str, Array], new: Iterable[Array], step: int
+        self,
+        names: Iterable[str],
+        own: Mapping[str, Array],
+        new: Iterable[Array],
+        step: int,
+        ema_decay: float,
     ) -> None:
         """Writes new float32 values, flat, as the native step of number `step` does."""
         p, *states = new
@@ -160,6 +172,10 @@ class Layout(NamedTuple):
             put_state(self.parameter, None, p, partial(self._random, size, step, 0))
         if self.copy is not None:
             _write(self.copy, _rounded(p, self.copy.dtype))
+        if self.ema is not None:
+            with np.errstate(all="ignore"):
+                average, _ = ewma(state_values(own["ema"], None), p, ema_decay)
+            put_state(own["ema"], None, average, partial(self._random, size, step, spec.AVERAGE))
         for number, (name, values) in enumerate(zip(names, states, strict=True), 1):
             random = partial(self._random, size, step, number)
             put_state(own[name], own.get(name + SCALE), values, random)
@@ -265,7 +281,12 @@ def layout_of(
         raise TypeError(f"{label('copy_to', name)}: {found}, expected bfloat16 or float16 arrays")
     if state_dtype != "float32" and not (half or dtype == np.float32):
         raise TypeError(f"{where}: {dtype} with state_dtype={state_dtype!r}, expected 'float32'")
-    if not half and copy is None and state_dtype == "float32":
+    ema = group["ema"]
+    if ema is not None and not (half or dtype == np.float32):
+        raise TypeError(
+            f"{where}: {dtype} with ema={ema!r}, expected None; gradstep.train.EMA averages those"
+        )
+    if not half and copy is None and ema is None and state_dtype == "float32":
         return None
     states: dict[str, np.dtype[Any]] = {}
     for state in names:
@@ -279,4 +300,7 @@ def layout_of(
             states[state] = bfloat16("state_dtype='bfloat16'")
         elif state_dtype == "int8" and array.size >= LEAST_8_BIT:
             states[state] = np.dtype(np.int8 if state in SIGNED else np.uint8)
-    return Layout(array, master, copy, states, first_tile, seed)
+    average = None
+    if ema is not None:
+        average = bfloat16("ema='bfloat16'") if ema == "bfloat16" else np.dtype(np.float32)
+    return Layout(array, master, copy, states, first_tile, seed, average)

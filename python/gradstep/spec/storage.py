@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gradstep.spec.philox import tile_words
 
 __all__ = [
+    "AVERAGE",
     "SCALE_BLOCK",
     "from_bfloat16",
     "from_blocks",
@@ -28,8 +29,9 @@ Floats = NDArray[np.float32]
 # Elements that share a scale.
 SCALE_BLOCK = 256
 ROUNDS = 7
-# The parameter, then the states: to the left by so many bits they turn the words.
-TURNS = (8, 0, 16, 24)
+# The parameter, the states, and its average: to the left by so many bits they turn the words.
+TURNS = (8, 0, 16, 24, 4)
+AVERAGE = 4  # the number of the parameter's average among them
 # Of signed numbers and of those >= 0: the largest code, and a step in float32 bits as a power of 2.
 CODES = {True: (127, 20), False: (255, 19)}
 INFINITY = 0x7F800000
@@ -48,9 +50,9 @@ def _bits(x: Floats) -> NDArray[np.uint32]:
 def random_bits(n: int, seed: int, step: int, array: int, first_tile: int = 0) -> NDArray[Any]:
     """Random words for each of n elements of a tensor at a step, whose upper bits are used.
 
-    array: 0 for the parameter, 1 + k for its state k. Elements 2 l and 2 l + 1 of a tile of 64
-    share word l of `tile_words`. Arrays turn it to the left by 8, 0, 16 or 24 bits, and odd
-    elements by 16 more. first_tile: where the tensor's elements begin in the stream, in tiles.
+    array: 0 for the parameter, 1 + k for its state k, `AVERAGE`. Elements 2 l and 2 l + 1 of a tile
+    of 64 share word l of `tile_words`. Arrays turn it to the left by `TURNS` bits, and odd elements
+    by 16 more. first_tile: where the tensor's elements begin in the stream, in tiles.
     """
     end = first_tile + -(-n // 64)
     words = tile_words(first_tile, end, seed, step, rounds=ROUNDS).reshape(-1)

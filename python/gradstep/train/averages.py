@@ -15,6 +15,7 @@ from gradstep.nn import BatchNorm, Layer
 from gradstep.nn.dropouts import Dropout
 from gradstep.nn.layer import walk
 from gradstep.optim.averages import BoundAverage
+from gradstep.optim.optimizer import Optimizer
 from gradstep.train.live import check_copies, check_writable, live_arrays, put
 
 __all__ = ["EMA", "SWA", "update_batch_norm"]
@@ -32,6 +33,8 @@ class _Average(ABC):
         for name, array in self._live.items():
             _check(f"model[{name!r}]", array)
         self._averages = {name: np.array(a, order="K") for name, a in self._live.items()}
+        self._moved = dict(self._live)  # what `update` averages
+        self._optimizer: Optimizer | None = None  # which averages the others
         self._updates, self._swapped = 0, False
         self._bound: BoundAverage | None = None
 
@@ -49,9 +52,11 @@ class _Average(ABC):
         """Take in the weights as they are now: after a step, or after an epoch."""
         self._check_in_place("update")
         share = self._share_of_past(self._updates + 1)
-        if self._bound is None:
-            self._bound = BoundAverage(self._averages, self._live)
-        self._bound.update(share)
+        if self._bound is None and self._moved:
+            own = {name: self._averages[name] for name in self._moved}
+            self._bound = BoundAverage(own, self._moved)
+        if self._bound is not None:
+            self._bound.update(share)
         self._updates += 1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,6 +73,8 @@ class _Average(ABC):
     def swap(self) -> None:
         """Exchange the averages and the weights, in place; once more changes them back."""
         check_writable(self._live)
+        if self._optimizer is not None:
+            self._optimizer._hold_averages(not self._swapped)
         for name, live in self._live.items():
             kept = live.copy(order="K")
             np.copyto(live, self._averages[name])
@@ -102,6 +109,10 @@ class _Average(ABC):
         self._updates = updates
 
 
+def _address(array: Array) -> tuple[int, int]:
+    return array.ctypes.data, array.size
+
+
 def _check(name: str, array: Array) -> None:
     floating(name, array.dtype)
     if not array.flags.forc:
@@ -115,6 +126,9 @@ class EMA(_Average):
     float64 arrays. decay: in [0, 1), or a function of the number of the update, 1, 2, ... warmup:
     decay at most (1 + t) / (10 + t) in update t, so that the start does not linger. The average
     begins as a copy. Native, in place. Goes into checkpoints.
+    optimizer: one of `gradstep` over the model's parameters, made with `ema="float32"`: its steps
+    then average what they change in their own pass, by its `ema_decay`, and `update` has left what
+    it does not, as running statistics.
     Raises TypeError or ValueError. Source: Polyak & Juditsky 1992, "Acceleration of stochastic
     approximation by averaging"; warmup as in TensorFlow.
 
@@ -130,11 +144,43 @@ class EMA(_Average):
     """
 
     def __init__(
-        self, model: Any, decay: float | Callable[[int], float] = 0.999, *, warmup: bool = False
+        self,
+        model: Any,
+        decay: float | Callable[[int], float] = 0.999,
+        *,
+        warmup: bool = False,
+        optimizer: Optimizer | None = None,
     ) -> None:
         self._decay = decay if callable(decay) else _decay(decay)
         self._warmup = flag("warmup", warmup)
         super().__init__(model, buffers=True)
+        if optimizer is not None:
+            self._follow(optimizer)
+
+    def _follow(self, optimizer: Optimizer) -> None:
+        """Takes the averages that the steps of an optimizer move."""
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer: {kind(optimizer)}, expected one of gradstep.OPTIMIZERS")
+        found = {
+            name: average
+            for array, average in optimizer._averages()
+            for name, live in self._live.items()
+            if _address(array) == _address(live)
+        }
+        if not found:
+            raise ValueError(
+                "optimizer: averages none of the model's arrays, expected ema='float32' over them"
+            )
+        for name, average in found.items():
+            if average.dtype != self._live[name].dtype:
+                raise ValueError(
+                    f"optimizer: ema of {average.dtype} for model[{name!r}], expected "
+                    f"{self._live[name].dtype}; its averaged() takes any"
+                )
+        self._averages.update(found)
+        self._optimizer = optimizer
+        for name in found:
+            del self._moved[name]
 
     def _share_of_past(self, update: int) -> float:
         decay = _decay(self._decay(update)) if callable(self._decay) else self._decay

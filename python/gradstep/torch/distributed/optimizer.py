@@ -27,6 +27,7 @@ from gradstep.distributed.plan import Piece
 from gradstep.distributed.transport import DistributedError, Transport
 from gradstep.optim.storage import bfloat16
 from gradstep.torch.distributed.gloo import GlooTransport
+from gradstep.torch.optim.groups import KEPT
 from gradstep.torch.optim.memory import array_of, check_gradient, check_parameter
 from gradstep.torch.optim.optimizer import NativeOptimizer
 from gradstep.torch.optim.shards import is_spread
@@ -122,9 +123,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._parameters, self._names = [], []
         for number, group in enumerate(self.param_groups):
             names = group.get("param_names")
-            if group.get("master") is not None or group.get("state_dtype", "float32") != "float32":
+            kept = [group.get(key, value) == value for key, value in KEPT.items() if key != "seed"]
+            if not all(kept):
                 raise ValueError(
-                    f"group {number}: kept in fewer bits, expected float32 states here; "
+                    f"group {number}: kept in fewer bits, or with an average, expected neither; "
                     "gradstep.distributed shards those of NumPy arrays"
                 )
             for i, p in enumerate(group["params"]):

@@ -34,7 +34,7 @@ REFUSED = {
 FLAGS = ("foreach", "fused", *REFUSED)
 CONSTANTS = (float, int, bool, str, type(None), np.number)
 # How a group keeps its numbers: name -> what it is where the group does not tell.
-KEPT: Group = {"master": None, "state_dtype": "float32", "seed": 0}
+KEPT: Group = {"master": None, "state_dtype": "float32", "ema": None, "seed": 0}
 
 
 class Option:
@@ -96,7 +96,7 @@ class Groups:
 
     @staticmethod
     def kept(groups: Sequence[Group]) -> list[dict[str, Any]]:
-        """How each keeps its arrays: `master`, `state_dtype`, `seed`. Raises as `read`."""
+        """How each keeps its arrays: `master`, `state_dtype`, `ema`, `seed`. Raises as `read`."""
         return [{key: kept_as(group, key) for key in KEPT} for group in groups]
 
 

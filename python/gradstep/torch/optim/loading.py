@@ -82,6 +82,8 @@ def _adapted_state(
     for kind, name in MASTERS.items():
         if name in found and kind != master:
             raise ValueError(f"{where}[{name!r}]: of master={kind!r}, expected master={master!r}")
+    if "ema" in found and (layout is None or layout.ema is None):
+        raise ValueError(f"{where}['ema']: an average, expected none as ema=None here")
     if layout is None and not any(f"{name}{SCALE}" in found for name in found):
         return None
     model = part_of(parameter).detach()
@@ -90,6 +92,8 @@ def _adapted_state(
         at = f"{where}[{name!r}]"
         if not isinstance(value, torch.Tensor):
             own[name] = value
+        elif name == "ema" and layout:
+            own[name] = _laid_out(value, parameter, getattr(torch, str(layout.ema)), at)
         elif name in MASTERS.values():
             dtype = torch.int16 if name == "master_low" else torch.float32
             own[name] = _laid_out(value, parameter, dtype, at)

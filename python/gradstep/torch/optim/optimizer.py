@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -20,8 +21,10 @@ from torch.optim import optimizer as torch_optimizer
 
 from gradstep import _core
 from gradstep.optim.gradients import nonfinite
+from gradstep.optim.hyperparameters import EMA_DECAY, check_ema, check_range
 from gradstep.optim.optimizer import Optimizer as Formula
 from gradstep.spec.optim import clip_coefficient
+from gradstep.torch.optim.arguments import EXTRA, signature_of
 from gradstep.torch.optim.groups import (
     KEPT,
     Groups,
@@ -35,35 +38,12 @@ from gradstep.torch.optim.memory import array_of
 from gradstep.torch.optim.participants import Member, Participants
 from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
 from gradstep.torch.optim.shards import sum_over_parts
-from gradstep.torch.optim.storage import reload_master
+from gradstep.torch.optim.storage import averages_in_place, reload_master
 from gradstep.torch.threads import on_team
 
 __all__ = ["NativeOptimizer"]
 
 OPTIONS = ("clip_norm", "on_nonfinite", "zero_grads")
-EXTRA = """
-    Arguments that torch's class does not have
-    ------------------------------------------
-    clip_norm: number > 0 or None
-        Scales all gradients so that their L2 norm over all groups is at most this, as
-        `torch.nn.utils.clip_grad_norm_` does, but leaves the gradients themselves as they are.
-    on_nonfinite: "apply", "skip" or "raise"
-        What to do with gradients that are not finite; the last two write nothing.
-    zero_grads: bool
-        Fill the gradients with zeros once they are read, while they are in cache.
-    master: None, "split" or "float32"
-        How bfloat16 and float16 parameters keep the bits that they lack, in the state.
-    state_dtype: "float32", "bfloat16" or "int8"
-        How states that are averages are kept.
-    seed: integer >= 0
-        Of the random bits by which bfloat16 and 8-bit numbers are rounded.
-
-    The last three may also stand in a group.
-    `foreach` and `fused` change nothing; `differentiable=True` and `capturable=True` are refused.
-    Parameters are dense float32, float64, bfloat16 or (with `master="float32"`) float16 tensors on
-    the CPU, or DTensors of such parts, and gradients lie in memory as they do; for others `step`
-    raises TypeError or ValueError, and writes nothing.
-"""
 
 
 class NativeOptimizer(torch.optim.Optimizer):
@@ -87,13 +67,14 @@ class NativeOptimizer(torch.optim.Optimizer):
     _known_norm: float | None = None  # of the gradients of a step that sees but a part of them
     _grad_norm: float | None = None
     _skipped = False
+    _holds_averages = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "FORMULA" not in cls.__dict__:
             return
         cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n{EXTRA}"
-        cls.__signature__ = _with_extra_arguments(cls)
+        cls.__signature__ = signature_of(cls, NativeOptimizer)
 
     def __init__(
         self,
@@ -103,19 +84,26 @@ class NativeOptimizer(torch.optim.Optimizer):
         zero_grads: bool = False,
         master: str | None = None,
         state_dtype: str = "float32",
+        ema: str | None = None,
+        ema_decay: float = EMA_DECAY,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         self.clip_norm = clip_norm
         self.on_nonfinite = on_nonfinite
         self.zero_grads = zero_grads
-        given = {"master": master, "state_dtype": state_dtype, "seed": seed}
+        given = {"master": master, "state_dtype": state_dtype, "ema": ema, "seed": seed}
         # Others are left out: a state dict of float32 alone has torch's keys.
         checked = {key: kept_as(given, key) for key in KEPT}
         self._given = {key: value for key, value in checked.items() if value != KEPT[key]}
+        decay = check_range("ema_decay", ema_decay)
+        if decay != EMA_DECAY:
+            self._given["ema_decay"] = decay
         check_flags(kwargs, "")
         super().__init__(*args, **kwargs)
         check_flags(self.defaults, "")
+        fallback = {"ema": None, "ema_decay": EMA_DECAY}
+        check_ema([{**fallback, **group} for group in self.param_groups])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch's class does."""
@@ -184,6 +172,8 @@ class NativeOptimizer(torch.optim.Optimizer):
     _step_observed = torch.optim.Optimizer.profile_hook_step(_step)
 
     def _step_natively(self, params: list[Any], grads: list[Any]) -> None:
+        if self._holds_averages:
+            raise RuntimeError("step: parameters hold their averages, expected a step after that")
         try:
             outcome = self._advance(params, grads)
         except (TypeError, ValueError):
@@ -430,6 +420,21 @@ class NativeOptimizer(torch.optim.Optimizer):
                 position += 1
         return members
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """In a `with` block parameters with `ema` hold their averages; then what they were before.
+
+        Those that have had no gradient stay as they are. Steps in it raise RuntimeError.
+        """
+        if self._holds_averages:
+            raise RuntimeError("averaged: called in a block of it, expected one")
+        with averages_in_place(self.state):
+            self._holds_averages = True
+            try:
+                yield
+            finally:
+                self._holds_averages = False
+
     # Checkpoints
 
     def reload_masters(self) -> None:
@@ -481,13 +486,3 @@ def _fill_with_zeros(grads: Iterable[Any]) -> None:
 
 def _is_fake(tensor: Any) -> bool:
     return isinstance(tensor, torch._subclasses.FakeTensor)
-
-
-def _with_extra_arguments(cls: type[NativeOptimizer]) -> inspect.Signature:
-    """The signature of torch's class with the arguments of NativeOptimizer behind it."""
-    order = cls.__mro__
-    source = cls if "__init__" in cls.__dict__ else order[order.index(NativeOptimizer) + 1]
-    theirs = list(inspect.signature(source.__dict__["__init__"]).parameters.values())[1:]
-    own = inspect.signature(NativeOptimizer.__init__).parameters.values()
-    extra = [p for p in own if p.kind is p.KEYWORD_ONLY]
-    return inspect.Signature([*(p for p in theirs if p.kind is not p.VAR_KEYWORD), *extra])

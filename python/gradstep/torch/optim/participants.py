@@ -250,7 +250,7 @@ def state_array(
         dtype = getattr(torch, layout.specs(layout.states)[name][0].name)
         if name.endswith(SCALE):
             return _scale(array, parameter, what)
-    if array is None and name == "master":
+    if array is None and name in ("master", "ema"):
         return torch.empty_like(parameter.detach(), dtype=dtype).copy_(parameter.detach())
     if array is None:
         initial = formula.initial_state(name, defaults) if dtype.is_floating_point else 0

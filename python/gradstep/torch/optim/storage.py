@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -13,7 +14,7 @@ from gradstep.optim.storage import Layout, layout_of
 from gradstep.torch.optim.memory import array_of
 from gradstep.torch.optim.shards import is_spread, part_of
 
-__all__ = ["MASTERS", "layout_for", "reload_master"]
+__all__ = ["MASTERS", "averages_in_place", "layout_for", "reload_master"]
 
 # The state with the missing bits of a parameter, by `master`.
 MASTERS = {"split": "master_low", "float32": "master"}
@@ -24,12 +25,12 @@ def layout_for(
 ) -> Layout | None:
     """How the arrays of a parameter are kept; None where all have its own type.
 
-    group: with `master`, `state_dtype` and `seed`. tile: see `tiles_of_sizes`. Raises TypeError or
-    ValueError. A parameter that is not in 16 bits is its own master.
+    group: with `master`, `state_dtype`, `ema` and `seed`. tile: see `tiles_of_sizes`. Raises
+    TypeError or ValueError. A parameter that is not in 16 bits is its own master.
     """
     part = part_of(parameter)
     if part.dtype in (torch.float32, torch.float64):
-        if group["state_dtype"] == "float32":
+        if group["state_dtype"] == "float32" and group["ema"] is None:
             return None
         group = {**group, "master": None}
     names = list(dict.fromkeys(chain.from_iterable(formula.KERNELS.values())))
@@ -51,3 +52,17 @@ def reload_master(parameter: Any, own: dict[str, Any]) -> None:
         master = own["master"]
         changed = master.to(value.dtype) != value
         master.copy_(torch.where(changed, value.to(master.dtype), master))
+
+
+@contextmanager
+def averages_in_place(state: Mapping[Any, Mapping[str, Any]]) -> Iterator[None]:
+    """In a `with` block parameters hold the averages in their states; then what they were."""
+    pairs = [(p.detach(), own["ema"]) for p, own in state.items() if "ema" in own]
+    kept = [p.clone() for p, _ in pairs]
+    try:
+        for parameter, average in pairs:
+            parameter.copy_(average)
+        yield
+    finally:
+        for (parameter, _), own in zip(pairs, kept, strict=True):
+            parameter.copy_(own)
