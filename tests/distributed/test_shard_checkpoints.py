@@ -97,6 +97,50 @@ def test_from_and_to_a_plain_checkpoint(ranks: Ranks, tmp_path: Path, state_dtyp
     assert same(other, weights)
 
 
+@pytest.mark.parametrize("state_dtype", ["float32", "int8"])
+def test_a_state_dict_of_the_whole_goes_on_with_any_number(ranks: Ranks, state_dtype: Any) -> None:
+    hyper = {**HYPER, "state_dtype": state_dtype}
+    expected, infos = trained_alone(gs.AdamW, np.float32, 3, **hyper)
+    states, weights = [], parameters()
+
+    def first(transport: Any) -> None:
+        own, optimizer = made(transport, **hyper)
+        for step in range(2):
+            advance(transport, optimizer, step)
+        state = optimizer.state_dict()
+        if transport.rank == 0:
+            states.append(state)
+            weights.update(own)
+
+    assert ranks(3, first) == [None] * 3
+    [state] = states
+    alone = gs.AdamW({name: p.copy(order="K") for name, p in weights.items()}, **hyper)
+    alone.load_state_dict(state)
+    assert alone.step_count == 2
+    plain = alone.state_dict()
+
+    def second(transport: Any) -> Any:
+        own, optimizer = made(transport, **{**hyper, "lr": 0.5})
+        for name, p in own.items():
+            p[...] = weights[name]
+        optimizer.load_state_dict(plain if transport.size == 2 else state)
+        return own, advance(transport, optimizer, 2)
+
+    def unlike(transport: Any) -> Any:
+        _, optimizer = made(transport, **hyper)
+        other = {**plain["state"], "v": {**plain["state"]["v"], "exp_avg": np.zeros(3)}}
+        if transport.rank == 1:
+            optimizer.load_state_dict({**plain, "state": other})
+        optimizer.load_state_dict({**plain, "step": 2 + transport.rank})
+
+    for n in (1, 2, 8):
+        for own, info in ranks(n, second):
+            assert same(own, expected) and info == infos[2]
+    first_, second_ = map(str, ranks(2, unlike))
+    assert second_.startswith("state_dict: 'exp_avg' of 'v' has 3 elements, expected 8610")
+    assert first_ == f"rank 1: ValueError: {second_}"
+
+
 def test_lists_and_groups_come_back(ranks: Ranks, tmp_path: Path) -> None:
     arrays = [np.ones(3, np.float32), np.ones(5000, np.float32)]
 

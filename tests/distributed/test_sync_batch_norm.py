@@ -9,6 +9,7 @@ import gradstep as gs
 import gradstep.distributed as gd
 import numpy as np
 import pytest
+from gradstep.nn import BatchNorm
 
 Ranks = Callable[..., list[Any]]
 # Rows of each rank: uneven, and one without any.
@@ -53,6 +54,41 @@ def test_ranks_normalise_as_one_process_does(
             np.testing.assert_allclose(one, other, rtol=1e-6)
     np.testing.assert_allclose(sum(each[4][1] for each in found), dweight, **near)
     np.testing.assert_allclose(sum(each[4][2] for each in found), dbias, **near)
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+@pytest.mark.parametrize("activation", ["relu", None])
+def test_layers_that_are_synchronized_normalise_as_one(
+    ranks: Ranks, momentum: Any, activation: Any
+) -> None:
+    rng = np.random.default_rng(1)
+    x, dy = rng.standard_normal((2, 16, 6))
+
+    def work(transport: Any) -> Any:
+        layer = BatchNorm(6, momentum=momentum, activation=activation, dtype=np.float64)
+        layer.params["weight"][:] = np.arange(-2, 4)
+        layer.params["bias"][:] = 0.3
+        rows = slice(0, 16)
+        if transport is not None:
+            gd.synchronize(layer, transport)
+            rows = SPANS[transport.rank]
+        found = []
+        for _ in range(3):
+            found.append(layer.forward(x[rows]).copy())
+            found.append(layer.backward(dy[rows]).copy())
+        return found, layer.grads, layer.buffers, layer.forward(x, False)
+
+    outputs, grads, buffers, inferred = work(None)
+    found = ranks(len(ROWS), work)
+    for i, expected in enumerate(outputs):
+        together = np.concatenate([each[0][i] for each in found])
+        np.testing.assert_allclose(together, expected, rtol=1e-9, atol=1e-11)
+    for name, expected in grads.items():
+        np.testing.assert_allclose(sum(each[1][name] for each in found), expected, rtol=1e-9)
+    for _, _, own, said in found:
+        for name, buffer in buffers.items():
+            np.testing.assert_allclose(own[name], buffer, rtol=1e-12)
+        np.testing.assert_allclose(said, inferred, rtol=1e-9, atol=1e-12)
 
 
 def test_what_one_rank_refuses_is_an_error_of_all(ranks: Ranks) -> None:

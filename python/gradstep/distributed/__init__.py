@@ -3,7 +3,11 @@
 For torch.distributed see `gradstep.torch.distributed`.
 """
 
-from gradstep.distributed.batch_norm import sync_batch_norm, sync_batch_norm_backward
+from gradstep.distributed.batch_norm import (
+    sync_batch_norm,
+    sync_batch_norm_backward,
+    synchronize,
+)
 from gradstep.distributed.checkpoint import from_plain, to_plain
 from gradstep.distributed.mpi import MpiTransport
 from gradstep.distributed.optimizer import ShardedOptimizer
@@ -24,5 +28,6 @@ __all__ = [
     "in_process",
     "sync_batch_norm",
     "sync_batch_norm_backward",
+    "synchronize",
     "to_plain",
 ]

@@ -16,7 +16,7 @@ from gradstep.distributed.transport import DistributedError
 from gradstep.optim.hyperparameters import is_schedule
 from gradstep.runtime import build_info
 
-__all__ = ["agree_on", "description", "flat_view"]
+__all__ = ["agree_on", "description", "digest_of", "flat_view"]
 
 
 def flat_view(array: Array) -> Array:
@@ -57,6 +57,28 @@ def _described(values: Mapping[str, Any]) -> dict[str, str]:
         for key, value in values.items()
         if key != "params"
     }
+
+
+def digest_of(value: Any) -> str:
+    """Of a tree of mappings, lists, arrays and plain values."""
+    digest = hashlib.sha256()
+
+    def add(part: Any) -> None:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype} {part.shape}".encode() + part.tobytes())
+        elif isinstance(part, Mapping):
+            for key in part:
+                digest.update(f"{key!r}:".encode())
+                add(part[key])
+        elif isinstance(part, (list, tuple)):
+            digest.update(f"{len(part)}".encode())
+            for each in part:
+                add(each)
+        else:
+            digest.update(f"{part!r};".encode())
+
+    add(value)
+    return digest.hexdigest()
 
 
 def agree_on(exchange: Exchange, found: Mapping[str, Any], error: Exception | None) -> None:

@@ -7,12 +7,13 @@ new names each time: until the new index takes the place of the old one, what th
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from gradstep.arguments import kind
 from gradstep.arrays import Array, flatten, is_branch
 from gradstep.checkpoint import load, plain, save
 from gradstep.checkpoint.file import read, write
+from gradstep.distributed.agreement import flat_view
 from gradstep.distributed.exchange import Exchange
 from gradstep.distributed.plan import Piece, buckets, overlaps
 from gradstep.optim.storage import SCALE
@@ -29,7 +31,9 @@ __all__ = [
     "PARAMETER",
     "Held",
     "from_plain",
+    "gather_whole",
     "load_pieces",
+    "pieces_of",
     "save_shards",
     "tensors_of",
     "to_plain",
@@ -43,6 +47,9 @@ FORMAT = 1
 PARAMETER = "parameter"
 # Elements of a file: what one rank holds beside its shard while it loads.
 PART = 2**24
+MESSAGE = 2**26  # bytes
+
+State: TypeAlias = tuple[dict[str, Array], dict[str, float]]  # arrays and numbers
 
 
 class Held(NamedTuple):
@@ -189,14 +196,12 @@ def read_index(folder: StrPath) -> dict[str, Any]:
     return found
 
 
-def load_pieces(
-    folder: StrPath, index: Mapping[str, Any], pieces: Sequence[Piece]
-) -> list[tuple[dict[str, Array], dict[str, float]]]:
+def load_pieces(folder: StrPath, index: Mapping[str, Any], pieces: Sequence[Piece]) -> list[State]:
     """States and numbers of pieces, from the files of any other division: one file at a time.
 
     Raises OSError, or ValueError for a file that is damaged or lacks something.
     """
-    found: list[tuple[dict[str, Array], dict[str, float]]] = [({}, {}) for _ in pieces]
+    found: list[State] = [({}, {}) for _ in pieces]
     filled = [0] * len(pieces)
     for entry in index["files"]:
         theirs = [Piece(*numbers) for numbers in entry["pieces"]]
@@ -243,6 +248,82 @@ def _said(tensor: Mapping[str, Any]) -> str:
     return "{name!r}, {dtype} of shape {shape} in order {order}".format(**tensor)
 
 
+# From and to one rank
+
+
+def gather_whole(
+    exchange: Exchange, tensors: Sequence[Mapping[str, Any]], held: Sequence[Held]
+) -> list[State]:
+    """States and numbers of whole tensors on rank 0, which needs their memory; [] on the others.
+
+    tensors: as `tensors_of` gave them. held: of this rank.
+    """
+    own = [
+        {
+            "piece": [*each.piece],
+            "dtypes": {key: str(array.dtype) for key, array in each.arrays.items()},
+            "numbers": dict(each.numbers),
+        }
+        for each in held
+    ]
+    every = [json.loads(text) for text in exchange.gather(json.dumps(own).encode())]
+    if exchange.transport.rank:
+        for each in held:
+            for array in each.arrays.values():
+                exchange.pass_on([(0, flat_view(array).view(np.uint8))], [], MESSAGE)
+        return []
+    found: list[State] = [({}, {}) for _ in tensors]
+    for rank, entries in enumerate(every):
+        for number, entry in enumerate(entries):
+            piece = Piece(*entry["piece"])
+            whole = Piece(piece.tensor, 0, math.prod(tensors[piece.tensor]["shape"]))
+            arrays, numbers = found[piece.tensor]
+            numbers.update(entry["numbers"])
+            for key, dtype in entry["dtypes"].items():
+                if key not in arrays:
+                    unit = SCALE_BLOCK if key.endswith(SCALE) else 1
+                    arrays[key] = np.empty(-(-whole.size // unit), np.dtype(dtype))
+                to = _elements(arrays[key], key, whole, piece)
+                if rank:
+                    exchange.pass_on([], [(rank, to.view(np.uint8))], MESSAGE)
+                else:
+                    to[...] = flat_view(held[number].arrays[key])
+    return [
+        ({key: _as_in(array, key, about) for key, array in arrays.items()}, numbers)
+        for (arrays, numbers), about in zip(found, tensors, strict=True)
+    ]
+
+
+def pieces_of(
+    state: Mapping[Any, Any], tensors: Sequence[Mapping[str, Any]], pieces: Sequence[Piece]
+) -> list[State]:
+    """States and numbers of pieces, of those of whole tensors by name. Raises ValueError."""
+    found: list[State] = []
+    for piece in pieces:
+        about = tensors[piece.tensor]
+        if about["name"] not in state:
+            raise ValueError(f"state_dict: nothing of {about['name']!r}, expected all parameters")
+        arrays: dict[str, Array] = {}
+        numbers: dict[str, float] = {}
+        size = math.prod(about["shape"])
+        for key, value in state[about["name"]].items():
+            if not isinstance(value, np.ndarray):
+                numbers[key] = value
+                continue
+            unit = SCALE_BLOCK if key.endswith(SCALE) else 1
+            if value.size != -(-size // unit):
+                what = f"state_dict: {key!r} of {about['name']!r} has {value.size} elements"
+                raise ValueError(f"{what}, expected {-(-size // unit)}")
+            flat = value.reshape(-1, order=about["order"])
+            arrays[key] = _elements(flat, key, Piece(piece.tensor, 0, size), piece)
+        found.append((arrays, numbers))
+    return found
+
+
+def _as_in(array: Array, key: str, about: Mapping[str, Any]) -> Array:
+    return array if key.endswith(SCALE) else _shaped(array, about)
+
+
 # From and to one file
 
 
@@ -259,10 +340,7 @@ def to_plain(folder: StrPath, path: StrPath) -> None:
     state: dict[Any, Any] = {}
     leaves = []
     for about, (arrays, numbers) in zip(tensors, found, strict=True):
-        own = {
-            key: array if key.endswith(SCALE) else _shaped(array, about)
-            for key, array in arrays.items()
-        }
+        own = {key: _as_in(array, key, about) for key, array in arrays.items()}
         leaves.append(own.pop(PARAMETER))
         state[about["name"]] = {"step": int(numbers["step"]), **own}
     about = {key: index[key] for key in ("optimizer", "step", "options", "param_groups")}

@@ -141,6 +141,13 @@ class Exchange:
         if error is not None:
             self.failed = str(error) or kind.__name__
 
+    def pass_on(self, sends: list[Parcel], receives: list[Parcel], limit: int) -> None:
+        """Moves memory between some of the ranks, in messages of so many bytes."""
+        with self:
+            rounds = zip_longest(_parts(sends, limit), _parts(receives, limit))
+            for outward, inward in rounds:
+                self.transport.start(outward or [], inward or []).wait()
+
     # Gradients
 
     def presence(self, own: Sequence[bool]) -> NDArray[np.bool_]:
@@ -304,6 +311,13 @@ class Exchange:
             receives.append((rank, memory))
             copies.append((message, memory))
         return receives, copies
+
+
+def _parts(parcels: Sequence[Parcel], limit: int) -> Iterator[list[Parcel]]:
+    most = max((memory.size for _, memory in parcels), default=0)
+    for start in range(0, most, limit):
+        parts = [(rank, memory[start : start + limit]) for rank, memory in parcels]
+        yield [(rank, part) for rank, part in parts if part.size]
 
 
 def _messages(pieces: Sequence[Piece], itemsizes: Sequence[int], limit: int) -> Iterator[Message]:

@@ -11,17 +11,25 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep.arguments import kind
 from gradstep.arrays import Array, Tree, as_array, label, leaves_like
-from gradstep.distributed.agreement import agree_on, description, flat_view
+from gradstep.distributed.agreement import agree_on, description, digest_of, flat_view
 from gradstep.distributed.checkpoint import (
     PARAMETER,
     Held,
+    State,
     check_tensors,
+    gather_whole,
     load_pieces,
+    pieces_of,
     read_index,
     save_shards,
     tensors_of,
+)
+from gradstep.distributed.checks import (
+    check_arguments,
+    check_gradient,
+    check_parameter,
+    sum_type,
 )
 from gradstep.distributed.exchange import Exchange
 from gradstep.distributed.mpi import connect
@@ -32,7 +40,7 @@ from gradstep.optim.groups import arranged
 from gradstep.optim.hyperparameters import is_schedule
 from gradstep.optim.optimizer import OPTIONS, Optimizer, StepInfo
 from gradstep.optim.state import verify
-from gradstep.optim.storage import Layout, bfloat16, first_tiles, layout_of
+from gradstep.optim.storage import Layout, first_tiles, layout_of
 from gradstep.spec.optim import clip_coefficient
 
 __all__ = ["ShardedOptimizer"]
@@ -90,7 +98,7 @@ class ShardedOptimizer:
         error: Exception | None = None
         self._arrays: list[Array] = []
         try:
-            _check_arguments(optimizer, reduction, grad_dtype, hyper)
+            check_arguments(optimizer, reduction, grad_dtype, hyper)
             self._take(optimizer, params, hyper)
             found = description(
                 optimizer.__name__, self._names, self._arrays, self._groups, hyper, grad_dtype
@@ -103,7 +111,7 @@ class ShardedOptimizer:
             transport,
             [array.size for array in self._arrays],
             [array.itemsize for array in self._arrays],
-            [_sum_type(array) for array in self._arrays],
+            [sum_type(array) for array in self._arrays],
             grad_dtype == "bfloat16" and error is None,
         )
         agree_on(self._exchange, found, error)
@@ -125,7 +133,7 @@ class ShardedOptimizer:
         self._arrays, self._group_of = parameters.arrays, parameters.group_of
         self._shape = parameters.shape
         for name, array in zip(self._names, self._arrays, strict=True):
-            _check_parameter(label("params", name), array)
+            check_parameter(label("params", name), array)
         self._flat = [flat_view(array) for array in self._arrays]
 
     def _make_own(self, optimizer: type[Optimizer], hyper: Mapping[str, Any]) -> Optimizer:
@@ -214,7 +222,7 @@ class ShardedOptimizer:
         for name, array, leaf in zip(self._names, self._arrays, leaves, strict=True):
             gradient = as_array(leaf, "grads", name)
             if gradient is not None:
-                _check_gradient(label("grads", name), gradient, array)
+                check_gradient(label("grads", name), gradient, array)
                 gradient = flat_view(gradient)
             found.append(gradient)
         return found
@@ -234,7 +242,7 @@ class ShardedOptimizer:
                 if what == "step" and gradient is not None and gradient.flags.writeable:
                     total = gradient[piece.start : piece.stop]
                 else:
-                    total = np.empty(piece.size, _sum_type(self._arrays[piece.tensor]))
+                    total = np.empty(piece.size, sum_type(self._arrays[piece.tensor]))
             totals.append(total)
         return totals, begun
 
@@ -298,27 +306,60 @@ class ShardedOptimizer:
         self._check_whole()
         own = self._own
         with own._lock:
-            groups: list[dict[str, Any]] = [
-                {**{k: v for k, v in group.items() if not is_schedule(v)}, "params": []}
-                for group in own.param_groups
-            ]
-            for name, number in zip(self._names, self._group_of, strict=True):
-                groups[number]["params"].append(name)
             about = {
-                "optimizer": type(own).__name__,
-                "options": own._state_dict()["options"],
-                "param_groups": groups,
+                **self._about(),
                 "tensors": tensors_of(self._names, self._arrays),
                 "arrangement": self._shape,
                 "extra": extra,
             }
-            held = [
-                Held(piece, {PARAMETER: memory, **states}, {"step": step})
-                for piece, memory, states, step in zip(
-                    self.pieces, own._arrays, own._states, own._plan.steps, strict=True
-                )
-            ]
+            held = self._held()
             save_shards(self._exchange, folder, own.step_count, about, held)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the whole on rank 0, which needs its memory; a part of it on the others.
+
+        On rank 0 it is what `optimizer` would give in one process, for `gradstep.save` and the
+        `load_state_dict` of either. All ranks call it together. Raises DistributedError.
+        """
+        self._check_whole()
+        with self._own._lock:
+            about, held = self._about(), self._held()
+            found = gather_whole(self._exchange, tensors_of(self._names, self._arrays), held)
+        state: dict[Any, Any] = {}
+        for name, (arrays, numbers) in zip(self._names, found, strict=False):
+            del arrays[PARAMETER]
+            state[name] = {"step": int(numbers["step"]), **arrays}
+        return {**about, "step": self.step_count, "state": state}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes the share of this rank from the state of the whole, the same on all ranks.
+
+        state_dict: of `optimizer` in one process, or of `state_dict` on rank 0. Parameters are not
+        in it. Raises TypeError or ValueError (on other ranks DistributedError) where it does not
+        fit, and then nothing has changed.
+        """
+        self._exchange.alive()
+        error: Exception | None = None
+        state: dict[str, Any] = {}
+        try:
+            tensors = tensors_of(self._names, self._arrays)
+            found = pieces_of(state_dict["state"], tensors, self.pieces)
+            state = self._share_of(state_dict, found)
+        except (KeyError, TypeError, ValueError) as raised:
+            lacks = isinstance(raised, KeyError)
+            error = ValueError(f"state_dict: lacks {raised}") if lacks else raised
+        agree_on(self._exchange, {"state_dict": digest_of(state_dict)}, error)
+        self._own.load_state_dict(state)
+        self._reset()
+
+    def sums(self, grads: Tree) -> None:
+        """Completes `grads`, given to the latest `step`: every rank gets the sums of all pieces.
+
+        grads: writable arrays like params, float32 or float64, on all ranks; on each the pieces of
+        its share hold the sum already, as `step` left them.
+        """
+        flat = self._read(grads)
+        self._exchange.spread([each for each in flat if each is not None])
 
     def load(self, folder: str | os.PathLike[str]) -> Any:
         """Goes on where `save` was called, by whatever number of ranks; returns its `extra`.
@@ -335,24 +376,8 @@ class ShardedOptimizer:
             index = read_index(folder)
             check_tensors(index, tensors_of(self._names, self._arrays))
             found = load_pieces(folder, index, self.pieces)
-            names = [self._names[piece.tensor] for piece in self.pieces]
             new = [arrays.pop(PARAMETER) for arrays, _ in found]
-            mine = {
-                name: {"step": int(numbers["step"]), **arrays}
-                for name, (arrays, numbers) in zip(names, found, strict=True)
-            }
-            groups = [dict(group) for group in index["param_groups"]]
-            for group in groups:
-                group["params"] = [name for name in group["params"] if name in mine]
-            state = {
-                "optimizer": index["optimizer"],
-                "step": index["step"],
-                "options": index["options"],
-                "param_groups": groups,
-                "state": mine,
-            }
-            with own._lock:
-                verify(state, own._expected())
+            state = self._share_of(index, found)
         except (ImportError, OSError, TypeError, ValueError) as raised:
             error = raised
         self._exchange.agree("load", 0, bytes(32), 0, error)
@@ -364,6 +389,42 @@ class ShardedOptimizer:
         self._torn = False
         self._reset()
         return index["extra"]
+
+    def _about(self) -> dict[str, Any]:
+        """What a state says of the whole."""
+        groups: list[dict[str, Any]] = [
+            {**{k: v for k, v in group.items() if not is_schedule(v)}, "params": []}
+            for group in self._own.param_groups
+        ]
+        for name, number in zip(self._names, self._group_of, strict=True):
+            groups[number]["params"].append(name)
+        options = self._own._state_dict()["options"]
+        return {"optimizer": type(self._own).__name__, "options": options, "param_groups": groups}
+
+    def _held(self) -> list[Held]:
+        own = self._own
+        return [
+            Held(piece, {PARAMETER: memory, **states}, {"step": step})
+            for piece, memory, states, step in zip(
+                self.pieces, own._arrays, own._states, own._plan.steps, strict=True
+            )
+        ]
+
+    def _share_of(self, whole: Mapping[str, Any], found: Sequence[State]) -> dict[str, Any]:
+        """The state of the own pieces. Raises TypeError or ValueError where it does not fit."""
+        names = [self._names[piece.tensor] for piece in self.pieces]
+        mine = {
+            name: {"step": int(numbers["step"]), **arrays}
+            for name, (arrays, numbers) in zip(names, found, strict=True)
+        }
+        groups = [dict(group) for group in whole["param_groups"]]
+        for group in groups:
+            group["params"] = [name for name in group["params"] if name in mine]
+        state = {key: whole[key] for key in ("optimizer", "step", "options")}
+        state |= {"param_groups": groups, "state": mine}
+        with self._own._lock:
+            verify(state, self._own._expected())
+        return state
 
     def _reset(self) -> None:
         """No gradients are held."""
@@ -382,47 +443,6 @@ class ShardedOptimizer:
     def __repr__(self) -> str:
         transport = self._exchange.transport
         return f"ShardedOptimizer({self._own!r}, rank {transport.rank} of {transport.size})"
-
-
-def _sum_type(array: Array) -> np.dtype[Any]:
-    return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
-
-
-def _check_arguments(
-    optimizer: Any, reduction: Any, grad_dtype: Any, hyper: Mapping[str, Any]
-) -> None:
-    if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
-        raise TypeError(f"optimizer: {kind(optimizer)}, expected a class of gradstep.OPTIMIZERS")
-    for name, value, allowed in (
-        ("reduction", reduction, ("mean", "sum")),
-        ("grad_dtype", grad_dtype, ("float32", "bfloat16")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}: {value!r}, expected one of {', '.join(map(repr, allowed))}")
-    if grad_dtype == "bfloat16":
-        bfloat16("grad_dtype='bfloat16'")  # all ranks learn of it where one cannot
-    if hyper.get("copy_to") is not None:
-        raise ValueError("copy_to: given, expected None: a shard keeps no second copy")
-
-
-def _check_parameter(what: str, array: Any) -> None:
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{what}: {kind(array)}, expected a numpy.ndarray")
-    if not array.flags.forc:
-        raise ValueError(f"{what}: not contiguous, expected C or F order")
-
-
-def _check_gradient(what: str, gradient: Any, parameter: Array) -> None:
-    if not isinstance(gradient, np.ndarray):
-        raise TypeError(f"{what}: {kind(gradient)}, expected a numpy.ndarray or None")
-    expected = _sum_type(parameter)
-    if gradient.dtype != expected:
-        raise TypeError(f"{what}: dtype {gradient.dtype}, expected {expected}")
-    if gradient.shape != parameter.shape:
-        raise ValueError(f"{what}: shape {gradient.shape}, expected {parameter.shape}")
-    order = "C" if parameter.flags.c_contiguous else "F"
-    if not (gradient.flags.c_contiguous if order == "C" else gradient.flags.f_contiguous):
-        raise ValueError(f"{what}: not contiguous in {order} order, expected it as in params")
 
 
 def _of_pieces(

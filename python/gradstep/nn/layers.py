@@ -6,6 +6,7 @@ Shapes: N rows of a batch, I inputs, O outputs, C channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -156,6 +157,11 @@ class BatchNorm(Layer):
             "num_batches_tracked": np.zeros((), np.int64),
         }
         self.smallest_batch = 2
+        # In training; others where a batch is computed in parts by several processes.
+        self.functions: tuple[Any, Any] = (
+            partial(norm.batch_norm, training=True),
+            norm.batch_norm_backward,
+        )
         self._latest: tuple[Any, ...] | None = None
         self._y, self._dx = Buffer(), Buffer()
 
@@ -167,13 +173,13 @@ class BatchNorm(Layer):
         number = int(tracked) + 1
         if training and not tracked.flags.writeable:
             raise ValueError("num_batches_tracked: read-only, expected a writable array")
-        y, mean, invstd = norm.batch_norm(
+        normalise = self.functions[0] if training else partial(norm.batch_norm, training=False)
+        y, mean, invstd = normalise(
             x,
             self.params["weight"],
             self.params["bias"],
             self.buffers["running_mean"],
             self.buffers["running_var"],
-            training=training,
             momentum=self.momentum,
             num_batches_tracked=number,
             eps=self.eps,
@@ -191,13 +197,13 @@ class BatchNorm(Layer):
         if self._latest is None:
             raise RuntimeError("backward: called before forward")
         x, mean, invstd, training, axis, activation = self._latest
-        dx, dweight, dbias = norm.batch_norm_backward(
+        inference = partial(norm.batch_norm_backward, training=False)
+        dx, dweight, dbias = (self.functions[1] if training else inference)(
             dy,
             x,
             self.params["weight"],
             mean,
             invstd,
-            training=training,
             axis=axis,
             activation=activation,
             bias=self.params["bias"],
@@ -265,7 +271,9 @@ class Dropout(Layer, dropouts.Dropout):
     p: in [0, 1]. seed: 0 ... 2**64 - 1; give every layer its own. Buffers: `seed` and `calls`, the
     number of forward calls in training: call n drops with the mask of offset n, so that no mask
     repeats, and a network that was loaded goes on with those that were to come. At inference x
-    is returned itself. Raises TypeError or ValueError. Source: Srivastava et al. 2014.
+    is returned itself. part: where x is a part of a batch, the rows of that and which they are:
+    then they are dropped as in the whole. Raises TypeError or ValueError. Source: Srivastava et al.
+    2014.
 
     >>> layer = Dropout(0.5, seed=110)
     >>> layer.forward(np.ones((1, 4))), layer.backward(np.ones((1, 4)))
@@ -279,6 +287,7 @@ class Dropout(Layer, dropouts.Dropout):
 
     def __init__(self, p: float, seed: int) -> None:
         Layer.__init__(self)
+        self.part: tuple[int, slice] | None = None
         self.buffers = {"seed": np.array(0, np.uint64), "calls": np.array(0, np.uint64)}
         self._y, self._dx = Buffer(), Buffer()
         dropouts.Dropout.__init__(self, p, seed)
@@ -298,6 +307,24 @@ class Dropout(Layer, dropouts.Dropout):
     @_calls.setter
     def _calls(self, calls: int) -> None:
         self.buffers["calls"][...] = calls
+
+    def _apply(self, x: FloatArray, p: float, offset: int, out: Any) -> FloatArray:
+        return self._in_whole(dropouts.Dropout._apply, x, p, offset, out)
+
+    def _apply_backward(self, dy: FloatArray, p: float, offset: int, out: Any) -> FloatArray:
+        return self._in_whole(dropouts.Dropout._apply_backward, dy, p, offset, out)
+
+    def _in_whole(
+        self, apply: Callable[..., Any], x: FloatArray, p: float, offset: int, out: Any
+    ) -> FloatArray:
+        if self.part is None:
+            return apply(self, x, p, offset, out)  # type: ignore[no-any-return]
+        rows, own = self.part
+        whole = np.zeros((rows, *x.shape[1:]), x.dtype)
+        whole[own] = x
+        apply(self, whole, p, offset, whole)
+        out[...] = whole[own]
+        return out  # type: ignore[no-any-return]
 
     def forward(self, x: FloatArray, training: bool = True) -> FloatArray:  # type: ignore[override]
         """Return y like x, dropped with the next mask; without `training` x itself."""

@@ -30,7 +30,15 @@ from gradstep.train.frame import Choices
 from gradstep.train.job import Job, OnEpoch
 from gradstep.train.loop import DEFAULT_LR, REGRESSION_LR, Epoch, History, Training
 from gradstep.train.model_file import Saved, digest, read_model, write_model
-from gradstep.train.options import NOT_OPTIONS, check, check_task, going_on, parser, resumed
+from gradstep.train.options import (
+    NOT_OPTIONS,
+    check,
+    check_distributed,
+    check_task,
+    going_on,
+    parser,
+    resumed,
+)
 from gradstep.train.page import write_page
 from gradstep.train.predict import predict
 from gradstep.train.records import Record
@@ -87,7 +95,8 @@ def _run(argv: Sequence[str]) -> int:
     commands = {"info": _info, "train": _train, "predict": predict, "certify": certify}
     arguments = parser(commands).parse_args(argv)
     arguments.line = list(argv)
-    arguments.given = vars(parser(commands, defaults=False).parse_args(argv))
+    given = arguments.given = vars(parser(commands, defaults=False).parse_args(argv))
+    arguments.keep = bool(given.get("save") or given.get("report"))  # by all of a team
     code: int = arguments.command(arguments)
     return code
 
@@ -95,13 +104,17 @@ def _run(argv: Sequence[str]) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     saved = None if arguments.resume is None else read_model(arguments.resume)
     arguments = arguments if saved is None else resumed(arguments, saved)
-    check(arguments)
     if not arguments.distributed:
+        check(arguments)
         return _train_checked(arguments, saved)
+    check_distributed()
     team = import_module("gradstep.train.team").Team()
     if team.rank:  # the first one speaks and writes
-        arguments.quiet, arguments.output, arguments.json = True, None, None
+        arguments.quiet = True
+        for name in ("output", "json", "save", "report"):
+            setattr(arguments, name, None)
     with team.together():
+        check(arguments)
         return _train_checked(arguments, saved, team)
 
 
@@ -126,7 +139,7 @@ def _train_checked(arguments: argparse.Namespace, saved: Saved | None, team: Any
         runs, interrupted = _train_all(job, rates, None if saved is None else saved.training)
     console.say(f"{report.result_table(runs)}\n\n{report.time_table(runs)}")
     failures = _write_files(job, runs, console, interrupted)
-    code = _end(runs, interrupted)
+    code = _end(runs, interrupted, complain if job.first else lambda line: None)
     if failures:
         raise OSError("; ".join(failures))
     if console.error:
@@ -146,13 +159,12 @@ def _train_all(
 ) -> tuple[list[Run], str | None]:
     """Train with each optimizer on each split; return the runs, and where Ctrl-C ended them."""
     runs: list[Run] = []
-    keep = bool(job.arguments.save or job.arguments.report)
     try:
         with _progress(job.arguments, len(rates) * len(job.splits)) as progress:
             for name, lr in rates.items():
                 runs.append(Run(name, lr, []))
                 for split in job.splits:
-                    record = Record(keep)
+                    record = Record(job.arguments.keep)
                     runs[-1].records.append(record)
                     note = _saving(job, lr, record, partial(record.note, show=progress(name)))
                     runs[-1].histories.append(job.fit(name, lr, split, note, start))
@@ -237,13 +249,13 @@ def _write_files(job: Job, runs: list[Run], console: Console, interrupted: str |
     return failures
 
 
-def _end(runs: list[Run], interrupted: str | None) -> int:
+def _end(runs: list[Run], interrupted: str | None, say: Callable[[str], None]) -> int:
     """Say what went wrong in a line each; return the exit code."""
     lines = [line for line in map(report.divergence, runs) if line]
     for line in lines:
-        complain(f"gradstep: {line}")
+        say(f"gradstep: {line}")
     if interrupted:
-        complain(f"gradstep: interrupted ({interrupted}); the results so far are kept")
+        say(f"gradstep: interrupted ({interrupted}); the results so far are kept")
         return 130
     return int(len(lines) == len(runs))
 

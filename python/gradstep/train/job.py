@@ -40,6 +40,11 @@ class Job:
         return math.ceil(len(split.y) / (self.arguments.batch or len(split.y)))
 
     @property
+    def first(self) -> bool:
+        """Whether this process speaks and writes: the only one, or the first of a team."""
+        return self.team is None or self.team.rank == 0
+
+    @property
     def shift(self) -> int:
         """Pixels that training images move at random; none when a few are to be learnt by heart."""
         asked = self.arguments.shift
@@ -71,9 +76,12 @@ class Job:
         options = self.arguments
         model = self.model(split)
         settings = {"weight_decay": options.weight_decay, "clip_norm": options.clip_norm}
-        make = None if self.team is None else self.team.optimizer
+        make = kind = None
+        if self.team is not None:
+            self.team.take(model)
+            make, kind = self.team.optimizer, self.team.training
         optimizer = training.make_optimizer(name, model.params, lr, make=make, **settings)
-        keywords = {"batch_size": options.batch, "seed": options.seed}
+        keywords = {"batch_size": options.batch, "seed": options.seed, "kind": kind}
         keywords["objective"] = self.objective(split)
         return model, optimizer, keywords
 
@@ -103,6 +111,4 @@ class Job:
         keywords |= {"epochs": options.epochs, "patience": options.early_stopping}
         keywords["augment"] = self.augment
         keywords |= {"on_epoch": on_epoch, "start": start}
-        if self.team is not None:
-            keywords["kind"] = self.team.training
         return training.train(model, split, optimizer, **keywords)

@@ -265,7 +265,7 @@ class Training:
         least = model.smallest_batch
         for x, y in batches(data.x, data.y, self._batch_size, self._rng, least):
             used = x if self._augment is None else self._augment(x, self._rng)
-            loss, tally, lr = self._step(used, y)
+            loss, tally, lr = self.step(used, y)
             first = loss if first is None else first
             loss_sum += loss * len(y)
             sums = sums + tally
@@ -275,13 +275,17 @@ class Training:
         epoch = Epoch(train_loss, train_scores, *self._evaluate(), lr, seconds, parts)
         return epoch, math.nan if first is None else first
 
-    def _step(self, x: FloatArray, y: npt.NDArray[Any]) -> tuple[float, Any, float]:
+    def step(self, x: FloatArray, y: npt.NDArray[Any]) -> tuple[float, Any, float]:
         """Train on a batch; return its mean loss, what its scores add up from, and the rate."""
         loss, tally = gradients(self.model, x, y, self.objective)
         before = perf_counter()
         lr = self.optimizer.step().lr
         self.model.seconds["optimizer"] += perf_counter() - before
         return loss, tally, lr
+
+    def latest_gradients(self) -> Mapping[str, FloatArray]:
+        """Return the gradients of the latest batch, by name."""
+        return self.model.grads
 
     def _evaluate(self) -> tuple[float, dict[str, float]]:
         return evaluate(self.model, self.data.valid_x, self.data.valid_y, self.objective)
@@ -300,7 +304,7 @@ def train(
     augment: Augmentation | None = None,
     on_epoch: Callable[[Training], None] | None = None,
     start: Mapping[str, Any] | None = None,
-    kind: Callable[..., Training] = Training,
+    kind: Callable[..., Training] | None = None,
 ) -> History:
     """Train a network and return its history; the state of `history.best` stays in the model.
 
@@ -310,7 +314,8 @@ def train(
     scores; classification unless given. patience: epochs without a lower validation loss before
     training stops; None never stops. augment: changes every batch before it is used. on_epoch:
     called after every epoch. start: what `Training.state_dict` gave of such a training, after some
-    of the epochs; it goes on from there to the bit. kind: what makes the Training.
+    of the epochs; it goes on from there to the bit. kind: what makes the
+    Training, where several processes share it.
     Raises ValueError if a number is out of range, or a batch too small for the model: batch norm
     needs two rows, so a last batch of one row is joined to the one before.
 
@@ -324,7 +329,7 @@ def train(
     """
     if epochs < 1:
         raise ValueError(f"epochs: {epochs}, expected at least 1")
-    training = kind(
+    training = (kind or Training)(
         model,
         data,
         optimizer,
@@ -346,13 +351,18 @@ def train(
 
 
 def gradients(
-    model: Layer, x: FloatArray, y: npt.NDArray[Any], objective: Objective
+    model: Layer, x: FloatArray, y: npt.NDArray[Any], objective: Objective, share: float = 1.0
 ) -> tuple[float, npt.NDArray[np.float64]]:
-    """Fill model.grads from one batch; return its mean loss and what its scores add up from."""
+    """Fill model.grads from one batch; return its mean loss and what its scores add up from.
+
+    share: of these rows in the mean over a larger batch, whose gradient they then are a part of.
+    """
     outputs = model.forward(x, True)
     start = perf_counter()
     tally = objective.tally(outputs, y)
     loss = objective.gradient(outputs, y)
+    if share < 1:
+        np.multiply(outputs, outputs.dtype.type(share), out=outputs)
     model.seconds["loss"] += perf_counter() - start
     model.parameter_gradients(outputs)
     return loss, tally
@@ -366,6 +376,7 @@ def step_function(
     batch_size: int | None = 64,
     seed: int = 0,
     objective: Objective | None = None,
+    kind: Callable[..., Training] | None = None,
 ) -> Callable[[], float]:
     """Return a function that trains on the next batch and returns its loss, as find_lr wants it.
 
@@ -379,19 +390,13 @@ def step_function(
     >>> step() > step()
     True
     """
-    check_batch_size(model, data, batch_size)
-    optimizer.bind(model.grads)
-    goal = objective or Classification()
+    training = (kind or Training)(
+        model, data, optimizer, batch_size=batch_size, seed=seed, objective=objective
+    )
     rng, least = np.random.default_rng(seed), model.smallest_batch
     epochs = (batches(data.x, data.y, batch_size, rng, least) for _ in repeat(None))
     endless = chain.from_iterable(epochs)
-
-    def step() -> float:
-        loss, _ = gradients(model, *next(endless), goal)
-        optimizer.step()
-        return loss
-
-    return step
+    return lambda: training.step(*next(endless))[0]
 
 
 def evaluate(

@@ -100,7 +100,7 @@ def write_model(job: Job, lr: float, training: Mapping[str, Any], path: Path) ->
 
 
 # What the command itself notes beside the options: the function, what was given, and how.
-NOT_OPTIONS = ("command", "given", "line")
+NOT_OPTIONS = ("command", "given", "line", "keep")
 # What a later command says anew; all else must be as it was.
 ANEW = (
     *NOT_OPTIONS,
@@ -111,6 +111,7 @@ ANEW = (
     "json",
     "quiet",
     "threads",
+    "distributed",
     "find_lr",
 )
 

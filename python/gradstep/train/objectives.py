@@ -39,6 +39,10 @@ class Objective(ABC):
     def loss(self, outputs: FloatArray, y: npt.NDArray[Any]) -> tuple[float, float]:
         """Return the sum of the losses, and that of the weights that its mean is over."""
 
+    def weight(self, y: npt.NDArray[Any]) -> float:
+        """Return the sum of the weights of these rows, which the mean is over."""
+        return len(y)
+
     @abstractmethod
     def tally(self, outputs: FloatArray, y: npt.NDArray[Any]) -> Sums:
         """Return what `scores` needs of one batch; it adds up over batches."""
@@ -75,8 +79,11 @@ class Classification(Objective):
     def loss(self, outputs: FloatArray, y: npt.NDArray[Any]) -> tuple[float, float]:
         """See Objective."""
         total, _ = cross_entropy(outputs, y, weight=self._like(outputs), reduction="sum")
-        weights = len(y) if self._weights is None else float(self._weights[y].sum())
-        return float(total), weights
+        return float(total), self.weight(y)
+
+    def weight(self, y: npt.NDArray[Any]) -> float:
+        """See Objective."""
+        return len(y) if self._weights is None else float(self._weights[y].sum())
 
     def tally(self, outputs: FloatArray, y: npt.NDArray[Any]) -> Sums:
         """See Objective."""
@@ -134,7 +141,7 @@ class Regression(Objective):
         elif self._loss == "huber":
             small = np.minimum(errors, HUBER_DELTA)
             errors = small * (errors - 0.5 * small)
-        return float(errors.sum()), len(y)
+        return float(errors.sum()), self.weight(y)
 
     def tally(self, outputs: FloatArray, y: npt.NDArray[Any]) -> Sums:
         """See Objective."""

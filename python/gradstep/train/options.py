@@ -19,7 +19,16 @@ from gradstep.train.model_file import ANEW, NOT_OPTIONS, Saved, check_extra
 from gradstep.train.objectives import LOSSES
 from gradstep.train.page import check_folder
 
-__all__ = ["NOT_OPTIONS", "Parser", "check", "check_task", "going_on", "parser", "resumed"]
+__all__ = [
+    "NOT_OPTIONS",
+    "Parser",
+    "check",
+    "check_distributed",
+    "check_task",
+    "going_on",
+    "parser",
+    "resumed",
+]
 
 
 class Parser(argparse.ArgumentParser):
@@ -252,8 +261,6 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.save and (arguments.folds or len(arguments.compare or ()) > 1):
         several = "--folds" if arguments.folds else "--compare"
         raise ValueError(f"--save: with {several}, expected one training")
-    if arguments.distributed:
-        _check_distributed(arguments)
     if arguments.save:
         check_extra()
     if arguments.report:
@@ -267,22 +274,8 @@ def check(arguments: argparse.Namespace) -> None:
         places.check_replaceable("--save", arguments.save)
 
 
-# What --distributed does not do: options, and why not.
-NOT_SHARED = {
-    "batch_norm": "its statistics would be those of a part of the batch",
-    "class_weights": "parts of a batch weigh differently",
-    "find_lr": "it trains many networks for a moment",
-    "save": "the optimizer's states are in parts",
-    "resume": "the optimizer's states are in parts",
-    "report": "the optimizer's states are in parts",
-}
-
-
-def _check_distributed(arguments: argparse.Namespace) -> None:
-    for name, why in NOT_SHARED.items():
-        if getattr(arguments, name):
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{option}: with --distributed, expected only one of them: {why}")
+def check_distributed() -> None:
+    """Raise MissingExtraError without what --distributed needs."""
     if not find_spec("mpi4py"):
         raise MissingExtraError("mpi4py", "--distributed", "mpi")
 

@@ -43,7 +43,7 @@ class Record:
         show(training)
 
     def _describe(self, training: Training) -> None:
-        values, gradients = describe(training.model.params), describe(training.model.grads)
+        values, gradients = describe(training.model.params), describe(training.latest_gradients())
         for name in values:
             if str(name).endswith("weight") and training.model.params[str(name)].ndim > 1:
                 pair = values[name].rms, gradients[name].rms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradstep.distributed import MpiTransport, ShardedOptimizer, Transport
+from gradstep.distributed import MpiTransport, ShardedOptimizer, Transport, synchronize
 from gradstep.distributed.transport import DistributedError, gather
+from gradstep.nn import Dropout, Layer
+from gradstep.nn.layer import walk
 from gradstep.optim.optimizer import Optimizer
 from gradstep.train.loop import Training, gradients
 
@@ -29,6 +31,10 @@ class Team:
     def rank(self) -> int:
         """The number of this process."""
         return self.transport.rank
+
+    def take(self, model: Layer) -> None:
+        """Let a network normalise by the rows of all processes."""
+        synchronize(model, self.transport)
 
     def optimizer(self, cls: type[Optimizer], params: Any, **hyper: Any) -> ShardedOptimizer:
         """Return an optimizer of which each process has its share; it sums gradients."""
@@ -58,6 +64,8 @@ class TeamTraining(Training):
     together, in the order of ranks, so that all decide alike.
     """
 
+    optimizer: Any
+
     def __init__(self, transport: Transport, *given: Any, **keywords: Any) -> None:
         self._transport = transport
         super().__init__(*given, **keywords)
@@ -65,23 +73,30 @@ class TeamTraining(Training):
     def _bind(self) -> None:
         pass  # gradients are given at every step
 
-    def _step(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[float, Any, float]:
+    def step(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[float, Any, float]:
+        """Train on a batch, of which this process computes its rows; see `Training.step`."""
         rank, size = self._transport.rank, self._transport.size
         rows = slice(rank, None, size)
-        share = len(y[rows]) / len(y)
-        loss, tally, grads = 0.0, np.zeros(0), None
+        own = np.ascontiguousarray(x[rows]), np.ascontiguousarray(y[rows])
+        for layer in walk(self.model):
+            if isinstance(layer, Dropout) and size > 1:
+                layer.part = len(y), rows
+        share = self.objective.weight(own[1]) / self.objective.weight(y)
+        loss, tally = 0.0, np.zeros(0)
         if share:
-            own = np.ascontiguousarray(x[rows]), np.ascontiguousarray(y[rows])
-            loss, tally = gradients(self.model, *own, self.objective)
-            grads = self.model.grads
-            if share < 1:  # the mean over these rows becomes their part of the mean over all
-                for gradient in grads.values():
-                    np.multiply(gradient, gradient.dtype.type(share), out=gradient)
+            loss, tally = gradients(self.model, *own, self.objective, share)
+        else:  # its layers still take part in what the others do
+            self.model.parameter_gradients(np.zeros_like(self.model.forward(own[0], True)))
         before = perf_counter()
-        lr = self.optimizer.step(grads).lr
+        lr = self.optimizer.step(self.model.grads).lr
         self.model.seconds["optimizer"] += perf_counter() - before
         loss, tally = self._together(loss * share, np.asarray(tally, np.float64))
         return loss, tally, lr
+
+    def latest_gradients(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Return the gradients of the latest batch: of all its rows, as every process needs."""
+        self.optimizer.sums(self.model.grads)
+        return self.model.grads
 
     def _together(self, loss: float, tally: npt.NDArray[np.float64]) -> tuple[float, Any]:
         """The sums over all processes; one without rows has an empty tally."""
