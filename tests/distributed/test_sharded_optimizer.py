@@ -121,7 +121,7 @@ def test_gradients_in_bfloat16_are_rounded_once_each(ranks: Ranks) -> None:
 def test_without_ml_dtypes_bfloat16_gradients_are_refused_on_all_ranks(
     ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gradstep.distributed import optimizer
+    from gradstep.distributed import checks
 
     found = iter([True, False])
 
@@ -129,7 +129,7 @@ def test_without_ml_dtypes_bfloat16_gradients_are_refused_on_all_ranks(
         if not next(found):
             raise ImportError(f"{what} needs ml_dtypes")
 
-    monkeypatch.setattr(optimizer, "bfloat16", one_lacks_it)
+    monkeypatch.setattr(checks, "bfloat16", one_lacks_it)
 
     def work(transport: Any) -> None:
         gd.ShardedOptimizer(gs.Adam, parameters(), comm=transport, grad_dtype="bfloat16")
