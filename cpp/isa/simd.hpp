@@ -290,11 +290,19 @@ ALWAYS_INLINE void store_past_cache(T* p, V v) {
 }
 
 // Asks for the line of x + ahead, which may lie outside the array. For loops whose reads the CPU
-// does not foresee: masked loads, and rows that are walked one by one.
+// does not foresee: masked loads, and rows that are walked one by one. A pointer to other than
+// const asks for a line that will be written.
 template <class T>
 ALWAYS_INLINE void prefetch(const T* x, int64_t ahead) {
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x) +
                                                    static_cast<uintptr_t>(ahead) * sizeof(T)));
+}
+
+template <class T>
+ALWAYS_INLINE void prefetch(T* x, int64_t ahead) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(x) +
+                                                   static_cast<uintptr_t>(ahead) * sizeof(T)),
+                     1);
 }
 
 ALWAYS_INLINE void stream_fence() {

@@ -10,7 +10,7 @@ namespace gradstep::GRADSTEP_ISA::activation {
 template <class T, template <class> class F>
 static void forward(double parameter, int64_t n, const void* x, void* y, bool past_cache) {
   const F<T> f(parameter);
-  fill(
+  fill_ahead(
       static_cast<T*>(y), n, past_cache,
       [&](auto v) __attribute__((always_inline)) { return f.forward(v); },
       static_cast<const T*>(x));
@@ -21,7 +21,7 @@ template <class T, template <class> class F>
 static void backward(double parameter, int64_t n, const void* dy, const void* saved, void* dx,
                      bool past_cache) {
   const F<T> f(parameter);
-  fill(
+  fill_ahead(
       static_cast<T*>(dx), n, past_cache,
       [&](auto g, auto s) __attribute__((always_inline)) { return f.backward(g, s); },
       static_cast<const T*>(dy), static_cast<const T*>(saved));

@@ -176,7 +176,7 @@ static void scale_all(double scale, int64_t n, const void* x, void* y) {
 
 template <class T>
 static void copy_past_cache(int64_t n, const void* x, void* y) {
-  fill(
+  fill_ahead(
       static_cast<T*>(y), n, true, [](auto v) __attribute__((always_inline)) { return v; },
       static_cast<const T*>(x));
 }

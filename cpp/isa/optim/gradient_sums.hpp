@@ -82,7 +82,7 @@ static void accumulate(void* into, const void* data, int64_t n, double* blocks) 
   const T* x = static_cast<const T*>(data);
   for (int64_t at = 0; at < n; at += kSumBlock) {
     const int64_t size = n - at < kSumBlock ? n - at : kSumBlock;
-    update(Plus{}, size, total + at, x + at);
+    update(Plus{}, size, n - at, total + at, x + at);
     sum_squares<T>(total + at, size, blocks++);
   }
 }

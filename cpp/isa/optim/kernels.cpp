@@ -44,13 +44,16 @@ static void update_items(const Formula& formula, const Tensor* tensors, const It
       }
     }
     const int64_t n = item->end - item->begin;
+    const Item* next =
+        item + 1 == items + count || item[1].tensor != item->tensor ? item : item + 1;
+    const int64_t reach = next->end - item->begin;
     T* p = static_cast<T*>(tensor.p) + item->begin;
     const T* g = static_cast<const T*>(tensor.g) + item->begin;
     if (c.prepare.active)
-      update_prepared(c.formula, c.prepare, n, p, g,
+      update_prepared(c.formula, c.prepare, n, reach, p, g,
                       (static_cast<T*>(tensor.state[kState]) + item->begin)...);
     else
-      update(c.formula, n, p, g, (static_cast<T*>(tensor.state[kState]) + item->begin)...);
+      update(c.formula, n, reach, p, g, (static_cast<T*>(tensor.state[kState]) + item->begin)...);
     // While it is in cache.
     if (c.zero_gradient) std::memset(const_cast<T*>(g), 0, static_cast<size_t>(n) * sizeof(T));
   }

@@ -5,11 +5,13 @@
 
 namespace gradstep::GRADSTEP_ISA::optim {
 
-// f(p, g, state...) for every element: p and state are written, g is read.
+// f(p, g, state...) for n elements, of which the caller has `reach` to do: p and state are written,
+// g is read.
 template <class F, class T, class... S>
-ALWAYS_INLINE void update(const F& f, int64_t n, T* p, const T* g, S*... state) {
+ALWAYS_INLINE void update(const F& f, int64_t n, int64_t reach, T* p, const T* g, S*... state) {
   sweep<T>(n, [&](auto type, int64_t i) __attribute__((always_inline)) {
     typedef typename decltype(type)::type V;
+    ask_ahead<T>(i, reach, p, g, state...);
     V value = load<V>(p + i);
     [&](auto... s) __attribute__((always_inline)) {
       f(value, load<V>(g + i), s...);
@@ -68,10 +70,12 @@ struct Preparation {
 // Not inlined: one copy serves every formula.
 template <class T>
 __attribute__((noinline)) static void prepare_block(const Preparation<T>& prepare, int64_t n,
-                                                    T* prepared, const T* g, const T* p) {
+                                                    int64_t reach, T* prepared, const T* g,
+                                                    const T* p) {
   const Preparation<T> local = prepare;
   sweep<T>(n, [&](auto type, int64_t i) __attribute__((always_inline)) {
     typedef typename decltype(type)::type V;
+    ask_ahead<T>(i, reach, g);
     store(prepared + i, local(load<V>(g + i), load<V>(p + i)));
   });
 }
@@ -79,14 +83,14 @@ __attribute__((noinline)) static void prepare_block(const Preparation<T>& prepar
 // A prepared gradient never goes to memory: it is made block by block in a buffer that stays in L1,
 // so the plain case pays nothing and preparation is compiled once, not once per formula.
 template <class F, class T, class... S>
-ALWAYS_INLINE void update_prepared(const F& f, const Preparation<T>& prepare, int64_t n, T* p,
-                                   const T* g, S*... state) {
+ALWAYS_INLINE void update_prepared(const F& f, const Preparation<T>& prepare, int64_t n,
+                                   int64_t reach, T* p, const T* g, S*... state) {
   constexpr int64_t kBlock = 1024;
   alignas(64) T prepared[kBlock];
   for (int64_t at = 0; at < n; at += kBlock) {
     const int64_t size = n - at < kBlock ? n - at : kBlock;
-    prepare_block(prepare, size, prepared, g + at, p + at);
-    update(f, size, p + at, prepared, (state + at)...);
+    prepare_block(prepare, size, reach - at, prepared, g + at, p + at);
+    update(f, size, reach - at, p + at, prepared, (state + at)...);
   }
 }
 
