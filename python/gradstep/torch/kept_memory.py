@@ -22,7 +22,7 @@ from gradstep.arguments import integer
 
 __all__ = ["keep_memory", "new_like"]
 
-LARGE = 32 << 20  # bytes; glibc keeps smaller blocks itself, and hands out what is in cache
+LARGE = 8 << 20  # bytes; glibc keeps smaller blocks itself, and hands out what is in cache
 
 
 class _Block(NamedTuple):
@@ -178,7 +178,7 @@ lend_results()
 
 
 def keep_memory(limit: SupportsIndex) -> None:
-    """Sets how much memory of large results (32 MiB or more) is kept for reuse, in bytes.
+    """Sets how much memory of large results (8 MiB or more) is kept for reuse, in bytes.
 
     limit: for all that is in use or idle; 512 MiB to begin with. 0 keeps none; what is idle and
     above the limit is given back at once. Raises TypeError or ValueError, and RuntimeError for
