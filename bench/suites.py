@@ -12,6 +12,7 @@ from . import fits, layer_suites, shapes
 from . import training as torch_training
 from .between import AFTER, Between
 from .layers import Layer
+from .passes import Averaged, Pipeline
 from .scaling import Threaded
 from .steps import Step, single
 from .stored import LAYOUTS, Stored
@@ -95,9 +96,12 @@ def small(choice: Choice) -> list[Work]:
 
 
 def fewer_bytes(choice: Choice) -> list[Work]:
-    """AdamW on arrays of 16 and 8 bits beside its float32 step."""
-    sizes = choice.sizes or ((1 << 20,) if choice.quick else (1 << 16, 1 << 20, 1 << 26))
-    return [Stored(layout, size) for size in sizes for layout in LAYOUTS]
+    """AdamW on arrays of 16 and 8 bits beside its float32 step, and what one pass does besides."""
+    works: list[Work] = []
+    for size in choice.sizes or ((1 << 20,) if choice.quick else (1 << 16, 1 << 20, 1 << 26)):
+        works += [Stored(layout, size) for layout in LAYOUTS]
+        works += [Averaged("float32", size), Averaged("bfloat16", size), Pipeline(size)]
+    return works
 
 
 def dropout(choice: Choice) -> list[Work]:

@@ -15,6 +15,7 @@ from typing import Protocol
 from .between import AFTER, LENT, TIGHT, Between, by_process, span
 from .fits import ACCELERATED, BOUND, SMALL_BATCH, STOCK, sklearn_fits
 from .measure import Timing, ratio
+from .passes import APART, Averaged, Pipeline
 from .runner import BASE, LAYER, LIMIT, Result
 from .scaling import ONE
 from .steps import single
@@ -277,10 +278,19 @@ def _between() -> dict[str, tuple[Goal, ...]]:
 def _bytes() -> dict[str, tuple[Goal, ...]]:
     """Fewer bytes take less time than the float32 step, where memory is the limit."""
     least = dict(zip(LAYOUTS, (0.97, 1.05, 1.40, 1.75, 1.6, 1.75), strict=True))
-    return {
-        Stored(layout, 1 << 26).name: (FasterThan(factor, FLOAT32),)
+    size = 1 << 26
+    found: dict[str, tuple[Goal, ...]] = {
+        Stored(layout, size).name: (FasterThan(factor, FLOAT32),)
         for layout, factor in least.items()
     }
+    eight = Stored("split master, 8-bit moments", size).name
+    found[eight] += (FasterThan(12, "bitsandbytes 8-bit"),)
+    found[Averaged("float32", size).name] = (FasterThan(1.05, APART),)
+    found[Pipeline(size).name] = (
+        FasterThan(2, "torch fused, a pass for each"),
+        FasterThan(1.5, "DeepSpeed CPUAdam, its clipping"),
+    )
+    return found
 
 
 def _onednn(blocked: float, torch: float) -> tuple[str, float, float]:

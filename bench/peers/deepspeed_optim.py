@@ -13,8 +13,10 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+from ..passes import Pipeline, decoded
 from ..remote import there
 from ..steps import Step
+from ..torch_passes import deepspeed_pipeline
 from ..work import Contender, Inputs, Ready, Work
 from .onednn import compiler
 from .torch_optim import stepping
@@ -52,7 +54,10 @@ def found() -> dict[str, str | None]:
 
 
 def contenders(work: Work) -> list[Contender]:
-    """Adam and AdamW, Adagrad, Lion."""
+    """Adam and AdamW, Adagrad, Lion, and the first between its own passes."""
+    if isinstance(work, Pipeline):
+        passes = partial(there, "deepspeed", ENVIRONMENT, deepspeed_pipeline)
+        return [Contender("DeepSpeed CPUAdam, its clipping", passes, compared=decoded)]
     if not isinstance(work, Step) or work.kernel not in CLASSES:
         return []
     name = CLASSES[work.kernel][1].replace("DeepSpeed", "DeepSpeed ")

@@ -9,6 +9,7 @@ import gradstep as gs
 
 from ..between import Between, ours
 from ..layers import Layer, called, own
+from ..passes import APART, Averaged, Pipeline, decoded
 from ..scaling import Threaded, by_threads
 from ..steps import Step, zeroed
 from ..stored import FLOAT32, Stored, nothing
@@ -32,6 +33,12 @@ def contenders(work: Work) -> list[Contender]:
             Contender("gradstep", Stored.make),
             Contender(FLOAT32, Stored.float32, compared=nothing),
         ]
+    if isinstance(work, Averaged):
+        found = [Contender("gradstep", Averaged.fused)]
+        apart = Contender(APART, Averaged.apart)
+        return [*found, apart] if work.ema == "float32" else found
+    if isinstance(work, Pipeline):
+        return [Contender("gradstep", Pipeline.native, compared=decoded)]
     if not isinstance(work, Step):
         return []
     return [

@@ -15,8 +15,10 @@ from typing import Any
 import gradstep as gs
 
 from ..between import Between, apart
+from ..passes import Averaged, Pipeline, decoded
 from ..steps import Step
 from ..stored import LAYOUTS, Stored, nothing
+from ..torch_passes import averaged, torch_pipeline
 from ..work import Arrays, Contender, Inputs, Ready, Work
 
 REQUIRES = ("torch",)
@@ -41,6 +43,10 @@ def contenders(work: Work) -> list[Contender]:
             Contender(f"torch fused {kind}", partial(_in_type, kind), compared=nothing)
             for kind in kinds
         ]
+    if isinstance(work, Averaged):
+        return [Contender("torch fused + AveragedModel", averaged)] * (work.ema == "float32")
+    if isinstance(work, Pipeline):
+        return [Contender("torch fused, a pass for each", torch_pipeline, compared=decoded)]
     torch: Any = import_module("torch")
     cls = getattr(torch.optim, work.optimizer, None) if isinstance(work, Step) else None
     if cls is None:
