@@ -98,6 +98,89 @@ def test_a_batch_that_fails_between_buckets_is_not_added_twice(
     assert same(far, near)
 
 
+@pytest.mark.parametrize("bucket", [0, 2])
+def test_memory_missing_between_buckets_leaves_no_part_of_a_step(
+    monkeypatch: pytest.MonkeyPatch, bucket: int
+) -> None:
+    far, near = parameters(torch.float32), parameters(torch.float32)
+    failing, whole = (gt.OffloadOptimizer(p, lr=0.1, bucket=1) for p in (far, near))
+    before = [p.detach().clone() for p in far]
+    step, calls = failing.optimizer._step_natively, []
+
+    def once_without_memory(*given: Any) -> None:
+        calls.append(given)
+        if len(calls) == 1 + bucket:
+            raise MemoryError
+        step(*given)
+
+    monkeypatch.setattr(failing.optimizer, "_step_natively", once_without_memory)
+    give(far, 1)
+    give(near, 1)
+    if bucket == 0:
+        with pytest.raises(MemoryError):
+            failing.step()
+        assert same(far, before) and len(calls) == 1
+    else:
+        failing.step()
+        whole.step()
+        assert same(far, near) and same(states(failing), states(whole))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("guard", [{}, {"clip_norm": 1.0}], ids=str)
+def test_a_grad_scaler_works_as_with_a_fused_optimizer(guard: dict[str, Any], dtype: Any) -> None:
+    """It finds the gradients on the device, and leaves out a step that is not finite."""
+    far, near = parameters(dtype), parameters(dtype)
+    options: dict[str, Any] = {"lr": 0.01, "master": "float32", **guard}
+    away = gt.OffloadOptimizer(far, bucket=4000, **options)
+    here = gt.AdamW(near, fused=True, **options)
+    scalers = [torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2) for _ in range(2)]
+    for t in range(5):
+        for params, optimizer, scaler in zip((far, near), (away, here), scalers, strict=True):
+            scaler.scale(torch.ones(()))
+            give(params, t + 1)
+            if t == 2:
+                params[4].grad[3] = float("inf")
+            if t == 3 and dtype == torch.float32:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            assert optimizer.skipped == (t == 2)
+        assert same(far, near) and same(states(away), states(here))
+        assert away.grad_norm == here.grad_norm
+        assert scalers[0].get_scale() == scalers[1].get_scale()
+    assert scalers[0].get_scale() != 8.0
+
+
+def test_groups_have_the_parameters_that_were_given() -> None:
+    far = parameters(torch.float32)
+    away = gt.OffloadOptimizer([{"params": far[:2]}, {"params": far[2:]}], gt.SGD, lr=0.5)
+    first, second = away.param_groups
+    assert all(p is q for p, q in zip([*first["params"], *second["params"]], far, strict=True))
+    first["lr"] = 0.0
+    before = [p.detach().clone() for p in far]
+    give(far, 1)
+    away.step()
+    assert same(far[:2], before[:2]) and not same(far[2:], before[2:])
+    with pytest.raises(ValueError, match=r"^params: hold from when the optimizer was made on"):
+        first["params"] = []
+
+
+def test_averages_reach_the_device() -> None:
+    far, near = parameters(BF16), parameters(BF16)
+    options: dict[str, Any] = {"lr": 0.1, "master": "split", "ema": "float32", "ema_decay": 0.5}
+    away, here = gt.OffloadOptimizer(far, **options), gt.AdamW(near, **options)
+    for t in (1, 2):
+        give(far, t)
+        give(near, t)
+        away.step()
+        here.step()
+    before = [p.detach().clone() for p in far]
+    with away.averaged(), here.averaged():
+        assert same(far, near) and not same(far, before)
+    assert same(far, before)
+
+
 def test_another_optimizer_named_groups_and_schedules() -> None:
     far, near = parameters(torch.float32), parameters(torch.float32)
 

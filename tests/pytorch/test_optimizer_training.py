@@ -380,7 +380,7 @@ def test_it_is_a_torch_optimizer_with_torchs_arguments(name: str) -> None:
     assert issubclass(mine, peer)
     own, known = inspect.signature(mine).parameters, inspect.signature(peer).parameters
     extra = ["clip_norm", "on_nonfinite", "zero_grads", "master", "state_dtype", "ema", "ema_decay"]
-    assert list(own) == [*known, *extra, "seed"]
+    assert list(own) == [*known, *extra, "seed", "copy_to"]
     assert all(own[key].default == known[key].default for key in known)
 
 

@@ -94,7 +94,8 @@ def problem(
         return None
     if ours is None:
         return None if torchs is None else f"accepted, by torch not: {torchs!r:.150}"
-    clear = re.match(rf"(param_groups\[0\]: )?{argument}: .*expected ", str(ours), re.DOTALL)
+    where = rf"(param_groups\[0\]: )?{argument}(\[[^]]*\])?: .*expected "
+    clear = re.match(where, str(ours), re.DOTALL)
     if type(ours) in (TypeError, ValueError) and clear:
         return None
     if torchs is not None and type(ours) is type(torchs) and str(ours) == str(torchs):
@@ -185,6 +186,7 @@ OURS_ALONE = (
     "ema",
     "ema_decay",
     "seed",
+    "copy_to",
 )
 
 
@@ -194,6 +196,9 @@ def is_flag(value: Any) -> bool:
 
 def fits(argument: str, value: Any) -> bool:
     """Whether a value is right by itself. Truth values and tensors of one number are numbers."""
+    if argument == "copy_to":  # of one parameter
+        half = getattr(value, "dtype", None) in (torch.float16, torch.bfloat16)
+        return value is None or half or (isinstance(value, list) and value == [None])
     if isinstance(value, bool):
         value = int(value) if argument not in OURS_ALONE else value
     if isinstance(value, (torch.Tensor, np.ndarray)) and np.prod(value.shape) == 1:

@@ -324,9 +324,9 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """In a `with` block parameters with `ema` hold their averages; then what they were before.
+        """In a `with` block parameters with `ema` hold their averages; then what they were.
 
-        Steps in it raise RuntimeError.
+        So do their copies of `copy_to`. Steps in it raise RuntimeError.
 
         >>> import numpy as np, gradstep as gs
         >>> w = np.zeros(1, np.float32)
@@ -344,6 +344,10 @@ class Optimizer:
                 raise RuntimeError("averaged: called in a block of it, expected one")
             self._plan.check_parameters()
             pairs = self._averages()
+            copies = zip(self._copies, self._states, strict=True)
+            pairs += [
+                (copy, own["ema"]) for copy, own in copies if copy is not None and "ema" in own
+            ]
             kept = [array.copy(order="K") for array, _ in pairs]
             self._hold_averages(True)
             for array, average in pairs:

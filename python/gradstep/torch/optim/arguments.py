@@ -26,8 +26,11 @@ EXTRA = """
         ema = ema_decay ema + (1 - ema_decay) weight, of the masters where there are some.
     seed: integer >= 0
         Of the random bits by which bfloat16 and 8-bit numbers are rounded.
+    copy_to: tensors or None
+        One bfloat16 or float16 tensor (or None) for each parameter, in order: a step writes the new
+        weights there too, rounded to nearest.
 
-    The last five may also stand in a group.
+    `master` to `seed` may also stand in a group.
     `foreach` and `fused` change nothing; `differentiable=True` and `capturable=True` are refused.
     Parameters are dense float32, float64, bfloat16 or (with `master="float32"`) float16 tensors on
     the CPU, or DTensors of such parts, and gradients lie in memory as they do; for others `step`

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +45,31 @@ class _Place:
         if self.grad is None or self.grad.dtype != given.dtype:
             self.grad = self.like(given.dtype)
         self.grad.copy_(given, non_blocking=self.pinned)
+
+
+class Group(MutableMapping[str, Any]):
+    """A group of the optimizer on the host, with the device's parameters in place of the host's."""
+
+    def __init__(self, hosted: dict[str, Any], given: dict[int, Any]) -> None:
+        self._hosted, self._given = hosted, given
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._hosted[key]
+        return [self._given[id(host)] for host in value] if key == "params" else value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "params":
+            raise ValueError("params: hold from when the optimizer was made on")
+        self._hosted[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._hosted[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hosted)
+
+    def __len__(self) -> int:
+        return len(self._hosted)
 
 
 class OffloadOptimizer:
@@ -118,11 +144,14 @@ class OffloadOptimizer:
             found.append((entry[0], host) if isinstance(entry, tuple) else host)
         return found
 
+    # A GradScaler hands its scale and what it found to the step, as to torch's fused ones.
+    _step_supports_amp_scaling = True
+
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The groups, whose parameters are those of the host."""
-        groups: list[dict[str, Any]] = self.optimizer.param_groups
-        return groups
+    def param_groups(self) -> list[Group]:
+        """The groups, with the parameters that were given."""
+        given = {id(place.host): place.parameter for place in self._places}
+        return [Group(group, given) for group in self.optimizer.param_groups]
 
     @property
     def grad_norm(self) -> float | None:
@@ -142,6 +171,21 @@ class OffloadOptimizer:
                 place.parameter.grad = None
             elif grad is not None:
                 grad.detach_().zero_()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """In a `with` block parameters with `ema` hold their averages, on the device too."""
+        try:
+            with self.optimizer.averaged():
+                self._send_all()
+                yield
+        finally:
+            self._send_all()
+
+    def _send_all(self) -> None:
+        self._send(self._places)
+        self._meet()
+        self._device.synchronize()  # the host's will be others
 
     def state_dict(self) -> dict[str, Any]:
         """That of the optimizer on the host. The weights are not in it."""
@@ -182,9 +226,13 @@ class OffloadOptimizer:
     def step(self) -> None:
         """Updates the parameters that have a gradient, or had one since the last step.
 
-        Raises TypeError or ValueError for gradients that the optimizer cannot take, and
-        FloatingPointError with `on_nonfinite="raise"`; then nothing was written.
+        Raises TypeError or ValueError for gradients that the optimizer cannot take, MemoryError,
+        and FloatingPointError with `on_nonfinite="raise"`; then nothing was written.
         """
+        found_inf = self.__dict__.get("found_inf")
+        if found_inf is not None and float(found_inf) != 0:
+            self.optimizer._skip([], None)
+            return
         several = any(place.sums is not None for place in self._places)
         if several:
             self.accumulate()
@@ -210,20 +258,41 @@ class OffloadOptimizer:
                 optimizer._known_norm = norm
                 if checks and not math.isfinite(norm):
                     arriving = [(given, _arrived)]  # refused as a whole
-            for bucket, arrived in arriving:
-                arrived()
-                now = {id(place.host): grads[id(place.host)] for place in bucket}
-                optimizer._step_natively(hosts, [now.get(id(host)) for host in hosts])
-                if not optimizer.skipped:
-                    self._send(bucket)
+            scale = self.__dict__.get("grad_scale")
+            if scale is not None:
+                optimizer.grad_scale = float(scale)
+            steps = [
+                (bucket, arrived, _of_bucket(bucket, hosts, grads)) for bucket, arrived in arriving
+            ]
+            self._step_on(steps, hosts)
         finally:
             optimizer._known_norm = None
+            optimizer.__dict__.pop("grad_scale", None)
             if several:
                 for place in given:
                     place.total.zero_()
                     place.sums = None
         self._meet()
         optimizer._opt_called = True  # which schedulers look for
+
+    def _step_on(self, steps: list[Any], hosts: list[Any]) -> None:
+        """Steps on one bucket after the other.
+
+        All large memory is there by now. Where a little is missing between two buckets, the step
+        goes on where it was, as it could not be taken back.
+        """
+        optimizer = self.optimizer
+        for number, (bucket, arrived, grads) in enumerate(steps):
+            arrived()
+            taken = optimizer._participants.plan.step_count
+            try:
+                optimizer._step_natively(hosts, grads)
+            except MemoryError:
+                if number == 0 or optimizer._participants.plan.step_count != taken:
+                    raise
+                optimizer._step_natively(hosts, grads)
+            if not optimizer.skipped:
+                self._send(bucket)
 
     def _norm(self, given: list[_Place], several: bool) -> float:
         if several:
@@ -281,6 +350,12 @@ class OffloadOptimizer:
         """What the device does next waits for its weights."""
         _, stream = self._streams()
         self._device.current_stream().wait_stream(stream)
+
+
+def _of_bucket(bucket: list[_Place], hosts: list[Any], grads: dict[int, Any]) -> list[Any]:
+    """The gradients of a bucket's parameters among all of the host."""
+    own = {id(place.host) for place in bucket}
+    return [grads[id(host)] if id(host) in own else None for host in hosts]
 
 
 def _arrived() -> None:

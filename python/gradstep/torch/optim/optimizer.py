@@ -38,7 +38,7 @@ from gradstep.torch.optim.memory import array_of
 from gradstep.torch.optim.participants import Member, Participants
 from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
 from gradstep.torch.optim.shards import sum_over_parts
-from gradstep.torch.optim.storage import averages_in_place, reload_master
+from gradstep.torch.optim.storage import averages_in_place, copies_of, reload_master
 from gradstep.torch.threads import on_team
 
 __all__ = ["NativeOptimizer"]
@@ -68,6 +68,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     _grad_norm: float | None = None
     _skipped = False
     _holds_averages = False
+    _copies: Mapping[int, Any] = MappingProxyType({})  # by the place of the parameter
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -87,6 +88,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         ema: str | None = None,
         ema_decay: float = EMA_DECAY,
         seed: int = 0,
+        copy_to: Any = None,
         **kwargs: Any,
     ) -> None:
         self.clip_norm = clip_norm
@@ -104,6 +106,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         check_flags(self.defaults, "")
         fallback = {"ema": None, "ema_decay": EMA_DECAY}
         check_ema([{**fallback, **group} for group in self.param_groups])
+        self._copies = copies_of(copy_to, self._members())
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group, as torch's class does."""
@@ -287,6 +290,8 @@ class NativeOptimizer(torch.optim.Optimizer):
             self._count(participants, present)
             parameters = [parameters[i] for i in present]
         increment_version(parameters)
+        if participants.copied:
+            increment_version(participants.copies_of(present))
         if participants.spread:
             increment_version([participants.parts[i] for i in present])
         if self._zero_grads:
@@ -398,6 +403,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             self.NUMBERS,
             self.defaults,
             type(self).__name__,
+            self._copies,
         )
         own = participants.own(grads)
         participants.check_gradients(own)
@@ -407,14 +413,14 @@ class NativeOptimizer(torch.optim.Optimizer):
         self._participants = participants
         return participants
 
-    def _members(self, takes_part: list[bool]) -> list[Member]:
-        """The parameters at these places."""
+    def _members(self, takes_part: list[bool] | None = None) -> list[Member]:
+        """The parameters at these places, or all."""
         members: list[Member] = []
         position = 0
         for number, group in enumerate(self.param_groups):
             names = group.get("param_names")
             for i, p in enumerate(group["params"]):
-                if takes_part[position]:
+                if takes_part is None or takes_part[position]:
                     name = names[i] if names else f"group {number}, parameter {i}"
                     members.append(Member(p, position, number, name))
                 position += 1
@@ -424,11 +430,13 @@ class NativeOptimizer(torch.optim.Optimizer):
     def averaged(self) -> Iterator[None]:
         """In a `with` block parameters with `ema` hold their averages; then what they were before.
 
-        Those that have had no gradient stay as they are. Steps in it raise RuntimeError.
+        So do their copies of `copy_to`. Those that have had no gradient stay as they are. Steps in
+        it raise RuntimeError.
         """
         if self._holds_averages:
             raise RuntimeError("averaged: called in a block of it, expected one")
-        with averages_in_place(self.state):
+        copies = {m.parameter: self._copies.get(m.position) for m in self._members()}
+        with averages_in_place(self.state, copies):
             self._holds_averages = True
             try:
                 yield
@@ -461,11 +469,11 @@ class NativeOptimizer(torch.optim.Optimizer):
             handle.remove()
 
     def _adapt(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        members = self._members([True] * sum(len(g["params"]) for g in self.param_groups))
-        return adapted(state_dict, self.param_groups, members, self.FORMULA)
+        return adapted(state_dict, self.param_groups, self._members(), self.FORMULA)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **{key: getattr(self, key) for key in OPTIONS}}
+        kept = {key: getattr(self, key) for key in (*OPTIONS, "_copies")}
+        return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._participants = self._groups = None

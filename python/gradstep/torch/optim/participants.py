@@ -22,7 +22,7 @@ from gradstep.torch.optim.memory import (
     same_layout,
 )
 from gradstep.torch.optim.shards import check_placement, is_spread, part_of
-from gradstep.torch.optim.storage import layout_for
+from gradstep.torch.optim.storage import check_copy, layout_for
 from gradstep.torch.tensors import refusal
 
 __all__ = ["Member", "Participants", "state_array"]
@@ -61,11 +61,12 @@ class Participants:
         numbers: Sequence[str],
         defaults: Mapping[str, Any],
         optimizer: str,
+        copies: Mapping[int, Any],
     ) -> None:
         """Checks everything and changes nothing; `commit` enters new arrays into the state.
 
         keeping: how each group keeps its arrays. numbers: names of states that are one number.
-        optimizer: its name, for messages.
+        optimizer: its name, for messages. copies: of parameters, rounded, by their places.
         """
         self.members, self.kernels, self.optimizer = members, kernels, optimizer
         self.keeping = keeping
@@ -75,6 +76,11 @@ class Participants:
         self.group_of = np.array([member.group for member in members], dtype=np.intp)
         inside = set(self.positions)
         self.outside = [i for i in range(len(params)) if i not in inside]
+        self.copies = [copies.get(member.position) for member in members]
+        for member, copy in zip(members, self.copies, strict=True):
+            if copy is not None:
+                check_copy(copy, member)
+        self.copied = any(copy is not None for copy in self.copies)
         self.spread = any(map(is_spread, self.parameters))
         self.parts = [part_of(p) for p in self.parameters]
         for member, part in zip(members, self.parts, strict=True):
@@ -93,8 +99,8 @@ class Participants:
         # By the place among all parameters: the bits do not depend on which of them take part.
         tiles = tiles_of_sizes(part_of(p).numel() for p in self.params)
         self.layouts: list[Layout | None] = [
-            layout_for(m.parameter, m.name, formula, self.keeping[m.group], tiles[m.position])
-            for m in self.members
+            layout_for(m.parameter, m.name, formula, self.keeping[m.group], tiles[m.position], copy)
+            for m, copy in zip(self.members, self.copies, strict=True)
         ]
         self.names = [
             list(layout.specs(names)) if layout else list(names)
@@ -157,6 +163,7 @@ class Participants:
         moving = [*self.parts, *map(part_of, self.entered)]
         for tensors in self.scalars.values():
             moving += tensors
+        moving += self.copies_of(None)
         self.watch = _core.TensorWatch(self.params, state, moving)
         self.moving = moving
 
@@ -172,6 +179,13 @@ class Participants:
     def _has_other_parts(self) -> bool:
         parts = map(part_of, (*self.parameters, *self.entered))
         return any(part is not before for part, before in zip(parts, self.moving, strict=False))
+
+    def copies_of(self, present: list[int] | None) -> list[Any]:
+        """The rounded copies of the members at these places, or of all."""
+        if not self.copied:
+            return []
+        chosen = self.copies if present is None else [self.copies[i] for i in present]
+        return [copy for copy in chosen if copy is not None]
 
     def own(self, grads: list[Any]) -> list[Any]:
         """The gradients of the members."""

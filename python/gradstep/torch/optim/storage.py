@@ -2,45 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
 
+from gradstep.arguments import several
 from gradstep.optim.optimizer import Optimizer as Formula
 from gradstep.optim.storage import Layout, layout_of
-from gradstep.torch.optim.memory import array_of
+from gradstep.torch.optim.memory import array_of, check_like, check_parameter, same_layout
 from gradstep.torch.optim.shards import is_spread, part_of
 
-__all__ = ["MASTERS", "averages_in_place", "layout_for", "reload_master"]
+__all__ = [
+    "MASTERS",
+    "averages_in_place",
+    "check_copy",
+    "copies_of",
+    "layout_for",
+    "reload_master",
+]
 
 # The state with the missing bits of a parameter, by `master`.
 MASTERS = {"split": "master_low", "float32": "master"}
 
 
 def layout_for(
-    parameter: Any, name: str, formula: type[Formula], group: Mapping[str, Any], tile: int = 0
+    parameter: Any,
+    name: str,
+    formula: type[Formula],
+    group: Mapping[str, Any],
+    tile: int = 0,
+    copy: Any = None,
 ) -> Layout | None:
     """How the arrays of a parameter are kept; None where all have its own type.
 
-    group: with `master`, `state_dtype`, `ema` and `seed`. tile: see `tiles_of_sizes`. Raises
-    TypeError or ValueError. A parameter that is not in 16 bits is its own master.
+    group: with `master`, `state_dtype`, `ema` and `seed`. tile: see `tiles_of_sizes`. copy: the
+    tensor that gets a rounded copy, or None. Raises TypeError or ValueError. A parameter that is
+    not in 16 bits is its own master.
     """
     part = part_of(parameter)
     if part.dtype in (torch.float32, torch.float64):
-        if group["state_dtype"] == "float32" and group["ema"] is None:
+        if group["state_dtype"] == "float32" and group["ema"] is None and copy is None:
             return None
         group = {**group, "master": None}
     names = list(dict.fromkeys(chain.from_iterable(formula.KERNELS.values())))
-    layout = layout_of(name, array_of(part), None, group, names, tile, group["seed"])
+    rounded = None if copy is None else array_of(copy)
+    layout = layout_of(name, array_of(part), rounded, group, names, tile, group["seed"])
     if layout and is_spread(parameter) and group["state_dtype"] == "int8":
         raise ValueError(
             f"params[{name!r}]: a DTensor with state_dtype='int8', expected 'float32' or "
             "'bfloat16': scales belong to parts"
         )
     return layout
+
+
+def copies_of(copy_to: Any, members: Sequence[Any]) -> dict[int, Any]:
+    """The tensors of `copy_to` by the places of their parameters, these being all members.
+
+    Raises TypeError or ValueError.
+    """
+    if copy_to is None:
+        return {}
+    given = [copy_to]
+    if not isinstance(copy_to, torch.Tensor):
+        given = list(several("copy_to", copy_to, lambda name, entry: entry))
+    if len(given) != len(members):
+        expected = f"expected {len(members)}, one or None for each of params"
+        raise ValueError(f"copy_to: {len(given)} tensors, {expected}")
+    found = {m.position: c for m, c in zip(members, given, strict=True) if c is not None}
+    for member in members:
+        if member.position in found:
+            check_copy(found[member.position], member)
+    return found
+
+
+def check_copy(copy: Any, member: Any) -> None:
+    """Raises TypeError or ValueError for what cannot be a rounded copy of a parameter."""
+    parameter, what = member.parameter, f"copy_to[{member.name!r}]"
+    if not isinstance(copy, torch.Tensor):
+        raise TypeError(f"{what}: {type(copy).__name__}, expected a tensor or None")
+    if is_spread(parameter) or parameter.dtype != torch.float32:
+        found = "a DTensor" if is_spread(parameter) else parameter.dtype
+        raise TypeError(f"{member.label}: {found} with copy_to, expected a whole torch.float32")
+    check_parameter(copy, what, "", (torch.bfloat16, torch.float16))
+    check_like(copy, parameter, what, copy.dtype)
+    if not same_layout(copy, parameter):
+        strides = f"strides {copy.stride()}, expected {parameter.stride()}"
+        raise ValueError(f"{what}: {strides} as in the parameter")
 
 
 def reload_master(parameter: Any, own: dict[str, Any]) -> None:
@@ -55,9 +105,18 @@ def reload_master(parameter: Any, own: dict[str, Any]) -> None:
 
 
 @contextmanager
-def averages_in_place(state: Mapping[Any, Mapping[str, Any]]) -> Iterator[None]:
-    """In a `with` block parameters hold the averages in their states; then what they were."""
-    pairs = [(p.detach(), own["ema"]) for p, own in state.items() if "ema" in own]
+def averages_in_place(
+    state: Mapping[Any, Mapping[str, Any]], copies: Mapping[Any, Any]
+) -> Iterator[None]:
+    """In a `with` block parameters hold the averages in their states; then what they were.
+
+    copies: the rounded copies of parameters, which do the same, or None.
+    """
+    pairs = []
+    for parameter, own in state.items():
+        if "ema" in own:
+            both = (parameter, copies.get(parameter))
+            pairs += [(tensor.detach(), own["ema"]) for tensor in both if tensor is not None]
     kept = [p.clone() for p, _ in pairs]
     try:
         for parameter, average in pairs:
