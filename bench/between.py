@@ -33,6 +33,7 @@ __all__ = [
     "AFTER",
     "LENT",
     "PROCESSES",
+    "TEAM",
     "TIGHT",
     "Between",
     "apart",
@@ -52,6 +53,7 @@ PRODUCT = 180  # rows and columns of the matrices: some 60 µs a product
 CALLS, TIGHT_CALLS = 20, 200  # of which the median is taken, a tenth before them as a warm-up
 SETTLED = 0.03  # seconds after which threads of BLAS and OpenMP no longer spin
 LENT = "gradstep, BLAS threads"
+TEAM = "gradstep.torch"  # on the threads of torch's OpenMP
 TIGHT = "tight loop"
 AFTER = (TIGHT, "Python", "sleep", "NumPy products", "torch products")
 

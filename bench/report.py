@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from .between import AFTER, LENT, PROCESSES, Between, by_process, span
+from .between import AFTER, LENT, PROCESSES, TEAM, Between, by_process, span
 from .compare import COUNT, TIME, Move
 from .instructions import Counts
 from .runner import BASE, LAYER, Result, Row
@@ -104,7 +104,9 @@ def _between(results: Sequence[Result]) -> list[str]:
     alone = f"{LAYER}, {ONE}"
     for who in peers:
         over, under = (alone, who) if who in (LAYER, LENT) else (who, LAYER)
-        if who == alone:
+        if who == TEAM:
+            over, under = f"{TEAM}, {ONE}", TEAM
+        if who.endswith(ONE):
             continue
         cells = [
             [work, *(_ratio(found.get(after), over, under) for after in AFTER)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
-from .between import AFTER, LENT, TIGHT, Between, by_process, span
+from .between import AFTER, LENT, TEAM, TIGHT, Between, by_process, span
 from .fits import ACCELERATED, BOUND, SMALL_BATCH, STOCK, sklearn_fits
 from .measure import Timing, ratio
 from .passes import APART, Averaged, Pipeline
@@ -181,10 +181,14 @@ class ScalesBetween:
 
     def basis(self, result: Result) -> str:
         one, _ = self._pair(result)
-        return f"{LAYER}, {ONE}" if one else "no second thread"
+        return self._alone if one else "no second thread"
+
+    @property
+    def _alone(self) -> str:
+        return f"{TEAM if self.who == TEAM else LAYER}, {ONE}"
 
     def _pair(self, result: Result) -> tuple[Timing | None, Timing | None]:
-        return result.timing(f"{LAYER}, {ONE}"), result.timing(self.who)
+        return result.timing(self._alone), result.timing(self.who)
 
     def reached(self, result: Result, timing: Timing) -> Reached | None:
         one, all_threads = self._pair(result)
@@ -271,6 +275,8 @@ def _between() -> dict[str, tuple[Goal, ...]]:
             elif after == "NumPy products":
                 advised = 1.3 if factor == 1.6 else 0.95
                 goals = (ScalesBetween(0.95), ScalesBetween(advised, LENT))
+            elif after == "torch products":
+                goals = (ScalesBetween(0.95), ScalesBetween(factor, TEAM))
             found[Between(single("AdamW", size), after).name] = goals
     return found
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import gradstep as gs
 
-from ..between import Between, apart
+from ..between import TEAM, Between, apart
 from ..passes import Averaged, Pipeline, decoded
+from ..scaling import ONE
 from ..steps import Step
 from ..stored import LAYOUTS, Stored, nothing
 from ..torch_passes import averaged, torch_pipeline
@@ -36,7 +37,12 @@ VARIANTS: dict[str, dict[str, bool]] = {
 def contenders(work: Work) -> list[Contender]:
     """The variants that torch has of the optimizer; none if it lacks the optimizer."""
     if isinstance(work, Between):
-        return [apart("torch", c) for c in contenders(work.work) if c.name == "torch fused"]
+        fused = [c for c in contenders(work.work) if c.name == "torch fused"]
+        found = [apart("torch", c) for c in fused]
+        if fused and not work.own:
+            found.append(apart(TEAM, Contender(TEAM, on_team)))
+            found.append(apart(TEAM, Contender(f"{TEAM}, {ONE}", on_team), threads=1))
+        return found
     if isinstance(work, Stored):
         kinds = ["float32"] if LAYOUTS[work.layout].master or LAYOUTS[work.layout].copy else TYPES
         return [
@@ -79,6 +85,11 @@ def make(keywords: dict[str, bool], work: Step, inputs: Inputs, library: Any = N
     torch: Any = import_module("torch")
     cls = getattr(library or torch.optim, work.optimizer)
     return stepping(torch, partial(cls, **work.keywords, **keywords), work, inputs)
+
+
+def on_team(work: Step, inputs: Inputs) -> Ready:
+    """The same class of gradstep.torch."""
+    return make({}, work, inputs, import_module("gradstep.torch"))
 
 
 def stepping(torch: Any, build: Callable[[Any], Any], work: Step, inputs: Inputs) -> Ready:
