@@ -11,7 +11,7 @@ import numpy as np
 
 F4, F8 = np.dtype(np.float32), np.dtype(np.float64)
 FLOATS = (F4, F8)
-STORED = (*FLOATS, np.dtype(np.float16))  # what gradients may be, and bfloat16
+STORED = (*FLOATS, np.dtype(np.float16))  # what more may be, and bfloat16
 Takes = Callable[[Any], bool]
 
 
@@ -112,9 +112,12 @@ def _filled(shape: tuple[int, ...], dtype: Any) -> Any:
     return np.linspace(1, 2, int(np.prod(shape)), dtype=dtype).reshape(shape)
 
 
-def any_array(*shape: int, order: str = "C", written: bool = False) -> Argument:
+def any_array(
+    *shape: int, order: str = "C", written: bool = False, dtypes: Any = FLOATS
+) -> Argument:
     """Arrays of any shape, as far as this argument alone can tell."""
-    return Argument(partial(filled, *shape), lambda v: dense(v, order=order, written=written))
+    takes = partial(dense, dtypes=dtypes, order=order, written=written)
+    return Argument(partial(filled, *shape), takes)
 
 
 def array(*shape: int, dtype: Any = F4, order: str = "C", written: bool = False) -> Argument:

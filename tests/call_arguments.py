@@ -191,12 +191,20 @@ ARGUMENTS: dict[str, Argument] = {
 }
 
 DROPPING = ("dropout", "drop_connect", "drop_path", "spatial_dropout", "alpha_dropout")
+NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm")
 # Where a name is another matter: the nearest of "Class.method.name", "method.name".
 SPECIAL: dict[str, Argument] = {
     **{
-        f"{name}.x": any_array(4, 6, order="any")
+        f"{name}.x": any_array(4, 6, order="any", dtypes=STORED)
         for name in ("relu", "leaky_relu", "sigmoid", "tanh", "silu", "gelu", "selu", "mish")
     },
+    **{
+        f"{name}.x": any_array(4, 6, dtypes=STORED)
+        for name in ("softmax", "log_softmax", "dropout", "drop_path", "spatial_dropout")
+    },
+    **{f"{name}.x": any_array(4, 6, dtypes=STORED) for name in NORMS},
+    "alpha_dropout.x": any_array(4, 6, dtypes=STORED),
+    "batch_norm_stats.x": any_array(4, 6, dtypes=STORED),
     "batch_norm.momentum": optional(PROBABILITY),
     "layer_norm_backward.mean": array(4, dtype=F8),
     "layer_norm_backward.invstd": array(4, dtype=F8),
@@ -204,7 +212,7 @@ SPECIAL: dict[str, Argument] = {
     "rms_norm.eps": optional(number(1e-5, RATE)),
     "group_norm_backward.mean": array(4, 3, dtype=F8),
     "group_norm_backward.invstd": array(4, 3, dtype=F8),
-    "instance_norm.x": any_array(4, 6, 5),
+    "instance_norm.x": any_array(4, 6, 5, dtypes=STORED),
     "instance_norm.out": optional(array(4, 6, 5, written=True)),
     "instance_norm_backward.x": array(4, 6, 5),
     "instance_norm_backward.dy": array(4, 6, 5),
@@ -215,9 +223,10 @@ SPECIAL: dict[str, Argument] = {
     "maxout_backward.dy": array(4, 3),
     "prelu.weight": array(6),
     "prelu_backward.weight": array(6),
-    "drop_connect.weight": any_array(4, 6),
-    **{f"{name}_backward.dy": any_array(4, 6) for name in DROPPING},
-    "Dropout.backward.dy": array(4, 6, dtype=FLOATS),
+    "drop_connect.weight": any_array(4, 6, dtypes=STORED),
+    **{f"{name}_backward.dy": any_array(4, 6, dtypes=STORED) for name in DROPPING},
+    **{f"Dropout.{name}.x": any_array(4, 6, dtypes=STORED) for name in ("__call__", "forward")},
+    "Dropout.backward.dy": array(4, 6, dtype=STORED),
     "global_norm.grads": tree(written=False),
     "clip_value_.value": number(1.0, POSITIVE),
     "constant.value": Argument(lambda: 0.5, lambda v: isinstance(v, Real)),

@@ -168,7 +168,9 @@ for name in names:
     importlib.import_module(f"gradstep.spec.{{name}}")
 print(*sorted(names))
 """
-    expected = "activations dropout elementary exact fused intervals losses norm optim philox"
+    expected = (
+        "activations dropout elementary exact fused halves intervals losses norm optim philox"
+    )
     assert python(code) == f"{expected} storage sums"
 
 

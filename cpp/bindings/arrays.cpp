@@ -160,20 +160,20 @@ int64_t product(const Shape& shape, size_t first, size_t last) {
   return n;
 }
 
-Input check_dense(py::handle object, const std::string& argument) {
+Input check_dense(py::handle object, const std::string& argument, Types accepted) {
   py::object array = readable(object);
-  const ArrayView view = check_array(array, Access::kRead, argument);
+  const ArrayView view = check_array(array, Access::kRead, argument, py::none(), accepted);
   return {std::move(array), view, {}};
 }
 
-Input check_c_order(py::handle object, const std::string& argument) {
-  return check_c_order(object, Access::kRead, argument);
+Input check_c_order(py::handle object, const std::string& argument, Types accepted) {
+  return check_c_order(object, Access::kRead, argument, accepted);
 }
 
-Input check_c_order(py::handle object, Access access, const std::string& argument) {
+Input check_c_order(py::handle object, Access access, const std::string& argument, Types accepted) {
   py::object array =
       access == Access::kRead ? readable(object) : py::reinterpret_borrow<py::object>(object);
-  const ArrayView view = check_array(array, access, argument, py::none(), kValueTypes, kCOrder);
+  const ArrayView view = check_array(array, access, argument, py::none(), accepted, kCOrder);
   if (!c_order(array)) throw py::value_error(argument + ": F order, expected C order");
   Shape shape = shape_of(array);
   return {std::move(array), view, std::move(shape)};
@@ -191,15 +191,17 @@ Input check_shaped(py::handle object, Access access, const std::string& argument
   const bool reads_number = access == Access::kRead && shape.empty();
   py::object array =
       reads_number ? readable(object, type) : py::reinterpret_borrow<py::object>(object);
-  const ArrayView view = check_array(array, access, argument, py::none(), kValueTypes, kCOrder);
+  const Types accepted = kValueTypes | types(type);
+  const ArrayView view = check_array(array, access, argument, py::none(), accepted, kCOrder);
   const Shape found = shape_of(array);
   if (found != shape)
     throw py::value_error(argument + ": shape " + shape_text(found) + ", expected " +
                           shape_text(shape));
   if (!c_order(array)) throw py::value_error(argument + ": F order, expected C order");
-  if (view.type != type)
+  if (view.type != type && view.type != value_type(type))
     throw py::type_error(argument + ": dtype " + name_of(view.type) + ", expected " +
-                         name_of(type) + " as in " + model_argument);
+                         name_of(type) + " as in " + model_argument +
+                         (is_half(type) ? ", or float32" : ""));
   return {std::move(array), view, found};
 }
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/dtype.hpp"
+#include "engine/halves.hpp"
 
 namespace gradstep {
 
@@ -20,6 +20,8 @@ constexpr Types types(T... type) {
   return ((1u << type) | ...);
 }
 inline constexpr Types kValueTypes = types(kFloat32, kFloat64);
+// Those that functions take which compute in one of these.
+inline constexpr Types kFloatTypes = kValueTypes | types(kBfloat16, kFloat16);
 
 // A checked array: memory of n contiguous, aligned, native elements.
 struct ArrayView {
@@ -80,14 +82,18 @@ struct Input {
   ArrayView view;
   Shape shape;
 };
-Input check_c_order(pybind11::handle object, const std::string& argument);
-Input check_c_order(pybind11::handle object, Access access, const std::string& argument);
+Input check_c_order(pybind11::handle object, const std::string& argument,
+                    Types accepted = kValueTypes);
+Input check_c_order(pybind11::handle object, Access access, const std::string& argument,
+                    Types accepted = kValueTypes);
 // An array in any dense order, for calls that take elements as they lie: its shape is left out.
-Input check_dense(pybind11::handle object, const std::string& argument);
+Input check_dense(pybind11::handle object, const std::string& argument,
+                  Types accepted = kValueTypes);
 // The same, and like `model`, with whose shape it comes.
 Input check_input_like(pybind11::handle object, const Input& model, const std::string& argument,
                        const std::string& model_argument);
-// The same, of a shape of its own and the type of `model`, which messages call so.
+// The same, of a shape of its own and the type of `model`, which messages call so; or float32 where
+// that has 16 bits.
 Input check_shaped(pybind11::handle object, Access access, const std::string& argument,
                    const Shape& shape, DType type, const std::string& model_argument);
 

@@ -95,7 +95,7 @@ py::tuple batch_norm(const Library& library, const Input& x, const NormShape& sh
   BatchNormForward job{};
   job.shape = shape;
   job.weight = check_numbers(library, o.weight, "weight", channels, shape.type, 1, &memory);
-  job.bias = check_numbers(library, o.bias, "bias", channels, shape.type, 0, &memory);
+  job.bias = check_bias(library, o.bias, job.weight, channels, shape.type, &memory);
   job.running_mean = check_running(library, o.running_mean, o.running_var, "running_mean", shape,
                                    o.training, &memory);
   job.running_var = check_running(library, o.running_var, o.running_mean, "running_var", shape,
@@ -127,15 +127,15 @@ py::tuple batch_norm_backward(const Library& library, const Input& x, py::handle
   BatchNormBackward job{};
   job.shape = shape;
   job.weight = check_numbers(library, weight, "weight", channels, shape.type, 1, &memory);
-  job.bias = check_numbers(library, bias, "bias", channels, shape.type, 0, &memory);
+  job.bias = check_bias(library, bias, job.weight, channels, shape.type, &memory);
   job.mean = check_statistic(mean, "mean", channels, &memory);
   job.invstd = check_statistic(invstd, "invstd", channels, &memory);
   job.training = training;
   job.relu = relu;
   if (training) check_count(shape, x);
   const NewArray dx = library.result(out, x, "x", &memory);
-  const NewNumbers dweight(library.gradient(x, channels, Library::kWeight), shape.type);
-  const NewNumbers dbias(library.gradient(x, channels, Library::kBias), shape.type);
+  const NewNumbers dweight(library.gradient(x, job.weight, channels, Library::kWeight));
+  const NewNumbers dbias(library.gradient(x, job.weight, channels, Library::kBias));
   py::tuple result = py::make_tuple(dx.object, dweight.array, dbias.array);
   job.dy = gradient.view.data;
   job.x = x.view.data;
@@ -164,12 +164,12 @@ py::object tensor_batch_norm(py::handle call, py::handle x, py::handle weight, p
 
 // (mean, biased variance, count) of every channel.
 py::tuple batch_norm_stats(py::handle x, py::handle axis) {
-  const Input input = check_c_order(x, "x");
+  const Input input = numpy.read(x, Access::kRead, "x");
   const NormShape shape = channels_of(input, check_integer(axis, "axis"));
   std::vector<Moments> moments(shape.channels);
   const Shape channels{shape.channels};
-  NewNumbers mean(of_numpy(new_array(kFloat64, channels)), kFloat64);
-  NewNumbers variance(of_numpy(new_array(kFloat64, channels)), kFloat64);
+  NewNumbers mean(of_numpy(new_array(kFloat64, channels), kFloat64));
+  NewNumbers variance(of_numpy(new_array(kFloat64, channels), kFloat64));
   without_gil(shape.elements(), [&] { batch_moments(shape, input.view.data, moments.data()); });
   for (int64_t c = 0; c < shape.channels; ++c) {
     mean.numbers.set(c, moments[c].mean);

@@ -33,7 +33,7 @@ struct Checked {
 };
 
 Checked check_arrays(py::handle x, py::handle out, const std::string& argument) {
-  const Input input = check_c_order(x, argument);
+  const Input input = check_c_order(x, argument, kFloatTypes);
   Checked checked;
   checked.memory.reads(input, argument.c_str(), true);
   checked.out = checked.memory.result(out, input, argument.c_str());

@@ -21,7 +21,7 @@ int check_index(int64_t index) {
 
 py::array activate(int64_t index, py::handle x, py::handle out, double parameter) {
   const int function = check_index(index);
-  const Input input = check_dense(x, "x");
+  const Input input = check_dense(x, "x", kFloatTypes);
   Memory memory;
   memory.reads(input, "x", true);
   py::array y = memory.result(out, input, "x");
@@ -35,7 +35,7 @@ py::array activate(int64_t index, py::handle x, py::handle out, double parameter
 py::array activate_backward(int64_t index, py::handle dy, py::handle saved,
                             const std::string& argument, py::handle out, double parameter) {
   const int function = check_index(index);
-  const Input input = check_dense(saved, argument);
+  const Input input = check_dense(saved, argument, kFloatTypes);
   const Input gradient = check_input_like(dy, input, "dy", argument);
   Memory memory;
   memory.reads(gradient, "dy", true);

@@ -104,8 +104,9 @@ bool read_tensor(PyObject* object, DLTensor* tensor) {
 }
 
 bool read_floats(PyObject* object, DLTensor* tensor) {
-  return read_tensor(object, tensor) && tensor->device_type == 1 && tensor->code == 2 &&
-         tensor->lanes == 1 && (tensor->bits == 32 || tensor->bits == 64);
+  if (!read_tensor(object, tensor) || tensor->device_type != 1) return false;
+  const int type = type_of(*tensor);
+  return type == kFloat32 || type == kFloat64 || is_half(static_cast<DType>(type));
 }
 
 namespace {
@@ -119,16 +120,16 @@ bool is_contiguous(const DLTensor& tensor) {
   return true;
 }
 
-// Whether x is a float32 or float64 tensor of one element or more in memory of the CPU, and the
-// others, where they are not None, contiguous ones of its type.
+// Whether x is a tensor of floats, one element or more, in memory of the CPU, and the others, where
+// they are not None, contiguous ones of its type.
 bool are_floats(py::handle x, const py::args& others) {
   DLTensor tensor;
   if (!read_floats(x.ptr(), &tensor) || !tensor.data) return false;
   if (std::count(tensor.shape, tensor.shape + tensor.ndim, 0)) return false;
-  const int bits = tensor.bits;
+  const int type = type_of(tensor);
   for (const py::handle other : others)
     if (!other.is_none() &&
-        (!read_floats(other.ptr(), &tensor) || tensor.bits != bits || !is_contiguous(tensor)))
+        (!read_floats(other.ptr(), &tensor) || type_of(tensor) != type || !is_contiguous(tensor)))
       return false;
   return true;
 }

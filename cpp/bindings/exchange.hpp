@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "engine/dtype.hpp"
+#include "engine/halves.hpp"
 
 namespace gradstep {
 
@@ -28,7 +28,8 @@ struct DLTensor {
 // torch's lazily negated views and zeros, fake tensors. No Python error is left behind.
 bool read_tensor(PyObject* object, DLTensor* tensor);
 
-// The same, and whether its elements are float32 or float64 in memory of the CPU.
+// The same, and whether its elements are floats of a type that functions take, in memory of the
+// CPU.
 bool read_floats(PyObject* object, DLTensor* tensor);
 
 // A NumPy array over the memory of a tensor on the CPU, of one of our types, which it keeps alive;

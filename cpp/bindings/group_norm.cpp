@@ -43,7 +43,7 @@ struct Groups {
     memory.reads(x, "x", true);
     const Shape channels{job.channels};
     job.weight = check_numbers(library, weight, "weight", channels, job.type, 1, &memory);
-    job.bias = check_numbers(library, bias, "bias", channels, job.type, 0, &memory);
+    job.bias = check_bias(library, bias, job.weight, channels, job.type, &memory);
     job.x = x.view.data;
   }
 };
@@ -74,8 +74,8 @@ py::tuple group_norm_backward(const Library& library, py::handle dy, py::handle 
   job.invstd = check_statistic(invstd, "invstd", of.statistics, &of.memory);
   const NewArray dx = library.result(out, of.x, "x", &of.memory);
   const Shape channels{job.channels};
-  const NewNumbers dweight(library.gradient(of.x, channels, Library::kWeight), job.type);
-  const NewNumbers dbias(library.gradient(of.x, channels, Library::kBias), job.type);
+  const NewNumbers dweight(library.gradient(of.x, job.weight, channels, Library::kWeight));
+  const NewNumbers dbias(library.gradient(of.x, job.weight, channels, Library::kBias));
   py::tuple result = py::make_tuple(dx.object, dweight.array, dbias.array);
   job.dy = gradient.view.data;
   job.y = dx.data;

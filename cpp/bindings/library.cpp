@@ -8,7 +8,7 @@ namespace {
 
 struct NumPy final : Library {
   Input read(py::handle object, Access access, const char* argument) const override {
-    return check_c_order(object, access, argument);
+    return check_c_order(object, access, argument, kFloatTypes);
   }
 
   Input read_like(py::handle object, const Input& model, const char* argument,
@@ -23,11 +23,13 @@ struct NumPy final : Library {
 
   NewArray result(py::handle out, const Input& model, const char* model_argument,
                   Memory* memory) const override {
-    return of_numpy(memory->result(out, model, model_argument));
+    return of_numpy(memory->result(out, model, model_argument), model.view.type);
   }
 
-  NewArray gradient(const Input& x, const Shape& shape, Parameter) const override {
-    return of_numpy(new_array(x.view.type, shape));
+  NewArray gradient(const Input& x, const Numbers& like, const Shape& shape,
+                    Parameter) const override {
+    const DType type = like.data ? like.type : value_type(x.view.type);
+    return of_numpy(new_array(type, shape), type);
   }
 };
 
@@ -37,9 +39,9 @@ constexpr NumPy of_arrays;
 
 const Library& numpy = of_arrays;
 
-NewArray of_numpy(py::array array) {
+NewArray of_numpy(py::array array, DType type) {
   void* data = array.mutable_data();
-  return {std::move(array), data};
+  return {std::move(array), data, type};
 }
 
 }  // namespace gradstep

@@ -13,7 +13,16 @@ Numbers check_numbers(const Library& library, py::handle object, const char* arg
   if (object.is_none()) return {.missing = missing};
   const Input input = library.read_shaped(object, Access::kRead, argument, shape, type, "x");
   memory->reads(input, argument);
-  return {input.view.data, type};
+  return {input.view.data, input.view.type, missing};
+}
+
+Numbers check_bias(const Library& library, py::handle object, const Numbers& weight,
+                   const Shape& shape, DType type, Memory* memory) {
+  const Numbers bias = check_numbers(library, object, "bias", shape, type, 0, memory);
+  if (bias.data && weight.data && bias.type != weight.type)
+    throw py::type_error(std::string("bias: dtype ") + name_of(bias.type) + ", expected " +
+                         name_of(weight.type) + " as in weight");
+  return bias;
 }
 
 double* check_statistic(py::handle object, const char* argument, const Shape& shape,

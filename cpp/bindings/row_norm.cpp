@@ -64,8 +64,8 @@ struct Rows {
     job.x = x.view.data;
     job.centred = centred;
     memory.reads(x, "x", true);
-    job.weight = check_numbers(library, weight, "weight", inner, job.type, 1, &memory).data;
-    job.bias = check_numbers(library, bias, "bias", inner, job.type, 0, &memory).data;
+    job.weight = check_numbers(library, weight, "weight", inner, job.type, 1, &memory);
+    job.bias = check_bias(library, bias, job.weight, inner, job.type, &memory);
   }
 };
 
@@ -92,8 +92,9 @@ py::tuple row_norm_backward(Rows& rows, py::handle dy, py::handle mean, py::hand
   if (job.centred) job.mean = check_statistic(mean, "mean", rows.outer, &rows.memory);
   job.invstd = check_statistic(invstd, "invstd", rows.outer, &rows.memory);
   const NewArray dx = library.result(out, rows.x, "x", &rows.memory);
-  const NewNumbers dweight(library.gradient(rows.x, rows.inner, Library::kWeight), job.type);
-  const NewNumbers dbias(library.gradient(rows.x, rows.inner, Library::kBias), job.type);
+  const Numbers& like = job.weight;
+  const NewNumbers dweight(library.gradient(rows.x, like, rows.inner, Library::kWeight));
+  const NewNumbers dbias(library.gradient(rows.x, like, rows.inner, Library::kBias));
   const py::tuple result = job.centred
                                ? py::tuple(py::make_tuple(dx.object, dweight.array, dbias.array))
                                : py::tuple(py::make_tuple(dx.object, dweight.array));
@@ -112,10 +113,11 @@ Rows rows_of_arrays(py::handle x, py::handle weight, py::handle bias, py::handle
 }
 
 double epsilon(DType type) {
-  return with_type(type, []<class T>() -> double { return std::numeric_limits<T>::epsilon(); });
+  return with_type(value_type(type),
+                   []<class T>() -> double { return std::numeric_limits<T>::epsilon(); });
 }
 
-// eps None: the machine epsilon of x's type, as in torch.
+// eps None: the machine epsilon of the type that formulas compute in, as in torch.
 py::object tensor_row_norm(py::handle call, py::handle x, py::handle sizes, py::handle weight,
                            py::handle bias, py::handle eps, bool centred) {
   const py::object found = on_tensors([&]() -> py::object {

@@ -21,7 +21,7 @@ SoftmaxJob job_along(SoftmaxKind kind, const Axis& axis) {
 }
 
 py::array softmax(bool log_form, py::handle x, py::handle axis, py::handle out) {
-  const Input input = check_c_order(x, "x");
+  const Input input = check_c_order(x, "x", kFloatTypes);
   SoftmaxJob job = job_along(log_form ? kLogSoftmax : kSoftmax, check_axis(input, axis, "x"));
   Memory memory;
   memory.reads(input, "x", true);
@@ -34,7 +34,8 @@ py::array softmax(bool log_form, py::handle x, py::handle axis, py::handle out) 
 
 py::array softmax_backward(bool log_form, py::handle dy, py::handle y, py::handle axis,
                            py::handle out) {
-  const Input input = check_c_order(y, "y"), gradient = check_input_like(dy, input, "dy", "y");
+  const Input input = check_c_order(y, "y", kFloatTypes);
+  const Input gradient = check_input_like(dy, input, "dy", "y");
   SoftmaxJob job =
       job_along(log_form ? kLogSoftmaxBackward : kSoftmaxBackward, check_axis(input, axis, "y"));
   Memory memory;

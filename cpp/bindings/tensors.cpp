@@ -64,7 +64,7 @@ Input read_dense(py::handle object, const char* argument, bool channels_last) {
   DLTensor tensor;
   if (!is_plain(object) || !read_floats(object.ptr(), &tensor) || !tensor.data) refuse(argument);
   const Order order{tensor, channels_last && (tensor.ndim == 4 || tensor.ndim == 5)};
-  const DType type = tensor.bits == 32 ? kFloat32 : kFloat64;
+  const auto type = static_cast<DType>(type_of(tensor));
   if (!is_dense(order) || reinterpret_cast<uintptr_t>(tensor.address()) % bytes_of(type) != 0)
     refuse(argument);
   Input input{py::reinterpret_borrow<py::object>(object), {tensor.address(), type, 1}, {}};
@@ -104,7 +104,8 @@ Input Tensors::read_like(py::handle object, const Input& model, const char* argu
 Input Tensors::read_shaped(py::handle object, Access, const char* argument, const Shape& shape,
                            DType type, const char*) const {
   const Input input = read_dense(object, argument, false);
-  if (input.view.type != type || input.shape != shape) refuse(argument);
+  const bool fits = input.view.type == type || input.view.type == value_type(type);
+  if (!fits || input.shape != shape) refuse(argument);
   return input;
 }
 
@@ -114,17 +115,21 @@ NewArray Tensors::result(py::handle, const Input& model, const char*, Memory* me
   const Input input = read_dense(called(make, model.array), "new tensor", channels_last_);
   if (input.view.type != model.view.type || input.shape != model.shape)
     throw std::runtime_error("torch.empty_like: a tensor unlike its argument");
-  return {input.array, input.view.data};
+  return {input.array, input.view.data, input.view.type};
 }
 
-NewArray Tensors::gradient(const Input& x, const Shape& shape, Parameter parameter) const {
-  if (!needs_ || !needs_->of[parameter]) return of_numpy(new_array(x.view.type, shape));
+NewArray Tensors::gradient(const Input& x, const Numbers& like, const Shape& shape,
+                           Parameter parameter) const {
+  if (!needs_ || !needs_->of[parameter]) {
+    const DType unused = value_type(x.view.type);
+    return of_numpy(new_array(unused, shape), unused);
+  }
   const py::object tensor =
       weight_.is_none() ? x.array.attr("new_empty")(shape) : called(torch.empty_like, weight_);
   const Input input = read_dense(tensor, "new tensor", false);
-  if (input.view.type != x.view.type || input.shape != shape)
+  if (input.view.type != (like.data ? like.type : x.view.type) || input.shape != shape)
     throw std::runtime_error("torch.empty_like: a tensor unlike its argument");
-  return {input.array, input.view.data};
+  return {input.array, input.view.data, input.view.type};
 }
 
 bool is_channels_last(py::handle x) {

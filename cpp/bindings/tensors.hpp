@@ -29,7 +29,8 @@ class Tensors final : public Library {
                     const Shape& shape, DType type, const char* model_argument) const override;
   NewArray result(pybind11::handle out, const Input& model, const char* model_argument,
                   Memory* memory) const override;
-  NewArray gradient(const Input& x, const Shape& shape, Parameter parameter) const override;
+  NewArray gradient(const Input& x, const Numbers& like, const Shape& shape,
+                    Parameter parameter) const override;
 
  private:
   bool channels_last_;

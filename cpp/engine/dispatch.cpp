@@ -17,10 +17,11 @@ namespace gradstep {
   TABLE_OF(isa, softmax, SoftmaxKernels)                                                        \
   TABLE_OF(isa, activation, ActivationKernels)                                                  \
   TABLE_OF(isa, loss, LossKernels)                                                              \
+  TABLE_OF(isa, convert, ConvertKernels)                                                        \
   namespace isa {                                                                               \
   static constexpr KernelTable kTables = {#isa,          &optim::kTable,   &dropout::kTable,    \
                                           &norm::kTable, &softmax::kTable, &activation::kTable, \
-                                          &loss::kTable};                                       \
+                                          &loss::kTable, &convert::kTable};                     \
   }
 
 TABLES_OF(baseline)

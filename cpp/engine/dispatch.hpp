@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "isa/activation/table.hpp"
+#include "isa/convert/table.hpp"
 #include "isa/dropout/table.hpp"
 #include "isa/loss/table.hpp"
 #include "isa/norm/table.hpp"
@@ -22,6 +23,7 @@ struct KernelTable {
   const SoftmaxKernels* softmax;
   const ActivationKernels* activation;
   const LossKernels* loss;
+  const ConvertKernels* convert;
 };
 
 // The tables that this build has and this CPU runs, slowest first.

@@ -7,6 +7,16 @@
 #include "isa/elementwise.hpp"
 #include "isa/philox.hpp"
 
+namespace gradstep::GRADSTEP_ISA {
+
+// Numbers of 16 bits, two in a lane.
+template <>
+struct Native<uint16_t> {
+  typedef u32 type;
+};
+
+}  // namespace gradstep::GRADSTEP_ISA
+
 namespace gradstep::GRADSTEP_ISA::storage {
 
 // A run of kPair elements: 2 l in lane l of `even`, 2 l + 1 in lane l of `odd`.
@@ -280,6 +290,24 @@ ALWAYS_INLINE void load_all(const uint16_t* y, int64_t n, float* x) {
   __builtin_memcpy(last, y + i, static_cast<size_t>(n - i) * sizeof *y);
   store_plain(values, S::load(last));
   __builtin_memcpy(x + i, values, static_cast<size_t>(n - i) * sizeof *x);
+}
+
+// And back: y[i] stands for x[i].
+template <class S>
+ALWAYS_INLINE void store_all(const float* x, int64_t n, uint16_t* y, bool past_cache) {
+  const auto kept = [](const float* from) __attribute__((always_inline)) {
+    uint16_t to[kPair];
+    S::store(to, load_plain(from));
+    return GRADSTEP_ISA::load<u32>(to);
+  };
+  write(
+      y, n, past_cache, [&](int64_t i) __attribute__((always_inline)) { return kept(x + i); },
+      [&](int64_t i, int64_t count) __attribute__((always_inline)) {
+        float values[kPair] = {};
+        __builtin_memcpy(values, x + i, static_cast<size_t>(count) * sizeof *x);
+        const u32 last = kept(values);
+        __builtin_memcpy(y + i, &last, static_cast<size_t>(count) * sizeof *y);
+      });
 }
 
 }  // namespace gradstep::GRADSTEP_ISA::storage

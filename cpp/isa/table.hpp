@@ -10,12 +10,16 @@ namespace gradstep {
   X(kFloat32, float, "float32" __VA_OPT__(, ) __VA_ARGS__) \
   X(kFloat64, double, "float64" __VA_OPT__(, ) __VA_ARGS__)
 
-// Those that optimizers beside them keep what is float32: X(enumerator, type, name).
-#define KEPT_TYPES(X)                \
+// Those of 16 bits that arrays may have where formulas compute in float32: X(enumerator, type,
+// name).
+#define HALF_TYPES(X)                \
   X(kBfloat16, uint16_t, "bfloat16") \
-  X(kFloat16, uint16_t, "float16")   \
-  X(kInt16, int16_t, "int16")        \
-  X(kInt8, int8_t, "int8")           \
+  X(kFloat16, uint16_t, "float16")
+// These and all others that optimizers keep what is float32 in.
+#define KEPT_TYPES(X)         \
+  HALF_TYPES(X)               \
+  X(kInt16, int16_t, "int16") \
+  X(kInt8, int8_t, "int8")    \
   X(kUint8, uint8_t, "uint8")
 
 #define ENUMERATOR_(enumerator, type, name) enumerator,
@@ -23,7 +27,7 @@ enum DType : int32_t { STORAGE_TYPES(ENUMERATOR_) KEPT_TYPES(ENUMERATOR_) kAllDT
 #undef ENUMERATOR_
 
 #define COUNT_(enumerator, type, name) +1
-inline constexpr int kDTypes = 0 STORAGE_TYPES(COUNT_);
+inline constexpr int kDTypes = 0 STORAGE_TYPES(COUNT_), kHalfTypes = 0 HALF_TYPES(COUNT_);
 #undef COUNT_
 
 // One for each type, indexed by DType.

@@ -112,7 +112,7 @@ def test_fused_relu_is_relu_after_batch_norm(shape: tuple[int, ...], training: b
     expected = {key.removeprefix("0."): value for key, value in run(torchs, x).items()}
     for name, value in run(ours, x).items():
         assert_close(value, expected[name], name)
-    half = ours.to(torch.bfloat16)(x.to(torch.bfloat16))  # torch's own implementation
+    half = ours.to(torch.bfloat16)(x.to(torch.bfloat16))
     assert (half >= 0).all() and (half > 0).any()
 
 
@@ -165,8 +165,6 @@ def test_copies_and_pickles(name: str) -> None:
 
 
 OTHERS = {
-    "bfloat16": lambda x: x.bfloat16(),
-    "half": lambda x: x.half(),
     "meta": lambda x: x.to("meta"),
     "empty": lambda x: x[:0],
     "double": lambda x: x.double(),
@@ -185,15 +183,12 @@ def test_what_is_not_native_goes_to_torch(name: str, args: Any, kind: str) -> No
     expected, found = (module(x) for module in pair)
     assert found.dtype == expected.dtype and found.device == expected.device
     if kind != "meta":
-        tolerance = 1e-2 if x.dtype in (torch.bfloat16, torch.half) else 1e-6
-        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_mixed_types_go_to_torch() -> None:
     with pytest.raises(RuntimeError, match="mixed dtype"):
         gt.LayerNorm(4)(torch.randn(2, 4, dtype=torch.float64))
-    x = torch.randn(3, 4, 2, 2, dtype=torch.bfloat16)
-    torch.testing.assert_close(gt.BatchNorm2d(4)(x), nn.BatchNorm2d(4)(x))
 
 
 def test_a_subclass_of_tensor_reaches_torch_function() -> None:

@@ -101,7 +101,6 @@ def unaligned(x: Any) -> Any:
 
 
 REFUSED: dict[str, Callable[[Any], Any]] = {
-    "half": lambda x: x.half(),
     "whole numbers": lambda x: x.long(),
     "empty": lambda x: x[:0],
     "transposed": lambda x: x.t().contiguous().t(),

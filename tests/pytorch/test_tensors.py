@@ -70,7 +70,7 @@ def test_one_answer_says_why(unlike: tuple[Any, str]) -> None:
     tensor, message = unlike
     found = refusal(tensor)
     assert found is not None and re.search(message, found)
-    if "its storage" not in message:
+    if "its storage" not in message and tensor.dtype != torch.float16:  # which kernels take
         assert not is_native(tensor)
     if tensor.dtype == torch.float16:  # which optimizers read
         return

@@ -2,7 +2,7 @@
 
 #include "engine/cache_policy.hpp"
 #include "engine/dispatch.hpp"
-#include "engine/dtype.hpp"
+#include "engine/halves.hpp"
 #include "engine/share_out.hpp"
 
 namespace gradstep {
@@ -10,20 +10,26 @@ namespace gradstep {
 static const ActivationKernels& kernels() { return *active_table().activation; }
 
 void run_activation(int index, DType type, double parameter, int64_t n, const void* x, void* y) {
-  const auto forward = kernels().activations[index].forward[type];
-  const bool past = past_cache(n * bytes_of(type), y, {x});
+  const auto forward = kernels().activations[index].forward[value_type(type)];
+  const bool past = past_cache(n * bytes_of(type), y, {x}), directly = past && !is_half(type);
   share_out(n, 1, 1, [&](int64_t begin, int64_t end) {
-    forward(parameter, end - begin, at(x, type, begin), at(y, type, begin), past);
+    in_pieces<1>(type, begin, end, {x}, y, past,
+                 [&](int64_t first, int64_t last, const auto& from, void* to) {
+                   forward(parameter, last - first, from[0], to, directly);
+                 });
   });
 }
 
 void run_activation_backward(int index, DType type, double parameter, int64_t n, const void* dy,
                              const void* saved, void* dx) {
-  const auto backward = kernels().activations[index].backward[type];
+  const auto backward = kernels().activations[index].backward[value_type(type)];
   const bool past = past_cache(n * bytes_of(type), dx, {dy, saved});
+  const bool directly = past && !is_half(type);
   share_out(n, 1, 1, [&](int64_t begin, int64_t end) {
-    backward(parameter, end - begin, at(dy, type, begin), at(saved, type, begin),
-             at(dx, type, begin), past);
+    in_pieces<2>(type, begin, end, {dy, saved}, dx, past,
+                 [&](int64_t first, int64_t last, const auto& from, void* to) {
+                   backward(parameter, last - first, from[0], from[1], to, directly);
+                 });
   });
 }
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "engine/dispatch.hpp"
-#include "engine/dtype.hpp"
+#include "engine/halves.hpp"
 #include "engine/share_out.hpp"
 
 namespace gradstep {
@@ -55,10 +55,31 @@ void softmax_long_row(const SoftmaxJob& job, DType type, int64_t row, Blocks* of
             [&](int64_t begin, int64_t end) { k.finish[type](job, row, begin, end, stats); });
 }
 
+// Of 16 bits: as many rows at a time as stay in L1, with all that lie side by side.
+template <size_t kInputs>
+void softmax_of_halves(const SoftmaxJob& job, DType type,
+                       const std::array<const void*, kInputs>& inputs) {
+  const int64_t sets = job.rows / job.inner, group = std::min<int64_t>(job.n < 128 ? 16 : 1, sets);
+  const int64_t set = job.n * job.inner;
+  const Units<kInputs> units(type, group * set);
+  share_out(sets, set, group, [&](int64_t begin, int64_t end) {
+    units.in_pieces(begin * set, end * set, inputs, job.y, false,
+                    [&](int64_t first, int64_t last, const auto& x, void* y) {
+                      SoftmaxJob now = job;
+                      now.rows = (last - first) / job.n;
+                      now.dy = x[0], now.x = x[kInputs - 1], now.y = y;
+                      kernels().rows[kFloat32](now, 0, now.rows);
+                    });
+  });
+}
+
 }  // namespace
 
 void run_softmax(const SoftmaxJob& job, DType type) {
-  if (job.n == 0) return;
+  if (job.rows * job.n == 0) return;
+  if (is_half(type) && job.kind >= kSoftmaxBackward)
+    return softmax_of_halves<2>(job, type, {job.dy, job.x});
+  if (is_half(type)) return softmax_of_halves<1>(job, type, {job.x});
   const int threads = ThreadPool::instance().threads();
   if (job.inner == 1 && job.n >= kLongRow && threads > 1 && job.rows < 4 * threads) {
     Blocks blocks((job.n + kSumBlock - 1) / kSumBlock);

@@ -6,7 +6,7 @@
 
 #include "engine/cache_policy.hpp"
 #include "engine/dispatch.hpp"
-#include "engine/dtype.hpp"
+#include "engine/halves.hpp"
 #include "engine/share_out.hpp"
 
 namespace gradstep {
@@ -15,27 +15,30 @@ namespace {
 
 // Elements of a piece that stays in L1.
 constexpr int64_t kPiece = 2048;
-static_assert(kPiece % kDropoutTile == 0);
+static_assert(kPiece % kDropoutTile == 0 && kHalfPiece % kDropoutTile == 0);
 constexpr uint32_t kOne = 65536;
 
 const DropoutKernels& kernels() { return *active_table().dropout; }
 
-// compute(begin, end, y) puts the results of that range at y: where they belong, or, when what is
-// written is more than the caches hold, in a piece of L1 that then goes past them. NumPy aligns
-// large arrays to 16 bytes only, and aligned stores elsewhere would not match the stream's tiles.
+// compute(begin, end, x, y) puts the results of that range of x at y: where they belong, or, when
+// what is written is more than the caches hold, in a piece of L1 that then goes past them. NumPy
+// aligns large arrays to 16 bytes only, and aligned stores elsewhere would not match the stream's
+// tiles. x and y are of value_type(arrays.type).
 template <class Compute>
 void write(const DropoutArrays& arrays, const Compute& compute) {
   const DropoutKernels& kernel = kernels();
-  const int64_t size = bytes_of(arrays.type);
-  char* y = static_cast<char*>(arrays.y);
-  const bool past = past_cache(arrays.n * size, arrays.y, {arrays.x});
+  const DType type = arrays.type;
+  const bool past = past_cache(arrays.n * bytes_of(type), arrays.y, {arrays.x});
   share_out(arrays.n, 1, kPiece, [&](int64_t begin, int64_t end) {
-    if (!past) return compute(begin, end, y + begin * size);
+    if (!past || is_half(type))
+      return in_pieces<1>(
+          type, begin, end, {arrays.x}, arrays.y, past,
+          [&](int64_t i, int64_t stop, const auto& x, void* y) { compute(i, stop, x[0], y); });
     alignas(64) char piece[kPiece * largest_bytes()];
     for (int64_t i = begin; i < end; i += kPiece) {
       const int64_t stop = std::min(i + kPiece, end);
-      compute(i, stop, piece);
-      kernel.copy_past_cache[arrays.type](stop - i, piece, y + i * size);
+      compute(i, stop, at(arrays.x, type, i), piece);
+      kernel.copy_past_cache[type](stop - i, piece, at(arrays.y, type, i));
     }
     kernel.fence();
   });
@@ -46,14 +49,19 @@ void write(const DropoutArrays& arrays, const Compute& compute) {
 bool without_bits(const DropoutRule& rule, const DropoutArrays& arrays) {
   if (rule.threshold != 0 && rule.threshold != kOne) return false;
   const int64_t size = bytes_of(arrays.type);
-  const char* x = static_cast<const char*>(arrays.x);
   if (rule.threshold == 0 && arrays.x == arrays.y) return true;
-  write(arrays, [&](int64_t begin, int64_t end, void* y) {
+  const auto fill = [&](int64_t begin, int64_t end, const void* x, void* y) {
     if (rule.threshold == 0)
-      std::memcpy(y, x + begin * size, (end - begin) * size);
+      std::memcpy(y, x, (end - begin) * size);
     else
       std::memset(y, 0, (end - begin) * size);
-  });
+  };
+  if (!is_half(arrays.type))
+    write(arrays, fill);
+  else
+    share_out(arrays.n, 1, kPiece, [&](int64_t begin, int64_t end) {
+      fill(begin, end, at(arrays.x, arrays.type, begin), at(arrays.y, arrays.type, begin));
+    });
   return true;
 }
 
@@ -61,11 +69,9 @@ using RangeKernel = void (*const)(const DropoutRule&, uint64_t, int64_t, const v
 
 void apply(RangeKernel kernel, const DropoutRule& rule, const DropoutArrays& arrays,
            uint64_t first) {
-  const char* x = static_cast<const char*>(arrays.x);
-  const int64_t size = bytes_of(arrays.type);
   if (without_bits(rule, arrays)) return;
-  write(arrays, [&](int64_t begin, int64_t end, void* y) {
-    kernel(rule, first + begin, end - begin, x + begin * size, y);
+  write(arrays, [&](int64_t begin, int64_t end, const void* x, void* y) {
+    kernel(rule, first + begin, end - begin, x, y);
   });
 }
 
@@ -141,33 +147,30 @@ void expand(const DropoutGroups& groups, GroupMask& mask, int64_t begin, int64_t
 }
 
 // Short runs: by one byte for each element.
-void apply_bytes(const DropoutRule& rule, const DropoutArrays& arrays, const DropoutGroups& groups,
-                 int64_t begin, int64_t end, char* y) {
-  const int64_t size = bytes_of(arrays.type);
+void apply_bytes(const DropoutRule& rule, DType type, const DropoutGroups& groups, int64_t begin,
+                 int64_t end, const void* x, void* y) {
   GroupMask mask(rule);
   uint8_t keep[kPiece];
   for (int64_t i = begin; i < end; i += kPiece) {
     const int64_t count = std::min(kPiece, end - i);
     expand(groups, mask, i, i + count, keep);
-    kernels().scale_by_bytes[arrays.type](rule.scale, count,
-                                          static_cast<const char*>(arrays.x) + i * size, keep,
-                                          y + (i - begin) * size);
+    kernels().scale_by_bytes[type](rule.scale, count, at(x, type, i - begin), keep,
+                                   at(y, type, i - begin));
   }
 }
 
 // Long runs: each is scaled or set to 0 as a whole.
-void apply_runs(const DropoutRule& rule, const DropoutArrays& arrays, const DropoutGroups& groups,
-                int64_t begin, int64_t end, char* y) {
-  const int64_t size = bytes_of(arrays.type);
-  const char* x = static_cast<const char*>(arrays.x) + begin * size;
+void apply_runs(const DropoutRule& rule, DType type, const DropoutGroups& groups, int64_t begin,
+                int64_t end, const void* x, void* y) {
   GroupMask mask(rule);
-  for (int64_t i = begin, count; i < end; i += count, x += count * size, y += count * size) {
+  for (int64_t i = begin, count; i < end;
+       i += count, x = at(x, type, count), y = at(y, type, count)) {
     const int64_t run = i / groups.run;
     count = std::min(end, (run + 1) * groups.run) - i;
     if (mask[first_group_of_sample(groups, i) + run % groups.channels])
-      kernels().scale_all[arrays.type](rule.scale, count, x, y);
+      kernels().scale_all[type](rule.scale, count, x, y);
     else
-      std::memset(y, 0, count * size);
+      std::memset(y, 0, count * bytes_of(type));
   }
 }
 
@@ -202,11 +205,11 @@ DropoutRule alpha_dropout_rule(double p, uint64_t seed, uint64_t offset) {
 }
 
 void dropout(const DropoutRule& rule, const DropoutArrays& arrays, uint64_t first) {
-  apply(kernels().scale[arrays.type], rule, arrays, first);
+  apply(kernels().scale[value_type(arrays.type)], rule, arrays, first);
 }
 
 void alpha_dropout(const DropoutRule& rule, const DropoutArrays& arrays, uint64_t first) {
-  apply(kernels().alpha[arrays.type], rule, arrays, first);
+  apply(kernels().alpha[value_type(arrays.type)], rule, arrays, first);
 }
 
 void group_dropout(const DropoutRule& rule, const DropoutArrays& arrays,
@@ -214,8 +217,9 @@ void group_dropout(const DropoutRule& rule, const DropoutArrays& arrays,
   constexpr int64_t kLongRun = 64;
   if (without_bits(rule, arrays)) return;
   const auto compute = groups.run < kLongRun ? apply_bytes : apply_runs;
-  write(arrays, [&](int64_t begin, int64_t end, void* y) {
-    compute(rule, arrays, groups, begin, end, static_cast<char*>(y));
+  const DType type = value_type(arrays.type);
+  write(arrays, [&](int64_t begin, int64_t end, const void* x, void* y) {
+    compute(rule, type, groups, begin, end, x, y);
   });
 }
 

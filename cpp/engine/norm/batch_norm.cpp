@@ -38,16 +38,66 @@ GradientSums total(const NormTiles& tiles, Partial<GradientSums>& partial, int64
   return all;
 }
 
+// The tiles of an array in the type of the formulas: where they are, or, of 16 bits, widened one
+// after the other.
+template <size_t kInputs>
+class TileValues {
+ public:
+  TileValues(const NormTiles& tiles, const NormShape& shape)
+      : tiles_(tiles), shape_(shape), size_(tiles.part_elements()) {
+    if (is_half(shape.type)) scratch_.emplace(size_ * static_cast<int64_t>(kInputs));
+  }
+
+  // compute(x, y, tile, first channel) for channels [first, last) of tile t; y null: no results.
+  template <class Compute>
+  void parts(int64_t t, int64_t first, int64_t last, const std::array<const void*, kInputs>& inputs,
+             void* y, bool past_cache, const Compute& compute) const {
+    const DType type = shape_.type;
+    const bool half = is_half(type);
+    tiles_.parts(t, first, last, half, [&](int64_t begin, const NormTile& tile, int64_t c) {
+      std::array<const void*, kInputs> x;
+      if (!half) {
+        for (size_t k = 0; k < kInputs; ++k) x[k] = at(inputs[k], type, begin);
+        return compute(x, y ? at(y, type, begin) : nullptr, tile, c);
+      }
+      const Scratch::Part part(*scratch_);
+      const bool rows = shape_.lanes == kChannelLanes;
+      const int64_t run = tile.channels * (rows ? 1 : tile.size);
+      const int64_t stride = run + (rows && run < tile.stride ? kNormGap : 0);
+      for (size_t k = 0; k < kInputs; ++k) {
+        float* to = part.data() + k * size_;
+        x[k] = to;
+        for (int64_t n = 0; n < tile.pieces; ++n)
+          widen(type, inputs[k], begin + n * tile.stride, run, to + n * stride);
+      }
+      const NormTile compact{tile.pieces, stride, tile.channels, tile.size};
+      compute(x, static_cast<void*>(part.data()), compact, c);
+      if (!y) return;
+      for (int64_t n = 0; n < tile.pieces; ++n)
+        narrow(type, part.data() + n * stride, y, begin + n * tile.stride, run, past_cache);
+      end_narrow(past_cache);
+    });
+  }
+
+ private:
+  const NormTiles& tiles_;
+  const NormShape& shape_;
+  int64_t size_;
+  std::optional<Scratch> scratch_;
+};
+
 template <class T>
 class Forward {
  public:
   explicit Forward(const BatchNormForward& job)
       : job_(job),
         tiles_(job.shape),
-        kernels_(active_table().norm->layout[job.shape.lanes][job.shape.type]),
+        kernels_(active_table().norm->layout[job.shape.lanes][value_type(job.shape.type)]),
         partial_(tiles_, job.training ? job.shape.channels : 0),
         coefficients_(job.shape.channels, tiles_.fold()),
-        past_cache_(past_cache(job.shape.bytes(), job.y, {job.x})) {}
+        values_(tiles_, job.shape),
+        past_cache_(past_cache(job.shape.bytes(), job.y, {job.x})),
+        directly_(past_cache_ && !is_half(job.shape.type)) {}
 
   void run() {
     const auto finish_all = [&](int64_t first, int64_t last) {
@@ -56,15 +106,17 @@ class Forward {
     const auto apply_all = [&](int64_t t, int64_t first, int64_t last) { apply(t, first, last); };
     if (!job_.training) return tiles_.one_sweep(finish_all, apply_all);
     tiles_.two_sweeps(
-        sizeof(T), [&](int64_t t, int64_t first, int64_t last) { reduce(t, first, last); },
-        finish_all, apply_all);
+        bytes_of(job_.shape.type),
+        [&](int64_t t, int64_t first, int64_t last) { reduce(t, first, last); }, finish_all,
+        apply_all);
   }
 
  private:
   void reduce(int64_t t, int64_t first, int64_t last) {
-    tiles_.parts(t, first, last, [&](int64_t begin, const NormTile& tile, int64_t c) {
-      kernels_.moments(at(job_.x, job_.shape.type, begin), tile, partial_.of(t, c));
-    });
+    values_.parts(t, first, last, {job_.x}, nullptr, false,
+                  [&](const auto& x, void*, const NormTile& tile, int64_t c) {
+                    kernels_.moments(x[0], tile, partial_.of(t, c));
+                  });
   }
 
   void finish(int64_t c) {
@@ -88,10 +140,11 @@ class Forward {
   }
 
   void apply(int64_t t, int64_t first, int64_t last) {
-    tiles_.parts(t, first, last, [&](int64_t begin, const NormTile& tile, int64_t c) {
-      kernels_.scale(at(job_.x, job_.shape.type, begin), at(job_.y, job_.shape.type, begin), tile,
-                     affine_at(coefficients_, c, job_.relu), past_cache_);
-    });
+    values_.parts(t, first, last, {job_.x}, job_.y, past_cache_,
+                  [&](const auto& x, void* y, const NormTile& tile, int64_t c) {
+                    kernels_.scale(x[0], y, tile, affine_at(coefficients_, c, job_.relu),
+                                   directly_);
+                  });
   }
 
   const BatchNormForward& job_;
@@ -99,7 +152,8 @@ class Forward {
   const NormLayout& kernels_;
   Partial<ShiftedSums> partial_;
   Coefficients<T, 3> coefficients_;
-  bool past_cache_;
+  TileValues<1> values_;
+  bool past_cache_, directly_;  // the latter: from the kernels
 };
 
 template <class T>
@@ -108,13 +162,15 @@ class Backward {
   explicit Backward(const BatchNormBackward& job)
       : job_(job),
         tiles_(job.shape),
-        kernels_(active_table().norm->layout[job.shape.lanes][job.shape.type]),
+        kernels_(active_table().norm->layout[job.shape.lanes][value_type(job.shape.type)]),
         partial_(tiles_, job.shape.channels),
         means_(job.shape.channels, tiles_.fold()),
         affine_(job.shape.channels, tiles_.fold()),
         slopes_(job.shape.channels, tiles_.fold()),
+        values_(tiles_, job.shape),
         count_(static_cast<double>(job.shape.pieces * job.shape.size)),
-        past_cache_(past_cache(job.shape.bytes(), job.dx, {job.dy, job.x})) {
+        past_cache_(past_cache(job.shape.bytes(), job.dx, {job.dy, job.x})),
+        directly_(past_cache_ && !is_half(job.shape.type)) {
     for (int64_t c = 0; c < job.shape.channels; ++c) {
       means_.set(0, c, job.mean[c]);
       set_affine(&affine_, c, job.mean[c], job.weight[c] * job.invstd[c], job.bias[c]);
@@ -123,7 +179,8 @@ class Backward {
 
   void run() {
     tiles_.two_sweeps(
-        2 * sizeof(T), [&](int64_t t, int64_t first, int64_t last) { reduce(t, first, last); },
+        2 * bytes_of(job_.shape.type),
+        [&](int64_t t, int64_t first, int64_t last) { reduce(t, first, last); },
         [&](int64_t first, int64_t last) {
           for (int64_t c = first; c < last; ++c) finish(c);
         },
@@ -132,12 +189,12 @@ class Backward {
 
  private:
   void reduce(int64_t t, int64_t first, int64_t last) {
-    const DType type = job_.shape.type;
-    tiles_.parts(t, first, last, [&](int64_t begin, const NormTile& tile, int64_t c) {
-      const NormScale y = affine_at(affine_, c, true);
-      kernels_.gradient_sums(at(job_.dy, type, begin), at(job_.x, type, begin), tile,
-                             means_.row(0, c), job_.relu ? &y : nullptr, partial_.of(t, c));
-    });
+    values_.parts(t, first, last, {job_.dy, job_.x}, nullptr, false,
+                  [&](const auto& in, void*, const NormTile& tile, int64_t c) {
+                    const NormScale y = affine_at(affine_, c, true);
+                    kernels_.gradient_sums(in[0], in[1], tile, means_.row(0, c),
+                                           job_.relu ? &y : nullptr, partial_.of(t, c));
+                  });
   }
 
   // dx = g (dy - mean(dy) - xhat mean(dy xhat)), g = weight invstd: Ioffe & Szegedy 2015
@@ -157,14 +214,14 @@ class Backward {
   }
 
   void apply(int64_t t, int64_t first, int64_t last) {
-    const DType type = job_.shape.type;
-    tiles_.parts(t, first, last, [&](int64_t begin, const NormTile& tile, int64_t c) {
-      const NormScale y = affine_at(affine_, c, true);
-      const NormSlopes slopes{slopes_.row(0, c), job_.training ? slopes_.row(1, c) : nullptr,
-                              slopes_.row(2, c), slopes_.row(3, c), slopes_.row(4, c)};
-      kernels_.gradient(at(job_.dy, type, begin), at(job_.x, type, begin), at(job_.dx, type, begin),
-                        tile, slopes, job_.relu ? &y : nullptr, past_cache_);
-    });
+    values_.parts(
+        t, first, last, {job_.dy, job_.x}, job_.dx, past_cache_,
+        [&](const auto& in, void* dx, const NormTile& tile, int64_t c) {
+          const NormScale y = affine_at(affine_, c, true);
+          const NormSlopes slopes{slopes_.row(0, c), job_.training ? slopes_.row(1, c) : nullptr,
+                                  slopes_.row(2, c), slopes_.row(3, c), slopes_.row(4, c)};
+          kernels_.gradient(in[0], in[1], dx, tile, slopes, job_.relu ? &y : nullptr, directly_);
+        });
   }
 
   const BatchNormBackward& job_;
@@ -174,8 +231,9 @@ class Backward {
   Coefficients<double, 1> means_;
   Coefficients<T, 3> affine_;
   Coefficients<T, 5> slopes_;
+  TileValues<2> values_;
   double count_;
-  bool past_cache_;
+  bool past_cache_, directly_;  // the latter: from the kernels
 };
 
 }  // namespace
@@ -183,13 +241,15 @@ class Backward {
 void batch_moments(const NormShape& shape, const void* x, Moments* channels) {
   const NormTiles tiles(shape);
   Partial<ShiftedSums> partial(tiles, shape.channels);
-  const NormLayout& kernels = active_table().norm->layout[shape.lanes][shape.type];
+  const NormLayout& kernels = active_table().norm->layout[shape.lanes][value_type(shape.type)];
+  const TileValues<1> values(tiles, shape);
   tiles.two_sweeps(
       bytes_of(shape.type),
       [&](int64_t t, int64_t first, int64_t last) {
-        tiles.parts(t, first, last, [&](int64_t begin, const NormTile& tile, int64_t c) {
-          kernels.moments(at(x, shape.type, begin), tile, partial.of(t, c));
-        });
+        values.parts(t, first, last, {x}, nullptr, false,
+                     [&](const auto& in, void*, const NormTile& tile, int64_t c) {
+                       kernels.moments(in[0], tile, partial.of(t, c));
+                     });
       },
       [&](int64_t first, int64_t last) {
         for (int64_t c = first; c < last; ++c) channels[c] = total(tiles, partial, c);
@@ -198,11 +258,11 @@ void batch_moments(const NormShape& shape, const void* x, Moments* channels) {
 }
 
 void forward(const BatchNormForward& job) {
-  with_type(job.shape.type, [&]<class T>() { Forward<T>(job).run(); });
+  with_type(value_type(job.shape.type), [&]<class T>() { Forward<T>(job).run(); });
 }
 
 void backward(const BatchNormBackward& job) {
-  with_type(job.shape.type, [&]<class T>() { Backward<T>(job).run(); });
+  with_type(value_type(job.shape.type), [&]<class T>() { Backward<T>(job).run(); });
 }
 
 }  // namespace gradstep

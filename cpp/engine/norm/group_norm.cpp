@@ -20,54 +20,50 @@ class Groups {
  public:
   explicit Groups(const GroupNorm& job)
       : job_(job),
-        kernels_(active_table().norm->layout[kSpatialLanes][job.type]),
+        type_(value_type(job.type)),
+        kernels_(active_table().norm->layout[kSpatialLanes][type_]),
         width_(job.channels / job.groups),
         inner_(width_ * job.size),
         past_cache_(past_cache(job.samples * job.channels * job.size * bytes_of(job.type), job.y,
-                               {job.x, job.dy})) {}
+                               {job.x, job.dy})),
+        directly_(past_cache_ && !is_half(job.type)) {}
 
   void forward() {
+    const Units<1> groups(job_.type, inner_);
     strips(job_.samples * job_.groups, inner_, [&](int64_t first, int64_t last) {
-      row_moments(kernels_.moments, job_.type, job_.x, inner_, first, last,
-                  [&](int64_t g, const Moments& m) {
-                    job_.mean[g] = m.mean;
-                    job_.invstd[g] = inverse_deviation(m.variance(), job_.eps);
-                  });
-      channels(first * width_, last * width_, [&](int64_t begin, const NormTile& tile) {
-        FewCoefficients<T, 3, kChannels> affine;
-        for (int64_t i = 0; i < tile.channels; ++i) {
-          const int64_t g = (begin + i) / width_, c = (begin + i) % job_.channels;
-          set_affine(&affine, i, job_.mean[g], job_.weight[c] * job_.invstd[g], job_.bias[c]);
-        }
-        const int64_t element = begin * job_.size;
-        kernels_.scale(at(job_.x, job_.type, element), at(job_.y, job_.type, element), tile,
-                       affine_at(affine, 0, false), past_cache_);
-      });
+      groups.in_pieces(first * inner_, last * inner_, {job_.x}, job_.y, past_cache_,
+                       [&](int64_t begin, int64_t end, const auto& x, void* y) {
+                         forward(begin / inner_, end / inner_, x[0], y);
+                       });
+    });
+  }
+
+  void forward(int64_t first, int64_t last, const void* x, void* y) {
+    row_moments(kernels_.moments, type_, x, inner_, first, last, [&](int64_t g, const Moments& m) {
+      job_.mean[g] = m.mean;
+      job_.invstd[g] = inverse_deviation(m.variance(), job_.eps);
+    });
+    channels(first * width_, last * width_, [&](int64_t begin, const NormTile& tile) {
+      FewCoefficients<T, 3, kChannels> affine;
+      for (int64_t i = 0; i < tile.channels; ++i) {
+        const int64_t g = (begin + i) / width_, c = (begin + i) % job_.channels;
+        set_affine(&affine, i, job_.mean[g], job_.weight[c] * job_.invstd[g], job_.bias[c]);
+      }
+      const int64_t element = (begin - first * width_) * job_.size;
+      kernels_.scale(at(x, type_, element), at(y, type_, element), tile,
+                     affine_at(affine, 0, false), directly_);
     });
   }
 
   // Wu & He 2018 (arXiv:1803.08494): as in a layer norm, with the weights of the channels.
   void backward() {
     std::vector<GradientSums> sums(job_.samples * job_.channels);
+    const Units<2> groups(job_.type, inner_);
     strips(job_.samples * job_.groups, inner_, [&](int64_t first, int64_t last) {
-      for (int64_t g = first; g < last; ++g) channel_sums(g, sums.data() + g * width_);
-      // The groups of a strip, one after the other: their channels lie side by side.
-      Part part{};
-      int64_t known = -1;
-      channels(first * width_, last * width_, [&](int64_t begin, const NormTile& tile) {
-        FewCoefficients<T, 5, kChannels> slopes;
-        for (int64_t i = 0; i < tile.channels; ++i) {
-          const int64_t g = (begin + i) / width_;
-          if (g != known) part = part_of(known = g, sums.data() + g * width_);
-          set_slopes(part, (begin + i) % job_.channels, i, &slopes);
-        }
-        const int64_t element = begin * job_.size;
-        kernels_.gradient(at(job_.dy, job_.type, element), at(job_.x, job_.type, element),
-                          at(job_.y, job_.type, element), tile,
-                          {slopes.row(0, 0), slopes.row(1, 0), slopes.row(2, 0), slopes.row(3, 0),
-                           slopes.row(4, 0)},
-                          nullptr, past_cache_);
-      });
+      groups.in_pieces(first * inner_, last * inner_, {job_.dy, job_.x}, job_.y, past_cache_,
+                       [&](int64_t begin, int64_t end, const auto& in, void* dx) {
+                         backward(begin / inner_, end / inner_, in[0], in[1], dx, sums.data());
+                       });
     });
     for (int64_t c = 0; c < job_.channels; ++c) {
       double dweight = 0, dbias = 0;
@@ -79,6 +75,30 @@ class Groups {
       job_.dweight.set(c, dweight);
       job_.dbias.set(c, dbias);
     }
+  }
+
+  void backward(int64_t first, int64_t last, const void* dy, const void* x, void* dx,
+                GradientSums* sums) {
+    for (int64_t g = first; g < last; ++g) {
+      const int64_t element = (g - first) * inner_;
+      channel_sums(g, at(dy, type_, element), at(x, type_, element), sums + g * width_);
+    }
+    // The groups of a strip, one after the other: their channels lie side by side.
+    Part part{};
+    int64_t known = -1;
+    channels(first * width_, last * width_, [&](int64_t begin, const NormTile& tile) {
+      FewCoefficients<T, 5, kChannels> slopes;
+      for (int64_t i = 0; i < tile.channels; ++i) {
+        const int64_t g = (begin + i) / width_;
+        if (g != known) part = part_of(known = g, sums + g * width_);
+        set_slopes(part, (begin + i) % job_.channels, i, &slopes);
+      }
+      const int64_t element = (begin - first * width_) * job_.size;
+      kernels_.gradient(at(dy, type_, element), at(x, type_, element), at(dx, type_, element), tile,
+                        {slopes.row(0, 0), slopes.row(1, 0), slopes.row(2, 0), slopes.row(3, 0),
+                         slopes.row(4, 0)},
+                        nullptr, directly_);
+    });
   }
 
  private:
@@ -94,27 +114,27 @@ class Groups {
       f(begin, NormTile{1, 0, std::min(kChannels, end - begin), job_.size});
   }
 
-  void channel_sums(int64_t g, GradientSums* sums) const {
+  // Of group g, which is at dy and x.
+  void channel_sums(int64_t g, const void* dy, const void* x, GradientSums* sums) const {
     double means[kChannels];
     std::fill_n(means, kChannels, job_.mean[g]);
     channels(g * width_, (g + 1) * width_, [&](int64_t begin, const NormTile& tile) {
-      GradientSums* found = sums + (begin - g * width_);
-      if (job_.size <= kNormTile) return add_sums(begin * job_.size, tile, means, found);
+      const int64_t channel = begin - g * width_;
+      const auto add_sums = [&](int64_t element, const NormTile& part, GradientSums* to) {
+        kernels_.gradient_sums(at(dy, type_, element), at(x, type_, element), part, means, nullptr,
+                               to);
+      };
+      GradientSums* found = sums + channel;
+      if (job_.size <= kNormTile) return add_sums(channel * job_.size, tile, found);
       for (int64_t c = 0; c < tile.channels; ++c) {
         found[c] = {0, 0};
         row_tiles(job_.size, [&](int64_t from, const NormTile& piece) {
           GradientSums more;
-          add_sums((begin + c) * job_.size + from, piece, means, &more);
+          add_sums((channel + c) * job_.size + from, piece, &more);
           found[c] = {found[c].dy + more.dy, found[c].dy_x + more.dy_x};
         });
       }
     });
-  }
-
-  void add_sums(int64_t element, const NormTile& tile, const double* means,
-                GradientSums* sums) const {
-    kernels_.gradient_sums(at(job_.dy, job_.type, element), at(job_.x, job_.type, element), tile,
-                           means, nullptr, sums);
   }
 
   Part part_of(int64_t g, const GradientSums* sums) const {
@@ -140,9 +160,10 @@ class Groups {
   }
 
   const GroupNorm& job_;
+  DType type_;  // of the formulas
   const NormLayout& kernels_;
   int64_t width_, inner_;
-  bool past_cache_;
+  bool past_cache_, directly_;  // the latter: from the kernels
 };
 
 }  // namespace
@@ -150,12 +171,12 @@ class Groups {
 void forward(const GroupNorm& job) {
   if (job.samples * job.channels * job.size == 0)
     return empty_statistics(job.samples * job.groups, job.eps, job.mean, job.invstd);
-  with_type(job.type, [&]<class T>() { Groups<T>(job).forward(); });
+  with_type(value_type(job.type), [&]<class T>() { Groups<T>(job).forward(); });
 }
 
 void backward(const GroupNorm& job) {
   if (job.samples * job.channels * job.size != 0)
-    return with_type(job.type, [&]<class T>() { Groups<T>(job).backward(); });
+    return with_type(value_type(job.type), [&]<class T>() { Groups<T>(job).backward(); });
   for (int64_t c = 0; c < job.channels; ++c) job.dweight.set(c, 0), job.dbias.set(c, 0);
 }
 

@@ -1,19 +1,22 @@
 // The few numbers per channel that come from outside.
 #pragma once
-#include "engine/dtype.hpp"
+#include "engine/halves.hpp"
 
 namespace gradstep {
 
-// Numbers of either type, or of none: then all are `missing`.
+// Numbers of one type, or of none: then all are `missing`.
 struct Numbers {
   void* data = nullptr;
   DType type = kFloat64;
   double missing = 0;
   double operator[](int64_t i) const {
     if (!data) return missing;
-    return value_at(data, type, i);
+    return number_at(data, type, i);
   }
-  void set(int64_t i, double value) const { set_value(data, type, i, value); }
+  void set(int64_t i, double value) const { set(i, 1, &value); }
+  void set(int64_t first, int64_t n, const double* values) const {
+    set_numbers(data, type, first, n, values);
+  }
 };
 
 }  // namespace gradstep

@@ -4,13 +4,13 @@
 
 namespace gradstep {
 
-// Rows of `size` elements with weight and bias by element (null: 1 and 0).
+// Rows of `size` elements with weight and bias by element.
 struct RowNorm {
   DType type;
   int64_t rows, size;
   const void *dy, *x;  // dy: backward only
   void* y;             // or dx
-  const void *weight, *bias;
+  Numbers weight{.missing = 1}, bias{};
   Numbers dweight{}, dbias{};  // backward
   bool centred;                // layer norm, not RMS norm
   double eps;

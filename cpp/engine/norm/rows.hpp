@@ -30,13 +30,14 @@ void row_tiles(int64_t size, const F& f) {
 
 typedef void (*SumsKernel)(const void*, const NormTile&, ShiftedSums*);
 
-// take(row, moments of it) for rows [first, last); the kernel's sums are those of a tile.
+// take(row, moments of it) for rows [first, last), which are at x; the kernel's sums are those of a
+// tile.
 template <class Take>
 void row_moments(SumsKernel kernel, DType type, const void* x, int64_t size, int64_t first,
                  int64_t last, const Take& take) {
   if (size <= kNormTile) {
     ShiftedSums sums[kStripRows];
-    kernel(at(x, type, first * size), {1, 0, last - first, size}, sums);
+    kernel(x, {1, 0, last - first, size}, sums);
     for (int64_t r = first; r < last; ++r) take(r, moments_of(sums[r - first], size));
     return;
   }
@@ -44,7 +45,7 @@ void row_moments(SumsKernel kernel, DType type, const void* x, int64_t size, int
     Moments all;
     row_tiles(size, [&](int64_t begin, const NormTile& tile) {
       ShiftedSums sums;
-      kernel(at(x, type, r * size + begin), tile, &sums);
+      kernel(at(x, type, (r - first) * size + begin), tile, &sums);
       all = merged(all, moments_of(sums, tile.size));
     });
     take(r, all);

@@ -10,6 +10,10 @@ namespace gradstep {
 // Bytes that one thread may expect to find again in its cache.
 inline constexpr int64_t kNormCache = 1 << 20;
 
+// Elements between parts of rows of channels that are copied side by side, as kernels take them for
+// whole rows without.
+inline constexpr int64_t kNormGap = 16;
+
 class NormTiles {
  public:
   explicit NormTiles(const NormShape& shape)
@@ -29,15 +33,26 @@ class NormTiles {
   // Elements of one channel in tile t.
   int64_t elements(int64_t t) const { return pieces(t) * size(t); }
 
-  // f(first element, tile, first channel) for channels [first, last) of tile t.
+  // f(first element, tile, first channel) for channels [first, last) of tile t. few: with no more
+  // elements than part_elements().
   template <class F>
-  void parts(int64_t t, int64_t first, int64_t last, const F& f) const {
+  void parts(int64_t t, int64_t first, int64_t last, bool few, const F& f) const {
     const int64_t piece = t / chunks_ * pieces_, chunk = t % chunks_ * kNormTile;
     const int64_t stride = shape_.channels * shape_.size;
-    const int64_t step = chunks_ > 1 ? 1 : last - first;
+    int64_t step = chunks_ > 1 ? 1 : last - first;
+    if (few && fold_ == 1) step = std::min(step, few_channels());
     for (int64_t c = first; c < last; c += step)
       f(piece * stride + c * shape_.size + chunk,
-        NormTile{pieces(t), stride, step, shape_.lanes == kChannelLanes ? fold_ : size(t)}, c);
+        NormTile{pieces(t), stride, std::min(step, last - c),
+                 shape_.lanes == kChannelLanes ? fold_ : size(t)},
+        c);
+  }
+
+  // With kNormGap between rows of the lanes that are not whole.
+  int64_t part_elements() const {
+    const int64_t gap = shape_.lanes == kChannelLanes ? kNormGap : 0;
+    const int64_t channels = fold_ > 1 ? shape_.channels : few_channels() + gap;
+    return std::min(pieces_, shape_.pieces) * std::min(kNormTile, shape_.size) * channels;
   }
 
   // finish(0, channels), then apply(t, 0, channels) for all tiles.
@@ -91,6 +106,13 @@ class NormTiles {
     const int64_t fits = kNormCache / 2 / std::max<int64_t>(1, bytes);
     const int64_t fair = shape_.channels / (4 * threads);
     return std::max(least, std::min(fits, fair) / least * least);
+  }
+
+  // Channels that are a few elements together, of spatial lanes no more than two tiles.
+  int64_t few_channels() const {
+    if (shape_.lanes == kChannelLanes) return kNormLine;
+    const int64_t elements = pieces_ * std::clamp<int64_t>(shape_.size, 1, kNormTile);
+    return std::max<int64_t>(2 * kNormTile / elements, 1);
   }
 
   static constexpr int64_t kNormLine = 64;  // channels whose part of a row is worth a visit

@@ -123,7 +123,6 @@ static void row_gradient(const void* dys, const void* xs, void* dxs, const NormR
   const T* weight = static_cast<const T*>(weights);
   T *dx = static_cast<T*>(dxs), *dweight = static_cast<T*>(dweights);
   T* dbias = static_cast<T*>(dbiases);
-  for (int64_t j = 0; j < n; ++j) dweight[j] = dbias[j] = 0;
   for (int64_t r = 0; r < rows.rows; ++r, dy += n, x += n, dx += n) {
     const double invstd = rows.invstd[r], size = static_cast<double>(n);
     const Affine<T> xhat_at = xhat_of<T>(rows.centred ? rows.mean[r] : 0, invstd);

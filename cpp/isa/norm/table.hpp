@@ -92,7 +92,8 @@ struct NormKernels {
   ByType<void (*)(const void* x, void* y, const NormRows&, const void* weight, const void* bias,
                   bool past_cache)>
       normalise_rows;
-  // dx of rows, and what they give of the gradients of weight and bias, `size` values of T each.
+  // dx of rows; what they give of the gradients of weight and bias, `size` values of T each, is
+  // added to these. dx may be dy or x.
   ByType<void (*)(const void* dy, const void* x, void* dx, const NormRows&, const void* weight,
                   void* dweight, void* dbias, bool past_cache)>
       row_gradient;

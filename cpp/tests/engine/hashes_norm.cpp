@@ -71,9 +71,9 @@ void add_rows(int64_t rows, int64_t size, bool centred, Hash* hash) {
   std::vector<T> weight = numbers<T>(size, 3), bias = numbers<T>(size, 4);
   std::vector<T> dweight(size), dbias(size);
   std::vector<double> mean(rows), invstd(rows);
-  RowNorm job{kType<T>, rows,          size,        dy.data(),     x.data(),
-              y.data(), weight.data(), bias.data(), view(dweight), view(dbias),
-              centred,  1e-5,          mean.data(), invstd.data()};
+  RowNorm job{kType<T>, rows,         size,        dy.data(),     x.data(),
+              y.data(), view(weight), view(bias),  view(dweight), view(dbias),
+              centred,  1e-5,         mean.data(), invstd.data()};
   forward(job);
   hash->add(y);
   backward(job);

@@ -1,4 +1,6 @@
-"""Activations, forward and backward, on float32 and float64 arrays.
+"""Activations, forward and backward, on float32, float64, bfloat16 and float16 arrays.
+
+The last two are computed in float32 and rounded once; `prelu` and `maxout` do not take them.
 
 Every function takes `out`: None allocates; the input itself works in place; anything else must
 have the shape, dtype and memory order of the result and not overlap an input in part. A backward

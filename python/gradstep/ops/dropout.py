@@ -41,8 +41,9 @@ def dropout(
 ) -> Array:
     """Sets each element to 0 with probability p and scales the others by 1 / (1 - p).
 
-    x: a C-order array of float32 or float64, any shape. p: in [0, 1]. seed, offset: integers from 0
-    to 2**64 - 1. out: where the result goes, like x or x itself; a new array if None.
+    x: a C-order array of float32, float64, bfloat16 or float16, any shape. p: in [0, 1]. seed,
+    offset: integers from 0 to 2**64 - 1. out: where the result goes, like x or x itself; a new
+    array if None.
 
     Returns the result. Raises TypeError or ValueError, and then nothing was written. Source:
     Srivastava et al. 2014, in the inverted form.

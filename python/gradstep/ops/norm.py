@@ -1,9 +1,12 @@
 """Normalisation: batch, layer, RMS, group and instance norm, forward and backward, on any arrays.
 
-Arrays are float32 or float64 in C order. Sums are in double, in an order that depends on the shape
-alone. `mean` and `invstd` = 1 / √(variance + eps) are float64 for either type, so that backward is
-exact for a mean of 1e6 with deviation 1. `out` is the result's memory: None for new memory, x (or
-dy) for in place. A TypeError or ValueError leaves everything as it was.
+Arrays are float32, float64, bfloat16 or float16 in C order. The last two are computed in float32
+and rounded once; weight, bias and running statistics beside them are float32 or of x's type, and
+gradients of weight and bias of weight's type, float32 where there is none. Sums are in double, in
+an order that depends on the shape alone. `mean` and `invstd` = 1 / √(variance + eps) are float64
+for any type, so that backward is exact for a mean of 1e6 with deviation 1. `out` is the result's
+memory: None for new memory, x (or dy) for in place. A TypeError or ValueError leaves everything as
+it was.
 """
 
 from __future__ import annotations

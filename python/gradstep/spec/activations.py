@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from gradstep.arrays import Array
+from gradstep.spec.halves import of_halves
 from gradstep.spec.sums import SUM_BLOCK, paired_sums_along, sum_along
 
 __all__ = [
@@ -41,58 +42,69 @@ __all__ = [
 CHANNEL_ROWS = 256
 
 
+@of_halves()
 def relu(x: Array) -> Array:
     """The NumPy specification of `relu`."""
     return np.where(x <= 0, x.dtype.type(0), x)
 
 
+@of_halves()
 def relu_backward(dy: Array, y: Array) -> Array:
     """The NumPy specification of `relu_backward`."""
     return np.where(y <= 0, y.dtype.type(0), dy)
 
 
+@of_halves()
 def leaky_relu(x: Array, slope: float = 0.01) -> Array:
     """The NumPy specification of `leaky_relu`."""
     return np.where(x > 0, x, x * x.dtype.type(slope))
 
 
+@of_halves()
 def leaky_relu_backward(dy: Array, y: Array, slope: float = 0.01) -> Array:
     """The NumPy specification of `leaky_relu_backward`."""
     return np.where(y > 0, dy, dy * y.dtype.type(slope))
 
 
+@of_halves()
 def sigmoid(x: Array) -> Array:
     """`sigmoid` with NumPy's exp; equal within a few ULP, not to the bit."""
     e = np.exp(-np.abs(x))
     return np.asarray(np.where(x < 0, e, x.dtype.type(1)) / (1 + e))
 
 
+@of_halves()
 def sigmoid_backward(dy: Array, y: Array) -> Array:
     """The NumPy specification of `sigmoid_backward`."""
     return np.asarray(dy * (1 - y) * y)
 
 
+@of_halves()
 def tanh(x: Array) -> Array:
     """`tanh` of NumPy; equal within a few ULP, not to the bit."""
     return np.asarray(np.tanh(x))
 
 
+@of_halves()
 def tanh_backward(dy: Array, y: Array) -> Array:
     """The NumPy specification of `tanh_backward`."""
     return np.asarray(dy * (1 - y * y))
 
 
+@of_halves()
 def silu(x: Array) -> Array:
     """`silu` with NumPy's exp; equal within a few ULP where x is finite."""
     return x * sigmoid(x)
 
 
+@of_halves()
 def silu_backward(dy: Array, x: Array) -> Array:
     """`silu_backward` with NumPy's exp; equal to rounding, where x is finite."""
     s = sigmoid(x)
     return np.asarray(dy * (s + x * s * sigmoid(-x)))
 
 
+@of_halves()
 def gelu(x: Array, approximate: str = "none") -> Array:
     """`gelu` in float64 with Python's erfc, or with NumPy's exp; equal to rounding."""
     z = x.astype(np.float64)
@@ -109,6 +121,7 @@ def _below(z: Array) -> Array:
     return np.asarray(np.vectorize(lambda v: math.erfc(-v / math.sqrt(2)) / 2, otypes=[float])(z))
 
 
+@of_halves()
 def gelu_backward(dy: Array, x: Array, approximate: str = "none") -> Array:
     """`gelu_backward` in float64; equal to rounding."""
     z = x.astype(np.float64)
@@ -123,6 +136,7 @@ def gelu_backward(dy: Array, x: Array, approximate: str = "none") -> Array:
 SELU_ABOVE, SELU_BELOW = 1.0507009873554804934, 1.7580993408473768599
 
 
+@of_halves()
 def selu(x: Array) -> Array:
     """`selu` in float64 with NumPy's expm1; equal to rounding."""
     z = x.astype(np.float64)
@@ -130,18 +144,21 @@ def selu(x: Array) -> Array:
     return np.asarray(np.where(z > 0, SELU_ABOVE * z, below), x.dtype)
 
 
+@of_halves()
 def selu_backward(dy: Array, y: Array) -> Array:
     """The NumPy specification of `selu_backward`."""
     above, below = y.dtype.type(SELU_ABOVE), y.dtype.type(SELU_BELOW)
     return np.asarray(dy * np.where(y > 0, above, y + below))
 
 
+@of_halves()
 def mish(x: Array) -> Array:
     """`mish` in float64 with functions of NumPy; equal to rounding where x is finite."""
     z = x.astype(np.float64)
     return np.asarray(z * np.tanh(np.logaddexp(0, z)), x.dtype)
 
 
+@of_halves()
 def mish_backward(dy: Array, x: Array) -> Array:
     """`mish_backward` in float64 with functions of NumPy; equal to rounding where x is finite."""
     z = x.astype(np.float64)
@@ -149,6 +166,7 @@ def mish_backward(dy: Array, x: Array) -> Array:
     return np.asarray(dy * (t + z * (1 - t * t) * sigmoid(z)), x.dtype)
 
 
+@of_halves()
 def softmax(x: Array, axis: int = -1) -> Array:
     """`softmax` in float64 with NumPy's exp; equal to rounding."""
     z = x.astype(np.float64)
@@ -156,11 +174,13 @@ def softmax(x: Array, axis: int = -1) -> Array:
     return np.asarray(e / e.sum(axis, keepdims=True), x.dtype)
 
 
+@of_halves()
 def softmax_backward(dy: Array, y: Array, axis: int = -1) -> Array:
     """The NumPy specification of `softmax_backward`."""
     return np.asarray(y * (dy - paired_sums_along(dy * y, axis).astype(y.dtype)))
 
 
+@of_halves()
 def log_softmax(x: Array, axis: int = -1) -> Array:
     """`log_softmax` in float64 with NumPy's exp and log; equal to rounding."""
     z = x.astype(np.float64)
@@ -168,6 +188,7 @@ def log_softmax(x: Array, axis: int = -1) -> Array:
     return np.asarray(z - np.log(np.exp(z).sum(axis, keepdims=True)), x.dtype)
 
 
+@of_halves()
 def log_softmax_backward(dy: Array, y: Array, axis: int = -1) -> Array:
     """`log_softmax_backward` with NumPy's exp; equal to rounding."""
     return np.asarray(dy - np.exp(y) * paired_sums_along(dy, axis).astype(y.dtype))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from gradstep.arrays import Array
+from gradstep.spec.halves import of_halves
 from gradstep.spec.philox import keep_scale, threshold, uniform16
 
 __all__ = [
@@ -44,12 +45,14 @@ def _scaled(x: Array, kept: Array, p: float) -> Array:
     return x.copy() if threshold(p) == 0 else _affine(x, kept, keep_scale(p), 0.0, 0.0)
 
 
+@of_halves()
 def dropout(x: Array, p: float, *, seed: int, offset: int = 0, first: int = 0) -> Array:
     """The specification of `dropout`, its backward and `drop_connect`."""
     kept = dropout_mask(x.shape, p, seed=seed, offset=offset, first=first)
     return _scaled(x, kept, p)
 
 
+@of_halves()
 def spatial_dropout(x: Array, p: float, *, seed: int, offset: int = 0, axis: int = 1) -> Array:
     """The specification of `spatial_dropout` and its backward."""
     shape = [1] * x.ndim
@@ -58,6 +61,7 @@ def spatial_dropout(x: Array, p: float, *, seed: int, offset: int = 0, axis: int
     return _scaled(x, kept.reshape(shape), p)
 
 
+@of_halves()
 def drop_path(x: Array, p: float, *, seed: int, offset: int = 0) -> Array:
     """The specification of `drop_path` and its backward."""
     kept = dropout_mask(x.shape[0], p, seed=seed, offset=offset)
@@ -75,6 +79,7 @@ def _alpha(p: float) -> tuple[float, float, float]:
     return scale, shift, scale * SATURATION + shift
 
 
+@of_halves()
 def alpha_dropout(x: Array, p: float, *, seed: int, offset: int = 0) -> Array:
     """The specification of `alpha_dropout`."""
     if threshold(p) == 0:
@@ -83,6 +88,7 @@ def alpha_dropout(x: Array, p: float, *, seed: int, offset: int = 0) -> Array:
     return _affine(x, kept, *_alpha(p))
 
 
+@of_halves()
 def alpha_dropout_backward(dy: Array, p: float, *, seed: int, offset: int = 0) -> Array:
     """The specification of `alpha_dropout_backward`."""
     if threshold(p) == 0:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.arrays import Array
+from gradstep.spec.halves import of_halves
 from gradstep.spec.sums import paired_sums
 
 __all__ = [
@@ -164,6 +165,7 @@ def rectified(y: Array, values: Array) -> Array:
     return np.where(y <= 0, values.dtype.type(0), values)
 
 
+@of_halves()
 def batch_norm_stats(x: Array, axis: int = 1) -> tuple[Doubles, Doubles, int]:
     """Mean, biased variance and count of every channel."""
     found = moments(layout(x, axis))
@@ -171,6 +173,7 @@ def batch_norm_stats(x: Array, axis: int = 1) -> tuple[Doubles, Doubles, int]:
     return found.mean, found.m2 / count if count else found.m2, int(count)
 
 
+@of_halves()
 def batch_norm(
     x: Array,
     weight: Array | None,
@@ -233,6 +236,7 @@ def _slope(
     return dx
 
 
+@of_halves(weight=2)
 def batch_norm_backward(
     dy: Array,
     x: Array,
@@ -320,6 +324,7 @@ def _scale_rows(x: Array, mean: Doubles, invstd: Doubles, weight: Doubles, bias:
     return y
 
 
+@of_halves()
 def layer_norm(
     x: Array, weight: Array | None, bias: Array | None, *, axes: int = 1, eps: float = 1e-5
 ) -> tuple[Array, Doubles, Doubles]:
@@ -332,6 +337,7 @@ def layer_norm(
     return y.reshape(x.shape), found.mean.reshape(outer), invstd.reshape(outer)
 
 
+@of_halves()
 def rms_norm(x: Array, weight: Array | None, *, axes: int = 1, eps: float) -> tuple[Array, Doubles]:
     """y and invstd."""
     rows, outer, _ = _rows(x, axes)
@@ -341,6 +347,7 @@ def rms_norm(x: Array, weight: Array | None, *, axes: int = 1, eps: float) -> tu
     return y.reshape(x.shape), invstd.reshape(outer)
 
 
+@of_halves(weight=2)
 def layer_norm_backward(
     dy: Array,
     x: Array,
@@ -376,6 +383,7 @@ def layer_norm_backward(
     return dx.reshape(x.shape), shaped[0], shaped[1]
 
 
+@of_halves(weight=2)
 def rms_norm_backward(
     dy: Array, x: Array, weight: Array | None, invstd: Doubles, *, axes: int = 1
 ) -> tuple[Array, Array]:
@@ -388,6 +396,7 @@ def _by_channel(x: Array) -> Array:
     return x.reshape(1, x.shape[0] * x.shape[1], int(np.prod(x.shape[2:])))
 
 
+@of_halves()
 def group_norm(
     x: Array, groups: int, weight: Array | None, bias: Array | None, *, eps: float = 1e-5
 ) -> tuple[Array, Doubles, Doubles]:
@@ -405,6 +414,7 @@ def group_norm(
     return y.reshape(x.shape), found.mean.reshape(shape), invstd.reshape(shape)
 
 
+@of_halves(weight=3)
 def group_norm_backward(
     dy: Array, x: Array, groups: int, weight: Array | None, mean: Doubles, invstd: Doubles
 ) -> tuple[Array, Array, Array]:

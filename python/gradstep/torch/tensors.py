@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import torch
@@ -21,6 +22,9 @@ Order: TypeAlias = tuple[int, ...] | None
 
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
 _DTYPES = (torch.float32, torch.float64)
+HALVES = (torch.bfloat16, torch.float16)
+# Whether NumPy has the former, so that arrays can be made of such tensors.
+HAS_BFLOAT16 = find_spec("ml_dtypes") is not None
 
 
 def is_watched() -> bool:

@@ -16,6 +16,7 @@ import gradstep as gs
 from gradstep.arrays import Array
 from gradstep.torch.kept_memory import new_like
 from gradstep.torch.tensors import (
+    HAS_BFLOAT16,
     Order,
     array,
     channels_last_order,
@@ -96,9 +97,9 @@ class _Dropout(torch.autograd.Function):
 def _factors(shape: Sequence[int], dtype: torch.dtype, draw: _Draw) -> torch.Tensor:
     """What a draw multiplies each element by."""
     order = draw.order or tuple(range(len(shape)))
-    factors = np.ones([shape[d] for d in order], "f4" if dtype == torch.float32 else "f8")
+    factors = np.ones([shape[d] for d in order], "f8" if dtype == torch.float64 else "f4")
     draw.kernel(factors, draw, factors)
-    return torch.tensor(factors.transpose(inverse(order)))
+    return torch.tensor(factors.transpose(inverse(order))).to(dtype)
 
 
 # Without the Python part of Function.apply, which looks after transforms: is_native has.
@@ -118,6 +119,8 @@ def _apply(x: torch.Tensor, draw: _Draw, inplace: bool) -> torch.Tensor:
 def _is_drawn(x: torch.Tensor, p: float, training: bool, inplace: bool) -> bool:
     """Whether there is something to draw and our kernels can; torch's function does the rest."""
     if training is not True or not isinstance(p, float) or not 0 < p < 1 or not is_native(x):
+        return False
+    if x.dtype == torch.bfloat16 and not HAS_BFLOAT16:
         return False
     if not inplace:
         return True

@@ -16,7 +16,7 @@ from torch import nn
 
 from gradstep.arguments import shown
 from gradstep.torch.nn import functional, modules
-from gradstep.torch.tensors import is_native
+from gradstep.torch.tensors import HALVES, is_native
 
 __all__ = [
     "Formula",
@@ -41,6 +41,8 @@ class Formula(NamedTuple):
     forward: Forward
     # The shape of an input that the module takes; None where this cannot be its formula.
     shape: Callable[[Any], tuple[int, ...] | None]
+    # Whether it gives the module's results in 16 bits too: where these are rounded is not tried.
+    halves: bool = False
 
 
 class Recognised(NamedTuple):
@@ -193,7 +195,7 @@ def _never(module: Any) -> None:
 def _dropout(name: str) -> Formula:
     """That of a class of ours, for subclasses of torch's that inherit `forward`."""
     kind: Any = getattr(modules, name)
-    return Formula(name, kind.forward, _never)
+    return Formula(name, kind.forward, _never, halves=True)
 
 
 def is_registered(kind: type[nn.Module]) -> bool:
@@ -305,7 +307,8 @@ def _make(kind: type[nn.Module], formula: Formula) -> type[nn.Module]:
 
     def forward(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         own = self._parameters
-        if args or kwargs or not is_native(x, own.get("weight"), own.get("bias")):
+        taken = not (args or kwargs) and is_native(x, own.get("weight"), own.get("bias"))
+        if not taken or (x.dtype in HALVES and not formula.halves):
             return theirs(self, x, *args, **kwargs)
         return formula.forward(self, x)
 

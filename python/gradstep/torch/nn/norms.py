@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from gradstep import _core
 from gradstep.arrays import Array
 from gradstep.torch.tensors import (
+    HALVES,
+    HAS_BFLOAT16,
     array,
     channels_last_order,
     is_plain,
@@ -45,9 +47,10 @@ def _torchs_batch_norm(
     else:
         # The statistics of then: the buffers may have changed.
         shape = (-1, *[1] * (x.dim() - 2))
-        mean, invstd = (torch.tensor(each).to(x.dtype).reshape(shape) for each in stats[:2])
+        kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+        mean, invstd = (torch.tensor(each).to(kind).reshape(shape) for each in stats[:2])
         y = (x - mean) * (invstd if weight is None else invstd * weight.reshape(shape))
-        y = y if bias is None else y + bias.reshape(shape)
+        y = (y if bias is None else y + bias.reshape(shape)).to(x.dtype)
     return F.relu(y) if call.relu else y
 
 
@@ -104,7 +107,8 @@ def _gradients_otherwise(
             return found
     if needs[2] and bias is None:  # it was not saved, any value will do
         shape = x.shape[x.dim() - call.axes :] if call.axes else x.shape[1:2]
-        bias = torch.zeros(shape, dtype=x.dtype, requires_grad=True)
+        kind = x.dtype if weight is None else weight.dtype
+        bias = torch.zeros(shape, dtype=kind, requires_grad=True)
     return (*_torchs_gradients(dy, (x, weight, bias), needs[:3], call, stats), None, None)
 
 
@@ -153,7 +157,8 @@ def batch_norm(
     """torch.nn.functional.batch_norm, with a ReLU in the same pass if `relu`.
 
     input: (N, C, ...), contiguous or channels last, which the result is then too; other strides
-    are copied. The other tensors: (C,) of its type, or None; running statistics may be float64.
+    are copied. The other tensors: (C,) of its type, or float32 beside bfloat16 and float16, or
+    None; running statistics may be float64.
     Running statistics are updated in place in training. Raises what torch's function raises.
     Ioffe & Szegedy 2015 (arXiv:1502.03167).
 
@@ -314,12 +319,15 @@ def _follow(
     """Updates running statistics by those of the samples, or tells that these cannot be."""
     if running[0] is None and running[1] is None:
         return True
+    kinds = (x.dtype, torch.float64, torch.float32 if x.dtype in HALVES else x.dtype)
+    if not HAS_BFLOAT16:
+        kinds = tuple(kind for kind in kinds if kind is not torch.bfloat16)
     if not all(
         each is not None
         and is_plain(each)
         and each.is_contiguous()
         and each.shape == x.shape[1:2]
-        and each.dtype in (x.dtype, torch.float64)
+        and each.dtype in kinds
         for each in running
     ):
         return False

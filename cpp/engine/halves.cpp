@@ -1,0 +1,57 @@
+#include "engine/halves.hpp"
+
+#include "engine/dispatch.hpp"
+#include "engine/thread_pool.hpp"
+
+namespace gradstep {
+
+static const ConvertKernels& kernels() { return *active_table().convert; }
+
+void widen(DType type, const void* x, int64_t first, int64_t n, float* to) {
+  kernels().widen[type - kDTypes](n, at(x, type, first), to);
+}
+
+void narrow(DType type, const float* from, void* y, int64_t first, int64_t n, bool past_cache) {
+  kernels().narrow[type - kDTypes](n, from, at(y, type, first), past_cache);
+}
+
+void end_narrow(bool past_cache) {
+  if (past_cache) kernels().fence();
+}
+
+double number_at(const void* data, DType type, int64_t i) {
+  if (!is_half(type)) return value_at(data, type, i);
+  float value;
+  widen(type, data, i, 1, &value);
+  return value;
+}
+
+void set_numbers(void* data, DType type, int64_t first, int64_t n, const double* values) {
+  if (!is_half(type)) {
+    for (int64_t i = 0; i < n; ++i) set_value(data, type, first + i, values[i]);
+    return;
+  }
+  constexpr int64_t kSome = 64;
+  float some[kSome];
+  for (int64_t i = 0; i < n; i += kSome) {
+    const int64_t count = std::min(kSome, n - i);
+    for (int64_t j = 0; j < count; ++j) some[j] = static_cast<float>(values[i + j]);
+    narrow(type, some, data, first + i, count, false);
+  }
+}
+
+Scratch::Scratch(int64_t floats)
+    : floats_((floats + 15) / 16 * 16),
+      parts_(ThreadPool::instance().threads()),
+      memory_(new float[parts_ * floats_]),
+      taken_(new std::atomic<bool>[parts_]()) {}
+
+// As many threads as there are parts look for one; should there be more by now, one waits.
+Scratch::Part::Part(const Scratch& from) : from_(from) {
+  while (from_.taken_[index_].exchange(true, std::memory_order_acquire))
+    index_ = (index_ + 1) % from_.parts_;
+}
+
+Scratch::Part::~Part() { from_.taken_[index_].store(false, std::memory_order_release); }
+
+}  // namespace gradstep
