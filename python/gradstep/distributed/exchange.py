@@ -16,11 +16,13 @@ from gradstep.distributed.plan import Piece, buckets, cut
 from gradstep.distributed.transport import (
     Bytes,
     DistributedError,
+    Loan,
     Parcel,
     Pending,
     Transport,
     gather,
     gather_equal,
+    largest_loan,
 )
 from gradstep.optim import storage as storage_types
 from gradstep.spec import storage
@@ -78,6 +80,9 @@ class Exchange:
         share = STAGED // 2 // max(1, len(self.peers))
         limit = max(LEAST_BUCKET, min(BUCKET, share // 8 * 8))
         self._depth = max(2, share // limit * 2)
+        self._lent = largest_loan(transport)
+        if self._lent:
+            limit, self._depth = min(limit, self._lent // 2), 4
         self._gradients = [list(_messages(shard, wire, limit)) for shard in self.shards]
         self._parameters = [list(_messages(shard, items, limit)) for shard in self.shards]
         self._staging: dict[tuple[int, int], Bytes] = {}
@@ -174,7 +179,7 @@ class Exchange:
         own = self.transport.rank
         with self:
             rounds = zip_longest(*self._gradients)
-            under_way: deque[tuple[Pending, Message | None, dict[int, Bytes]]] = deque()
+            under_way: deque[tuple[Pending, Message | None, dict[int, Any]]] = deque()
             for turn, messages in enumerate(rounds):
                 sends = [
                     (rank, self._packed(messages[rank], gradients))
@@ -190,10 +195,13 @@ class Exchange:
             for last in under_way:
                 self._add(*last, gradients, totals, present, begun)
 
-    def _stages(self, size: int, turn: int) -> dict[int, Bytes]:
+    def _stages(self, size: int, turn: int) -> dict[int, Any]:
         """Where the messages of the others go."""
-        found = {}
+        found: dict[int, Any] = {}
         for rank in self.peers:
+            if self._lent:
+                found[rank] = Loan(size)
+                continue
             key = rank, turn % self._depth
             if key not in self._staging or self._staging[key].size < size:
                 self._staging[key] = np.empty(size, np.uint8)
@@ -220,13 +228,18 @@ class Exchange:
         self,
         pending: Pending,
         message: Message | None,
-        found: dict[int, Bytes],
+        stages: dict[int, Any],
         gradients: Sequence[Array | None],
         totals: Sequence[Array | None],
         present: NDArray[np.bool_],
         begun: Sequence[bool],
     ) -> None:
         pending.wait()
+        loans = [stage for stage in stages.values() if isinstance(stage, Loan)]
+        found = {
+            rank: stage.memory if isinstance(stage, Loan) else stage
+            for rank, stage in stages.items()
+        }
         for number, piece, place in message.segments if message is not None else []:
             total = totals[number]
             if total is None:
@@ -238,6 +251,8 @@ class Exchange:
             ]
             out = total[piece.start - at : piece.stop - at]
             _sum_in_order([out, *terms] if begun[number] else terms, out)
+        for loan in loans:
+            loan.release()
 
     def _term(
         self,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from gradstep.distributed.shared_memory import SharedMemory, connected
 from gradstep.distributed.transport import (
     DistributedError,
     Parcel,
@@ -27,10 +28,11 @@ NAP = 5e-5
 class MpiTransport:
     """Transport over a communicator of mpi4py, of which it makes a duplicate for itself.
 
-    comm: an intracommunicator; all of its ranks must make one together. timeout: seconds without a
-    byte after which a rank gives up. After that, the end of the program ends all ranks (Abort):
-    MPI's own end would wait for ranks that never come. Raises TypeError or ValueError, ImportError
-    without mpi4py.
+    comm: an intracommunicator; all of its ranks must make one together. Where all are on one
+    machine, bytes go through memory that they share (near: what does that, or None). timeout:
+    seconds without a byte after which a rank gives up. After that, the end of the program ends all
+    ranks (Abort): MPI's own end would wait for ranks that never come. Raises TypeError or
+    ValueError, ImportError without mpi4py.
     """
 
     def __init__(self, comm: Any = None, *, timeout: float = 600.0) -> None:
@@ -47,8 +49,12 @@ class MpiTransport:
         self._comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
         self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
         self._failed = False
+        self.near: SharedMemory | None = None
+        self.near = connected(self)
 
     def start(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> Pending:
+        if self.near is not None:
+            return _NearPending(self, self.near.start(sends, receives))
         # Receives first: what comes then goes straight to where it belongs.
         kept = [self._comm.Irecv([memory, self._mpi.BYTE], rank) for rank, memory in receives]
         kept += [self._comm.Isend([memory, self._mpi.BYTE], rank) for rank, memory in sends]
@@ -85,6 +91,18 @@ class MpiTransport:
         if not self._failed:
             self._failed = True
             atexit.register(self._mpi.COMM_WORLD.Abort, 1)
+
+
+class _NearPending:
+    def __init__(self, transport: MpiTransport, pending: Pending) -> None:
+        self._transport, self._pending = transport, pending
+
+    def wait(self) -> None:
+        try:
+            self._pending.wait()
+        except DistributedError:
+            self._transport.fail()
+            raise
 
 
 class _MpiPending:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -15,11 +15,44 @@ from numpy.typing import NDArray
 
 from gradstep.arguments import integer, kind
 
-__all__ = ["DistributedError", "Pending", "Transport", "gather", "gather_equal", "in_process"]
+__all__ = [
+    "DistributedError",
+    "Loan",
+    "Pending",
+    "Transport",
+    "gather",
+    "gather_equal",
+    "in_process",
+    "largest_loan",
+]
 
 Bytes: TypeAlias = NDArray[np.uint8]
-# A rank, and the memory that goes there or is filled from there.
-Parcel: TypeAlias = tuple[int, Bytes]
+
+
+class Loan:
+    """A place for a message where a transport may leave it, to be read until `release`.
+
+    size: bytes. memory: once it has come.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self.memory = size, np.zeros(0, np.uint8)
+        self._give_back: Callable[[], None] | None = None
+
+    def lent(self, memory: Bytes, give_back: Callable[[], None]) -> None:
+        """The transport's memory, and what takes it back."""
+        self.memory, self._give_back = memory, give_back
+
+    def release(self) -> None:
+        """Nobody reads it any more."""
+        if self._give_back is not None:
+            self._give_back()
+            self._give_back = None
+
+
+# A rank, and the memory that goes there or is filled from there; for messages of at most
+# `largest_loan` bytes that come, also a Loan.
+Parcel: TypeAlias = tuple[int, Any]
 
 
 class DistributedError(RuntimeError):
@@ -47,6 +80,11 @@ class Transport(Protocol):
 
     def start(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> Pending:
         """Starts an exchange with other ranks. The memory belongs to it until `wait` returns."""
+
+
+def largest_loan(transport: Transport) -> int:
+    """Bytes of the largest message that it lends; 0: none."""
+    return int(getattr(getattr(transport, "near", None), "largest", 0))
 
 
 def check_timeout(timeout: Any) -> float:
