@@ -79,6 +79,16 @@ StepPlan read_plan(const py::tuple& arrays, const py::sequence& names,
   return plan;
 }
 
+// The sums of squares of each kSumBlock elements of an array.
+py::array block_sums(const py::object& array, const std::string& argument) {
+  StepPlan plan = read_plan(py::make_tuple(array), py::make_tuple(py::none()), argument);
+  std::vector<double> sums;
+  without_gil(plan.elements(), [&] { sums = plan.gradient_block_sums(); });
+  py::array found = new_array(kFloat64, {static_cast<int64_t>(sums.size())});
+  std::copy(sums.begin(), sums.end(), static_cast<double*>(found.mutable_data()));
+  return found;
+}
+
 double global_norm(const py::sequence& list, const py::sequence& names,
                    const std::string& argument) {
   const py::tuple arrays = read_tree(list);
@@ -188,6 +198,7 @@ PYBIND11_MODULE(_core, m) {
   m.def("threads_borrowed", [] { return ThreadPool::instance().borrows(); });
   m.def("optimizer_kernels", [] { return kernels(true); });
   m.def("assignment_kernels", [] { return kernels(false); });
+  m.def("block_sums", block_sums, py::arg("array"), py::arg("argument"));
   m.def("global_norm", global_norm, py::arg("arrays"), py::arg("names"), py::arg("argument"));
   m.def("summarize", summarize, py::arg("arrays"), py::arg("names"), py::arg("argument"));
   define_plan(m);

@@ -227,6 +227,7 @@ Plan::Gradients& Plan::checked(py::handle grads, Gradients* given) {
 
 void Plan::use(const Gradients& gradients) {
   const bool bound = &gradients == &bound_;
+  in_parts_ = false;
   if (bound && uses_bound_) return;
   for (int64_t i = 0; i < plan_.size(); ++i)
     plan_.set_gradient(i, gradients.found[i].data, gradients.found[i].present,
@@ -356,6 +357,41 @@ py::tuple Plan::apply(py::handle grads, const StepPlan::Options& options) {
   return result;
 }
 
+void Plan::begin(const py::sequence& grads, double grad_scale, bool zero_grads) {
+  const Busy busy(*this);
+  in_parts_ = false;  // also where a check fails
+  parts_ = Gradients();
+  check_parameters();
+  check_gradients(grads, &parts_);
+  if (zero_grads) check_zeroable(&parts_);
+  use(parts_);
+  plan_.prepare(grad_scale, zero_grads);
+  in_parts_ = true;
+}
+
+void Plan::update_part(int64_t tensor, int64_t start, int64_t stop) {
+  const Busy busy(*this);
+  if (!in_parts_) throw std::runtime_error("update_part: called before begin");
+  if (tensor < 0 || tensor >= plan_.size() || !parts_.found[tensor].present)
+    throw py::value_error("tensor: " + std::to_string(tensor) + ", expected one with a gradient");
+  const int64_t n = parameters_[tensor].view.n;
+  if (start < 0 || start % kSumBlock || stop < start || stop > n)
+    throw py::value_error("part: " + std::to_string(start) + " to " + std::to_string(stop) +
+                          ", expected elements of " + std::to_string(n) + " from a multiple of " +
+                          std::to_string(kSumBlock));
+  without_gil(stop - start, [&] { plan_.update_part(tensor, start, stop); });
+}
+
+int64_t Plan::end() {
+  const Busy busy(*this);
+  if (!in_parts_) throw std::runtime_error("end: called before begin");
+  plan_.count({0, true});
+  in_parts_ = false;
+  parts_ = Gradients();
+  uses_bound_ = false;
+  return plan_.step_count();
+}
+
 void Plan::set_step_count(int64_t count) {
   const Busy busy(*this);
   plan_.set_step_count(count);
@@ -390,6 +426,10 @@ void define_plan(py::module_& m) {
       .def("step_with_norm", &Plan::step_with_norm, py::arg("norm"), py::arg("grads"),
            py::arg("grad_scale"), py::arg("clip_norm"), py::arg("check_finite"),
            py::arg("zero_grads") = false)
+      .def("begin", &Plan::begin, py::arg("grads"), py::arg("grad_scale"),
+           py::arg("zero_grads") = false)
+      .def("update_part", &Plan::update_part, py::arg("tensor"), py::arg("start"), py::arg("stop"))
+      .def("end", &Plan::end)
       .def("gradient_block_sums", &Plan::gradient_block_sums, py::arg("grads"))
       .def("accumulate", &Plan::accumulate, py::arg("grads"), py::arg("sums"))
       .def_property("step_count", &Plan::step_count, &Plan::set_step_count)

@@ -43,6 +43,12 @@ class Plan {
   // The same for those who know the norm of the gradients, unscaled.
   pybind11::tuple step_with_norm(double norm, pybind11::handle grads, double grad_scale,
                                  double clip_norm, bool check_finite, bool zero_grads);
+  // A step in parts: `begin` checks and remembers grads, which need not hold their values yet;
+  // `update_part` takes elements [start, stop) of a tensor, start a multiple of kSumBlock; `end`
+  // counts the step, and returns the number of steps taken.
+  void begin(const pybind11::sequence& grads, double grad_scale, bool zero_grads);
+  void update_part(int64_t tensor, int64_t start, int64_t stop);
+  int64_t end();
   // Checks grads (or the bound ones) as `step` would, and changes nothing.
   void check(pybind11::handle grads);
   // Parameters belong to others, who may have frozen, moved or resized them since.
@@ -127,6 +133,8 @@ class Plan {
   std::vector<Gradient> spare_;
   std::vector<Extent> zeroable_;  // of gradients known to overlap nothing
   bool is_bound_ = false, uses_bound_ = false;
+  Gradients parts_;  // of a step in parts
+  bool in_parts_ = false;
   bool busy_ = false;
 };
 

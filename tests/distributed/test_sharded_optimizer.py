@@ -328,7 +328,7 @@ def test_a_rank_that_is_gone_or_hangs_ends_the_others_in_time(ranks: Ranks, gone
 def test_a_step_that_ends_halfway_is_not_gone_on_with(
     ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ends(self: Any, parameters: Any) -> None:
+    def ends(*_: Any) -> None:
         raise gd.DistributedError("rank 1: gone")
 
     def work(transport: Any) -> Any:
@@ -338,7 +338,7 @@ def test_a_step_that_ends_halfway_is_not_gone_on_with(
         with pytest.raises(gd.DistributedError, match="it ended halfway, so parameters may be"):
             optimizer.step(gradients(0, 0))
 
-    monkeypatch.setattr(exchange.Exchange, "spread", ends)
+    monkeypatch.setattr(exchange.Exchange, "_pass_round", ends)
     assert ranks(2, work) == [None, None]
 
 

@@ -32,7 +32,7 @@ void StepPlan::add_tensor(int group, DType type, int64_t n, void* p, void* const
   const int count = active_table().optim->kernels[groups_[group].kernel].state_count;
   std::copy(states, states + count, tensor.state);
   tensors_.push_back(tensor);
-  info_.push_back({group, type, false, n, 0, 0});
+  info_.push_back({group, type, false, n, 0, 0, 0});
   elements_ += n;
   stale_ = true;
 }
@@ -70,6 +70,7 @@ void StepPlan::lay_out() {
     const Info* last = segments_.empty() ? nullptr : &info_[segments_.back().tensor];
     if (!last || last->group != info.group || last->type != info.type || last->steps != info.steps)
       segments_.push_back({static_cast<int64_t>(items_.size()), 0, t, {}});
+    info.segment = segments_.size() - 1;
     info.first_block = block_count_;
     block_count_ += block_count(info.n);
     const bool plain = !tensors_[t].layout && tensors_[t].gradient == Keep::kPlain;
@@ -221,6 +222,21 @@ StepPlan::Outcome StepPlan::apply(const Options& options) {
   make_formulas(table, scale, options.zero_grads);
   run([&](int64_t first, int64_t last) { update(table, first, last); });
   return outcome;
+}
+
+void StepPlan::prepare(double scale, bool zero_grads) {
+  if (stale_) lay_out();
+  prepared_ = active_table().optim;
+  make_formulas(*prepared_, scale, zero_grads);
+}
+
+void StepPlan::update_part(int64_t tensor, int64_t begin, int64_t end) const {
+  const Info& info = info_[tensor];
+  const Kernel::Typed& kernel = prepared_->kernels[groups_[info.group].kernel].typed[info.type];
+  share_out(end - begin, 1, kStoredBlock, [&](int64_t first, int64_t last) {
+    const Item item{tensor, begin + first, begin + last};
+    kernel.update(segments_[info.segment].formula, tensors_.data(), &item, 1);
+  });
 }
 
 void StepPlan::count(const Outcome& outcome) {

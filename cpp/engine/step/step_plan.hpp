@@ -44,6 +44,10 @@ class StepPlan {
     return outcome;
   }
   Outcome apply(const Options& options);
+  // The same in parts, for gradients that come in parts: `prepare`, `update_part` for elements that
+  // begin at a multiple of kStoredBlock, and `count`.
+  void prepare(double scale, bool zero_grads);
+  void update_part(int64_t tensor, int64_t begin, int64_t end) const;
   void count(const Outcome& outcome);
 
   // L2 norm of all gradients together, unscaled: blocks in any order, their sums in index order.
@@ -80,6 +84,7 @@ class StepPlan {
     bool present;
     int64_t n, steps;
     int64_t first_block;  // of its sums, among those of all present tensors
+    size_t segment;
   };
   // Consecutive items that one formula serves.
   struct Segment {
@@ -107,7 +112,8 @@ class StepPlan {
   std::vector<Item> items_;
   std::vector<int64_t> tasks_;  // first item of each task, and the number of items
   std::vector<Segment> segments_;
-  int64_t block_count_ = 0;  // of the sums over all present tensors
+  const OptimKernels* prepared_ = nullptr;  // those whose formulas the segments have
+  int64_t block_count_ = 0;                 // of the sums over all present tensors
 };
 
 }  // namespace gradstep

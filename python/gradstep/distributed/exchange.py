@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,11 @@ from gradstep.distributed.transport import (
     largest_loan,
 )
 from gradstep.optim import storage as storage_types
+from gradstep.optim.gradients import block_sums
 from gradstep.spec import storage
+from gradstep.spec.sums import SUM_BLOCK
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "Squares"]
 
 # A message: small enough to be added up from the cache, far below 2 GiB. So many are under way that
 # what all others have sent, and was not used yet, takes at most STAGED bytes.
@@ -40,11 +43,18 @@ FAILED = 1
 
 
 class Segment(NamedTuple):
-    """A part of a message: number of the shard's piece, its elements, its bytes in the message."""
+    """A part of a message: number of the shard's piece, its elements, its bytes in the message.
+
+    It begins with a block of sums.
+    """
 
     number: int
     piece: Piece
     place: slice
+
+
+# What happens to a part of the own shard: number of the piece, its elements, their sum.
+Each: TypeAlias = Callable[[int, Piece, Array], None]
 
 
 class Message(NamedTuple):
@@ -83,8 +93,11 @@ class Exchange:
         self._lent = largest_loan(transport)
         if self._lent:
             limit, self._depth = min(limit, self._lent // 2), 4
-        self._gradients = [list(_messages(shard, wire, limit)) for shard in self.shards]
-        self._parameters = [list(_messages(shard, items, limit)) for shard in self.shards]
+        # Gradients and parameters travel in the same parts.
+        sizes = list(map(max, wire, items))
+        parts = [list(buckets(shard, sizes, limit)) for shard in self.shards]
+        self._gradients = [[_message(held, wire) for held in each] for each in parts]
+        self._parameters = [[_message(held, items) for held in each] for each in parts]
         self._staging: dict[tuple[int, int], Bytes] = {}
 
     # Agreement
@@ -170,30 +183,45 @@ class Exchange:
         totals: Sequence[Array | None],
         present: NDArray[np.bool_],
         begun: Sequence[bool],
+        each: Each | None = None,
+        parameters: Sequence[Array] | None = None,
     ) -> None:
         """Adds the gradients of all ranks, in the order of ranks, into the totals of own pieces.
 
         gradients: of each tensor, flat. totals: of each piece, or None where nobody has any; they
         may be the memory of the own gradient. begun: by piece, whether they hold a sum already.
+        each: called with every part that has been added up, while caches hold it. parameters: of
+        each tensor, flat; then `each` has made the own ones, and all ranks get all of them, part by
+        part.
         """
         own = self.transport.rank
+        adding: deque[tuple[Pending, Message | None, dict[int, Any], Any]] = deque()
+        spreading: deque[tuple[Pending, list[tuple[Message, Bytes]]]] = deque()
+
+        def add() -> None:
+            pending, mine, found, theirs = adding.popleft()
+            self._add(pending, mine, found, gradients, totals, present, begun, each)
+            if parameters is not None:
+                self._pass_round(theirs, parameters, spreading)
+
         with self:
-            rounds = zip_longest(*self._gradients)
-            under_way: deque[tuple[Pending, Message | None, dict[int, Any]]] = deque()
-            for turn, messages in enumerate(rounds):
+            rounds = zip(zip_longest(*self._gradients), zip_longest(*self._parameters), strict=True)
+            for turn, (messages, theirs) in enumerate(rounds):
                 sends = [
                     (rank, self._packed(messages[rank], gradients))
                     for rank in self.peers
                     if messages[rank] is not None
                 ]
-                if len(under_way) == self._depth:
-                    self._add(*under_way.popleft(), gradients, totals, present, begun)
+                if len(adding) == self._depth:
+                    add()
                 mine = messages[own]
                 found = {} if mine is None else self._stages(mine.size, turn)
                 pending = self.transport.start(sends, list(found.items()))
-                under_way.append((pending, mine, found))
-            for last in under_way:
-                self._add(*last, gradients, totals, present, begun)
+                adding.append((pending, mine, found, theirs))
+            while adding:
+                add()
+            for last in spreading:
+                _finish(*last, parameters or ())
 
     def _stages(self, size: int, turn: int) -> dict[int, Any]:
         """Where the messages of the others go."""
@@ -233,6 +261,7 @@ class Exchange:
         totals: Sequence[Array | None],
         present: NDArray[np.bool_],
         begun: Sequence[bool],
+        each: Each | None,
     ) -> None:
         pending.wait()
         loans = [stage for stage in stages.values() if isinstance(stage, Loan)]
@@ -251,6 +280,8 @@ class Exchange:
             ]
             out = total[piece.start - at : piece.stop - at]
             _sum_in_order([out, *terms] if begun[number] else terms, out)
+            if each is not None:
+                each(number, piece, out)
         for loan in loans:
             loan.release()
 
@@ -291,23 +322,46 @@ class Exchange:
 
     # Parameters
 
-    def spread(self, parameters: Sequence[Array]) -> None:
-        """Gives every rank the pieces of all others; parameters: each tensor, flat."""
-        own = self.transport.rank
+    def spread(
+        self,
+        parameters: Sequence[Array],
+        totals: Sequence[Array | None] = (),
+        each: Each | None = None,
+    ) -> None:
+        """Gives every rank the pieces of all others; parameters: each tensor, flat.
+
+        totals, each: as for `reduce`; called with every part of the own pieces that has a total,
+        before it is sent.
+        """
         with self:
-            under_way: deque[tuple[Pending, list[tuple[Message, Bytes]]]] = deque()
+            spreading: deque[tuple[Pending, list[tuple[Message, Bytes]]]] = deque()
             for messages in zip_longest(*self._parameters):
-                if len(under_way) == self._depth:
-                    _finish(*under_way.popleft(), parameters)
-                mine = messages[own]
-                sends: list[Parcel] = []
-                if mine is not None:
-                    packed = _joined(mine, parameters)
-                    sends = [(rank, packed) for rank in self.peers]
-                receives, copies = self._places(messages, parameters)
-                under_way.append((self.transport.start(sends, receives), copies))
-            for last in under_way:
+                mine = messages[self.transport.rank]
+                if each is not None and mine is not None:
+                    for number, piece, _ in mine.segments:
+                        total, at = totals[number], self.pieces[number].start
+                        if total is not None:
+                            each(number, piece, total[piece.start - at : piece.stop - at])
+                self._pass_round(messages, parameters, spreading)
+            for last in spreading:
                 _finish(*last, parameters)
+
+    def _pass_round(
+        self,
+        messages: Sequence[Message | None],
+        parameters: Sequence[Array],
+        spreading: deque[tuple[Pending, list[tuple[Message, Bytes]]]],
+    ) -> None:
+        """Starts the exchange of a message of every rank."""
+        if len(spreading) == self._depth:
+            _finish(*spreading.popleft(), parameters)
+        mine = messages[self.transport.rank]
+        sends: list[Parcel] = []
+        if mine is not None:
+            packed = _joined(mine, parameters)
+            sends = [(rank, packed) for rank in self.peers]
+        receives, copies = self._places(messages, parameters)
+        spreading.append((self.transport.start(sends, receives), copies))
 
     def _places(
         self, messages: Sequence[Message | None], parameters: Sequence[Array]
@@ -328,6 +382,38 @@ class Exchange:
         return receives, copies
 
 
+class Squares:
+    """The sums of squares of a shard's blocks, taken while gradients are added up."""
+
+    def __init__(self, exchange: Exchange, totals: Sequence[Array | None]) -> None:
+        self._exchange = exchange
+        self._sums = [np.zeros(0 if t is None else -(-t.size // SUM_BLOCK)) for t in totals]
+
+    def add(self, number: int, part: Piece, total: Array) -> None:
+        """Takes a part; see `Each`."""
+        first = (part.start - self._exchange.pieces[number].start) // SUM_BLOCK
+        found = block_sums(total)
+        self._sums[number][first : first + found.size] = found
+
+    def add_all(self, totals: Sequence[Array | None]) -> None:
+        """Takes all of them."""
+        for number, (piece, total) in enumerate(zip(self._exchange.pieces, totals, strict=True)):
+            if total is not None:
+                self.add(number, piece, total)
+
+    def norm(self, present: Sequence[bool] | NDArray[np.bool_]) -> float:
+        """The L2 norm over all ranks: sums of blocks, added up as those of one process are.
+
+        present: by tensor, whether a rank has a gradient.
+        """
+        counts = [
+            sum(piece.blocks for piece in shard if present[piece.tensor])
+            for shard in self._exchange.shards
+        ]
+        together = np.concatenate([np.zeros(0), *self._sums])
+        return math.sqrt(self._exchange.sum_in_order(together, counts))
+
+
 def _parts(parcels: Sequence[Parcel], limit: int) -> Iterator[list[Parcel]]:
     most = max((memory.size for _, memory in parcels), default=0)
     for start in range(0, most, limit):
@@ -335,14 +421,13 @@ def _parts(parcels: Sequence[Parcel], limit: int) -> Iterator[list[Parcel]]:
         yield [(rank, part) for rank, part in parts if part.size]
 
 
-def _messages(pieces: Sequence[Piece], itemsizes: Sequence[int], limit: int) -> Iterator[Message]:
-    for held in buckets(pieces, itemsizes, limit):
-        at, segments = 0, []
-        for number, piece in held:
-            size = piece.size * itemsizes[piece.tensor]
-            segments.append(Segment(number, piece, slice(at, at + size)))
-            at += -(-size // 8) * 8  # so that doubles are aligned
-        yield Message(segments, segments[-1].place.stop)
+def _message(held: Sequence[tuple[int, Piece]], itemsizes: Sequence[int]) -> Message:
+    at, segments = 0, []
+    for number, piece in held:
+        size = piece.size * itemsizes[piece.tensor]
+        segments.append(Segment(number, piece, slice(at, at + size)))
+        at += -(-size // 8) * 8  # so that doubles are aligned
+    return Message(segments, segments[-1].place.stop)
 
 
 def _joined(message: Message, parameters: Sequence[Array]) -> Bytes:

@@ -31,7 +31,7 @@ from gradstep.distributed.checks import (
     check_parameter,
     sum_type,
 )
-from gradstep.distributed.exchange import Exchange
+from gradstep.distributed.exchange import Exchange, Squares
 from gradstep.distributed.mpi import connect
 from gradstep.distributed.plan import Piece
 from gradstep.distributed.transport import DistributedError
@@ -185,33 +185,43 @@ class ShardedOptimizer:
         those that are not finite: then nothing was written. Raises DistributedError if a rank does
         not answer; then the parameters may be of two steps, and only a checkpoint helps.
         """
-        self._contribute("step", grads)
-        return self._apply()
+        info = self._contribute("step", grads)
+        assert info is not None
+        return info
 
-    def _contribute(self, what: str, grads: Tree) -> None:
+    def _contribute(self, what: str, grads: Tree) -> StepInfo | None:
         self._check_whole()
         error: Exception | None = None
         flat: list[Array | None] = [None] * len(self._arrays)
         t = self.step_count + 1
         digest = bytes(32)
+        own = self._own
         try:
             flat = self._read(grads)
-            with self._own._lock:
-                self._own._refresh(t)
-                digest = _digest_of_values(self._own)
+            with own._lock:
+                own._refresh(t)
+                digest = _digest_of_values(own)
         except (TypeError, ValueError) as raised:
             error = raised
-        own = [each is not None for each in flat]
+        has = [each is not None for each in flat]
         flags = self._exchange.agree(
-            what, t, digest, BRINGS * any(own) | INCOMPLETE * (not all(own)), error
+            what, t, digest, BRINGS * any(has) | INCOMPLETE * (not all(has)), error
         )
-        present = np.ones((len(flags), len(own)), np.bool_)
+        present = np.ones((len(flags), len(has)), np.bool_)
         if any(flag & INCOMPLETE for flag in flags):
-            present = self._exchange.presence(own)
+            present = self._exchange.presence(has)
         self._totals, begun = self._places(what, flat, present)
-        self._exchange.reduce(flat, self._totals, present, begun)
         self._micro_batches += sum(bool(flag & BRINGS) for flag in flags)
         self._present |= present.any(axis=0)
+        given = flat, self._totals, present, begun
+        if what == "accumulate":
+            self._exchange.reduce(*given)
+            return None
+        if self._micro_batches == 0:
+            self._reset()
+            raise ValueError("grads: None on every rank, expected arrays on one of them")
+        with own._lock:
+            return self._apply(*given)
 
     def _read(self, grads: Tree) -> list[Array | None]:
         """The gradients, flat. Raises TypeError or ValueError."""
@@ -246,38 +256,41 @@ class ShardedOptimizer:
             totals.append(total)
         return totals, begun
 
-    def _apply(self) -> StepInfo:
-        own, totals = self._own, self._totals
-        count, present = self._micro_batches, self._present
+    def _apply(
+        self,
+        flat: Sequence[Array | None],
+        totals: list[Array | None],
+        present: NDArray[np.bool_],
+        begun: list[bool],
+    ) -> StepInfo:
+        """Sums, steps and spreads: part by part while caches hold it, if no norm comes before."""
+        own, exchange, plan = self._own, self._exchange, self._own._plan
+        scale = own._scale * (1.0 / self._micro_batches if self._mean else 1.0)
+        some = self._present
         self._reset()
-        if count == 0:
-            raise ValueError("grads: None on every rank, expected arrays on one of them")
-        with own._lock:
-            scale = own._scale * (1.0 / count if self._mean else 1.0)
-            norm: float | None = None
-            if own._clip > 0 or own._checks:
-                norm = self._norm(totals, present) * abs(scale)
-                if own._checks and not math.isfinite(norm):
-                    return self._refuse(totals, norm)
-                scale *= clip_coefficient(norm, own._clip)
+        if not (own._clip > 0 or own._checks):
+            plan.begin(totals, scale)
             self._torn = True
-            t, _, _ = own._plan.step(totals, scale, 0.0, False, False)
-            self._exchange.spread(self._flat)
-            self._torn = False
-            return StepInfo(t, own._lr, norm, False)
+            exchange.reduce(flat, totals, present, begun, self._update, self._flat)
+            return self._counted(None)
+        squares = Squares(exchange, totals)
+        exchange.reduce(flat, totals, present, begun, squares.add)
+        norm = squares.norm(some) * abs(scale)
+        if own._checks and not math.isfinite(norm):
+            return self._refuse(totals, norm)
+        plan.begin(totals, scale * clip_coefficient(norm, own._clip))
+        self._torn = True
+        exchange.spread(self._flat, totals, self._update)
+        return self._counted(norm)
 
-    def _norm(self, totals: Sequence[Array | None], present: NDArray[np.bool_]) -> float:
-        """The L2 norm over all ranks: sums of blocks, added up as those of one process are."""
-        sums = self._own._plan.gradient_block_sums(totals)
-        return math.sqrt(
-            self._exchange.sum_in_order(
-                np.concatenate([np.zeros(0), *sums]),
-                [
-                    sum(piece.blocks for piece in shard if present[piece.tensor])
-                    for shard in self._exchange.shards
-                ],
-            )
-        )
+    def _update(self, number: int, part: Piece, total: Array) -> None:
+        start = self.pieces[number].start
+        self._own._plan.update_part(number, part.start - start, part.stop - start)
+
+    def _counted(self, norm: float | None) -> StepInfo:
+        t = self._own._plan.end()
+        self._torn = False
+        return StepInfo(t, self._own._lr, norm, False)
 
     def _refuse(self, totals: Sequence[Array | None], norm: float) -> StepInfo:
         if self._own.on_nonfinite == "skip":

@@ -76,16 +76,17 @@ def buckets(
     """The pieces in messages of at most `limit` bytes: (number of the piece, part of it).
 
     itemsizes: bytes of an element of each tensor. What is larger goes in several messages, and
-    alone; what is smaller goes together.
+    alone, each of whole blocks of sums, and of one at least; what is smaller goes together.
     """
     held: list[tuple[int, Piece]] = []
     room = limit
     for number, piece in enumerate(pieces):
         itemsize = itemsizes[piece.tensor]
+        whole = max(SUM_BLOCK, limit // itemsize // SUM_BLOCK * SUM_BLOCK)
         start = piece.start
         while start < piece.stop:
-            most = (limit if held == [] else room) // itemsize
-            if most < min(piece.stop - start, limit // itemsize):
+            most = whole if held == [] else room // itemsize
+            if most < min(piece.stop - start, whole):
                 yield held
                 held, room = [], limit
                 continue

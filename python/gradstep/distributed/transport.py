@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -70,7 +71,8 @@ class Pending(Protocol):
 class Transport(Protocol):
     """Moves bytes between `size` ranks, of which this is number `rank`.
 
-    Between two ranks, messages arrive in the order in which they were sent. No call blocks for
+    Between two ranks, messages arrive in the order in which they were sent, and fill what was
+    started first. No call blocks for
     longer than `timeout` seconds without a byte: it raises DistributedError.
     """
 
@@ -137,17 +139,33 @@ class LocalTransport:
 
     def __init__(self, hub: _Hub, rank: int, size: int, timeout: float) -> None:
         self._hub, self.rank, self.size, self.timeout = hub, rank, size, timeout
+        self._waiting: dict[int, deque[Bytes]] = {}
 
     def start(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> Pending:
         for rank, memory in sends:
             self._hub.queues[self.rank, rank].put(memory.copy())
+        for rank, memory in receives:
+            self._waiting.setdefault(rank, deque()).append(memory)
         return _LocalPending(self, receives)
 
     def leave(self) -> None:
         """This rank answers no more, as if its process had ended."""
         self._hub.gone.add(self.rank)
 
-    def take(self, rank: int, deadline: float) -> Bytes:
+    def fill(self, rank: int, memory: Bytes) -> None:
+        """Returns when this memory is filled, and all that was to be filled before it."""
+        waiting = self._waiting[rank]
+        while any(each is memory for each in waiting):
+            found = self._take(rank, time.monotonic() + self.timeout)
+            first = waiting.popleft()
+            if found.size != first.size:
+                raise DistributedError(
+                    f"rank {rank}: {found.size} bytes, expected {first.size}: it does something "
+                    "else than this rank"
+                )
+            first[...] = found
+
+    def _take(self, rank: int, deadline: float) -> Bytes:
         while True:
             try:
                 return self._hub.queues[rank, self.rank].get(timeout=0.005)
@@ -164,13 +182,7 @@ class _LocalPending:
 
     def wait(self) -> None:
         for rank, memory in self._receives:
-            found = self._transport.take(rank, time.monotonic() + self._transport.timeout)
-            if found.size != memory.size:
-                raise DistributedError(
-                    f"rank {rank}: {found.size} bytes, expected {memory.size}: it does something "
-                    "else than this rank"
-                )
-            memory[...] = found
+            self._transport.fill(rank, memory)
 
 
 def silent(ranks: Sequence[int], timeout: float) -> str:

@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradstep import _core
 from gradstep.arrays import (
+    Array,
     Name,
     Tree,
     as_array,
@@ -66,6 +68,11 @@ def global_norm(grads: Tree) -> float:
     """
     names, arrays = flatten(grads, "grads")
     return _core.global_norm(arrays, names, "grads")
+
+
+def block_sums(array: Array) -> NDArray[np.float64]:
+    """The sums of squares of each 4096 elements, which a norm is made of."""
+    return _core.block_sums(array, "array")
 
 
 def accumulate(grads: Tree, *, into: Tree) -> Tree:

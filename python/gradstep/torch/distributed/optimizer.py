@@ -22,7 +22,7 @@ from gradstep.distributed.checkpoint import (
     save_shards,
     tensors_of,
 )
-from gradstep.distributed.exchange import Exchange
+from gradstep.distributed.exchange import Exchange, Squares
 from gradstep.distributed.plan import Piece
 from gradstep.distributed.transport import DistributedError, Transport
 from gradstep.optim.storage import bfloat16
@@ -218,14 +218,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if any(flag & INCOMPLETE for flag in flags):
             present = self._exchange.presence(own)
         self._give(grads, present)
-        self._torn = True
         try:
             self._own.step()
-        except FloatingPointError:
+        except (FloatingPointError, TypeError, ValueError):
             self._torn = False
             raise
         if not self._own.skipped:
-            self._exchange.spread(self._flat)
             increment_version(self._parameters)
             self._steps += 1
         self._torn = False
@@ -256,7 +254,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def _give(self, grads: list[Any], present: Any) -> None:
         """Gives the own pieces their gradients."""
         some = np.logical_or.reduce(present)
-        self._present = some
+        self._present, self._summed = some, False
         pieces = list(zip(self._exchange.pieces, self._pieces, strict=True))
         if self._reduce:
             for piece, parameter in pieces:
@@ -268,7 +266,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 else:
                     parameter.grad = grad[piece.start : piece.stop]
             own = [parameter.grad for _, parameter in pieces]
-            self._exchange.reduce(
+            self._given = (
                 [None if grad is None else array_of(grad) for grad in grads],
                 [None if grad is None else array_of(grad) for grad in own],
                 present,
@@ -286,6 +284,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
         for piece, parameter in pieces:
             grad = grads[piece.tensor]
             parameter.grad = None if grad is None else grad[piece.start : piece.stop]
+        own = [parameter.grad for _, parameter in pieces]
+        totals = [None if grad is None else array_of(grad) for grad in own]
+        self._given = [], totals, present, [False] * len(own)
 
     # Checkpoints
 
@@ -437,7 +438,7 @@ def to_state_dict(folder: str | os.PathLike[str]) -> tuple[list[Any], dict[str, 
 
 
 class _OfShard(NativeOptimizer):
-    """Mixed into an optimizer of pieces: the norm is that of the pieces of all processes."""
+    """Mixed into an optimizer of pieces: its step sums gradients, and spreads parameters."""
 
     whole: ShardedOptimizer
 
@@ -445,14 +446,39 @@ class _OfShard(NativeOptimizer):
         return True
 
     def _norm(self, participants: Any, given: list[Any], rows: list[Any]) -> float:
-        exchange, present = self.whole._exchange, self.whole._present
-        sums = participants.plan.gradient_block_sums(given)
-        counts = [
-            sum(piece.blocks for piece in shard if present[piece.tensor])
-            for shard in exchange.shards
-        ]
-        total = exchange.sum_in_order(np.concatenate([np.zeros(0), *sums]), counts)
-        return math.sqrt(total)
+        whole, squares = self.whole, None
+        flat, totals, present, begun = whole._given
+        squares = Squares(whole._exchange, totals)
+        if whole._reduce:
+            whole._exchange.reduce(flat, totals, present, begun, squares.add)
+        else:
+            squares.add_all(totals)
+        whole._summed = True
+        return squares.norm(whole._present)
+
+    def _step_of(self, participants: Any) -> Callable[..., tuple[int, float | None, bool]]:
+        """The plan's step in parts, each of which goes to all processes once it is made."""
+        whole, plan = self.whole, participants.plan
+        exchange = whole._exchange
+        place = {position: i for i, position in enumerate(participants.positions)}
+
+        def update(number: int, part: Piece, total: Any) -> None:
+            start = exchange.pieces[number].start
+            plan.update_part(place[number], part.start - start, part.stop - start)
+
+        def step(
+            given: list[Any], scale: float, clip: float, checks: bool, zero_grads: bool
+        ) -> tuple[int, float | None, bool]:
+            flat, totals, present, begun = whole._given
+            plan.begin(given, scale, zero_grads)
+            whole._torn = True
+            if whole._reduce and not whole._summed:
+                exchange.reduce(flat, totals, present, begun, update, whole._flat)
+            else:
+                exchange.spread(whole._flat, totals, update)
+            return plan.end(), None, True
+
+        return step
 
 
 def unreduced(state: Any, bucket: Any) -> Any:

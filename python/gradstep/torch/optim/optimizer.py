@@ -214,12 +214,16 @@ class NativeOptimizer(torch.optim.Optimizer):
                 return participants, given, rows, norm, None
             scale *= clip_coefficient(norm, clip)
             clip, checks = 0.0, False
-        plan_step = participants.plan.step
+        plan_step = self._step_of(participants)
         if self._known_norm is not None:
             plan_step = partial(participants.plan.step_with_norm, self._known_norm)
         _, own_norm, applied = plan_step(given, scale, clip, checks, self._zero_grads)
         norm = own_norm if norm is None else norm
         return participants, given, rows, norm, scale if applied else None
+
+    def _step_of(self, participants: Participants) -> Callable[..., Any]:
+        """What steps on all of them: arguments and results are those of the plan's step."""
+        return participants.plan.step
 
     def _sees_a_part(self, participants: Participants) -> bool:
         """Whether other processes have gradients too that the norm is to include."""
