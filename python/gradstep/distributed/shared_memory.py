@@ -38,7 +38,7 @@ __all__ = ["SharedMemory", "connected"]
 
 # Of one rank, for what it sends: RINGS bytes are divided among the others.
 RINGS = 2**24
-SMALLEST, LARGEST = 2**17, 2**22  # a ring; a quarter of it holds a block of sums in float64
+SMALLEST, LARGEST = 2**17, 2**23  # a ring; a quarter of it holds a block of sums in float64
 LINE = 64
 # Seconds of asking again before a rank sleeps, and for all to find each other.
 PATIENCE = 0.002
