@@ -167,10 +167,11 @@ class LocalTransport:
 
     def _take(self, rank: int, deadline: float) -> Bytes:
         while True:
+            gone = rank in self._hub.gone  # asked first: what it sent before is there then
             try:
                 return self._hub.queues[rank, self.rank].get(timeout=0.005)
             except queue.Empty:
-                if rank in self._hub.gone:
+                if gone:
                     raise DistributedError(f"rank {rank}: gone, expected its bytes") from None
                 if time.monotonic() > deadline:
                     raise DistributedError(silent([rank], self.timeout)) from None
