@@ -95,16 +95,19 @@ class Training:
     """A training from the start, one step a call. kernels: whose functions compute."""
 
     def __init__(self, kernels: Kernels) -> None:
-        self.call = kernels.call
-        self.update = kernels.update
-        self.steps = 0
-        self.x = drawn((ROWS, WIDTH), 0, 14)
+        self.call: Callable[..., Any] = kernels.call
+        self.update: Callable[[Optimizer, Mapping[str, Any]], None] = kernels.update
+        self.steps: int = 0
+        self.wide: bool = False
+        self.x: Array = drawn((ROWS, WIDTH), 0, 14)
         whole = uniform16(0, ROWS * WIDTH, SEED, 0).reshape(ROWS, WIDTH).astype(np.int64)
-        self.classes = whole[:, :3].sum(1) // 8192 % CLASSES
-        self.numbers = self.x[:, 3:4] * self.x[:, 4:5]
-        self.class_weight = np.arange(4, 4 + CLASSES).astype(np.float32) / np.float32(8)
-        self.running = np.zeros((2, len(BLOCKS), WIDTH), np.float32)
-        self.params = [self._first(i, block) for i, block in enumerate(BLOCKS)]
+        self.classes: Any = whole[:, :3].sum(1) // 8192 % CLASSES
+        self.numbers: Array = self.x[:, 3:4] * self.x[:, 4:5]
+        self.class_weight: Array = np.arange(4, 4 + CLASSES).astype(np.float32) / np.float32(8)
+        self.running: Array = np.zeros((2, len(BLOCKS), WIDTH), np.float32)
+        self.params: list[dict[str, Array]] = [
+            self._first(i, block) for i, block in enumerate(BLOCKS)
+        ]
         head = {"classes": drawn((WIDTH, CLASSES), 90, 17), "number": drawn((WIDTH, 1), 91, 17)}
         self.params.append({**head, "bias": np.zeros(CLASSES, np.float32)})
         options = [block.options for block in BLOCKS]
@@ -115,7 +118,7 @@ class Training:
                 [*names, "AdamW"], self.params, [*options, {"clip_norm": 5.0}], strict=True
             )
         ]
-        self.loss = 0.0
+        self.loss: float = 0.0
 
     @staticmethod
     def _first(i: int, block: Block) -> dict[str, Array]:

@@ -235,7 +235,7 @@ class PReLU(Layer):
         super().__init__()
         self.channels, self.axis = channels, axis
         weight = np.full(self.channels, 0.25, floating("dtype", dtype))
-        self.params, self.grads = {"weight": weight}, {"weight": np.zeros_like(weight)}
+        self.params["weight"], self.grads["weight"] = weight, np.zeros_like(weight)
         self._x: FloatArray | None = None
         self._y, self._dx = Buffer(), Buffer()
 

@@ -8,7 +8,7 @@ one. dtype: float32 or float64. All raise TypeError or ValueError.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,7 +30,7 @@ __all__ = [
 
 Shape: TypeAlias = Sequence[int]
 Seed: TypeAlias = np.random.Generator | int | None
-AT_LEAST_0 = ("a number >= 0", lambda x: x >= 0)
+AT_LEAST_0: tuple[str, Callable[[Any], bool]] = ("a number >= 0", lambda x: x >= 0)
 
 
 def fans(shape: Shape) -> tuple[int, int]:

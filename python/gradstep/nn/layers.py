@@ -65,10 +65,10 @@ class Linear(Layer):
         self.inputs, self.outputs = inputs, outputs
         kind, biased = floating("dtype", dtype), flag("bias", bias)
         weight = _initial_weight(self.inputs, self.outputs, rng, init)
-        self.params = {"weight": weight.astype(kind)}
+        self.params["weight"] = weight.astype(kind)
         if biased:
             self.params["bias"] = np.zeros(self.outputs, kind)
-        self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
+        self.grads.update((name, np.zeros_like(p)) for name, p in self.params.items())
         self._x: FloatArray | None = None
         self._y, self._dx = Buffer(), Buffer()
 
@@ -149,13 +149,15 @@ class BatchNorm(Layer):
         super().__init__()
         self.channels, self.momentum, self.eps = channels, momentum, eps
         self.axis, self.activation = axis, activation
-        self.params = _scale_and_shift(self.channels, dtype)
-        self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
-        self.buffers = {
-            "running_mean": np.zeros_like(self.params["bias"]),
-            "running_var": np.ones_like(self.params["weight"]),
-            "num_batches_tracked": np.zeros((), np.int64),
-        }
+        self.params.update(_scale_and_shift(self.channels, dtype))
+        self.grads.update((name, np.zeros_like(p)) for name, p in self.params.items())
+        self.buffers.update(
+            {
+                "running_mean": np.zeros_like(self.params["bias"]),
+                "running_var": np.ones_like(self.params["weight"]),
+                "num_batches_tracked": np.zeros((), np.int64),
+            }
+        )
         self.smallest_batch = 2
         # In training; others where a batch is computed in parts by several processes.
         self.functions: tuple[Any, Any] = (
@@ -239,8 +241,8 @@ class LayerNorm(Layer):
     ) -> None:
         super().__init__()
         self.channels, self.eps = channels, eps
-        self.params = _scale_and_shift(self.channels, dtype)
-        self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
+        self.params.update(_scale_and_shift(self.channels, dtype))
+        self.grads.update((name, np.zeros_like(p)) for name, p in self.params.items())
         self._latest: tuple[FloatArray, Any, Any] | None = None
         self._y, self._dx = Buffer(), Buffer()
 
@@ -288,7 +290,7 @@ class Dropout(Layer, dropouts.Dropout):
     def __init__(self, p: float, seed: int) -> None:
         Layer.__init__(self)
         self.part: tuple[int, slice] | None = None
-        self.buffers = {"seed": np.array(0, np.uint64), "calls": np.array(0, np.uint64)}
+        self.buffers.update(seed=np.array(0, np.uint64), calls=np.array(0, np.uint64))
         self._y, self._dx = Buffer(), Buffer()
         dropouts.Dropout.__init__(self, p, seed)
 

@@ -50,10 +50,10 @@ class Sequential(Layer):
         for layer in inside:
             layer.seconds = self.seconds
         for i, layer in enumerate(layers):
-            self.params |= {f"{i}.{name}": p for name, p in layer.params.items()}
-            self.grads |= {f"{i}.{name}": g for name, g in layer.grads.items()}
-            self.buffers |= {f"{i}.{name}": b for name, b in layer.buffers.items()}
-        self.smallest_batch = max(layer.smallest_batch for layer in layers)
+            self.params.update((f"{i}.{name}", p) for name, p in layer.params.items())
+            self.grads.update((f"{i}.{name}", g) for name, g in layer.grads.items())
+            self.buffers.update((f"{i}.{name}", b) for name, b in layer.buffers.items())
+        self.smallest_batch: int = max(layer.smallest_batch for layer in layers)
         # Shape and dtype of the latest y; None before any, or after a call that was refused.
         self._latest: tuple[tuple[int, ...], np.dtype[Any]] | None = None
 

@@ -42,7 +42,7 @@ class Scale(Layer):
         super().__init__()
         self.columns = columns
         weight = np.ones(self.columns, floating("dtype", dtype))
-        self.params, self.grads = {"weight": weight}, {"weight": np.zeros_like(weight)}
+        self.params["weight"], self.grads["weight"] = weight, np.zeros_like(weight)
         self._x: FloatArray | None = None
         self._y, self._dx = Buffer(), Buffer()
 
@@ -104,8 +104,8 @@ class PeriodicEmbedding(Layer):
             "weight": rng.uniform(-bound, bound, shapes[1]),
             "bias": rng.uniform(-bound, bound, shapes[2]),
         }
-        self.params = {name: values.astype(dtype) for name, values in initial.items()}
-        self.grads = {name: np.zeros_like(p) for name, p in self.params.items()}
+        self.params.update((name, values.astype(dtype)) for name, values in initial.items())
+        self.grads.update((name, np.zeros_like(p)) for name, p in self.params.items())
         self._x: FloatArray | None = None
         self._y, self._dx = Buffer(), Buffer()
         self._angles, self._cosines = Buffer(), Buffer()
@@ -208,7 +208,7 @@ class Parametric(Layer):
         self.columns = columns
         self._function = function
         weight = np.ones(self.columns, floating("dtype", dtype))
-        self.params, self.grads = {"weight": weight}, {"weight": np.zeros_like(weight)}
+        self.params["weight"], self.grads["weight"] = weight, np.zeros_like(weight)
         self._y, self._dx, self._scratch = Buffer(), Buffer(), Buffer()
         self._difference: FloatArray | None = None
 

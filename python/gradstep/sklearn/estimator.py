@@ -49,6 +49,16 @@ class Perceptron(Arguments, BaseEstimator, ABC):
     validation_loss_curve_: Any
     best_validation_score_: Any
     best_loss_: float | None
+    # Fitted
+    n_iter_: int
+    t_: int
+    n_layers_: int
+    n_outputs_: int
+    out_activation_: str
+    loss_: float
+    coefs_: list[Array]
+    intercepts_: list[Array]
+    norms_: list[Norm]
 
     # What the two differ in
 

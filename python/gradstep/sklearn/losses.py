@@ -161,7 +161,7 @@ class Custom(Objective):
 
     def __init__(self, function: Callable[[Array, Array], tuple[Any, Any]], like: Objective):
         self._function, self._like = function, like
-        self.output = like.output
+        self.output: str = like.output
 
     def targets(self, y: Array, dtype: Any) -> Array:
         return y.astype(dtype)

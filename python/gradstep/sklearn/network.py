@@ -141,8 +141,11 @@ class Layer:
         p: float = 0.0,
         seed: int = 0,
     ) -> None:
-        self.weight, self.bias, self.activation = weight, bias, activation
-        self.p, self.seed = p, seed
+        self.weight: Array = weight
+        self.bias: Array = bias
+        self.activation: Activation | None = activation
+        self.p: float = p
+        self.seed: int = seed
         self.grads: list[Array] = []
 
     @property
@@ -270,7 +273,7 @@ class Network:
     """
 
     def __init__(self, layers: Sequence[Layer], input_dropout: float = 0.0, seed: int = 0) -> None:
-        self.layers = list(layers)
+        self.layers: list[Layer] = list(layers)
         self._p, self._seed = input_dropout, seed
 
     @property

@@ -24,14 +24,14 @@ from gradstep.train.tabular import Recipe
 
 __all__ = ["Arguments", "documented"]
 
-PROBABILITY = Interval(Real, 0, 1, closed="left")
-POSITIVE = Interval(Real, 0, None, closed="neither")
+PROBABILITY: Any = Interval(Real, 0, 1, closed="left")
+POSITIVE: Any = Interval(Real, 0, None, closed="neither")
 MOST_THREADS = 1024
-NOT_NEGATIVE = Interval(Real, 0, None, closed="left")
-COUNT = Interval(Integral, 1, None, closed="left")
+NOT_NEGATIVE: Any = Interval(Real, 0, None, closed="left")
+COUNT: Any = Interval(Integral, 1, None, closed="left")
 
 # What scikit-learn's checks take without an error of another kind.
-Ordinary = (str, int, float, type(None))
+Ordinary: tuple[type[Any], ...] = (str, int, float, type(None))
 
 T = TypeVar("T", bound=type[Any])
 

@@ -99,7 +99,9 @@ class Solver:
             for i, layer in enumerate(network.layers)
             for name, array in zip(("intercepts", "norm_weights"), layer.params[1:], strict=False)
         }
-        self.optimizer = make([{"params": weights}, {"params": others, "weight_decay": 0.0}])
+        self.optimizer: Optimizer = make(
+            [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+        )
         self._rates, self._power_t = rates, power_t
         self._first_rate = self.optimizer.param_groups[0]["lr"]
         self._params = network.params
@@ -117,7 +119,7 @@ class Solver:
                 dict(zip(names[1], rest, strict=True)),
             ]
         )
-        self.last_rate = math.nan
+        self.last_rate: float = math.nan
 
     def holds(self, network: Network) -> bool:
         """Whether these are the arrays that it updates."""

@@ -193,10 +193,12 @@ class Training:
         augment: Augmentation | None = None,
     ) -> None:
         check_batch_size(model, data, batch_size)
-        self.model, self.data, self.optimizer = model, data, optimizer
+        self.model: Layer = model
+        self.data: Split = data
+        self.optimizer: Optimizer = optimizer
         self._bind()
-        self.objective = objective or Classification()
-        self.history = History()
+        self.objective: Objective = objective or Classification()
+        self.history: History = History()
         self._batch_size, self._augment = batch_size, augment
         self._rng = np.random.default_rng(seed)
         self._stopping = None if patience is None else EarlyStopping(model, patience)

@@ -138,7 +138,7 @@ def _mean(values: list[float], style: str) -> str:
 
 
 # Column of the table of times -> the parts of an epoch in it.
-TIMES = {
+TIMES: dict[str, tuple[str, ...]] = {
     "matrix products": ("products",),
     "normalisation": ("normalisation",),
     "dropout": ("dropout",),

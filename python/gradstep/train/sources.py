@@ -16,7 +16,7 @@ __all__ = ["STDIN", "TEXT", "check_file", "kind_of", "open_text"]
 
 STDIN = "-"
 # Endings of text tables, and the separator that an ending promises.
-TEXT = {".csv": None, ".tsv": "\t"}
+TEXT: dict[str, str | None] = {".csv": None, ".tsv": "\t"}
 GZIP = b"\x1f\x8b"
 
 

@@ -237,8 +237,11 @@ class Tabular:
         seed: int,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        self.recipe, self.columns = recipe, Columns.of(x)
-        self._outputs, self._seed, self.dtype = outputs, seed, np.dtype(dtype)
+        self.recipe: Recipe = recipe
+        self.columns: Columns = Columns.of(x)
+        self._outputs, self._seed = outputs, seed
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.network: Sequential
         self.network, self._dropouts = self._built()
         rng = np.random.default_rng([seed, 1])
         rows = self.columns(x[:ROWS_SEEN], dtype)

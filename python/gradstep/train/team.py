@@ -25,7 +25,7 @@ class Team:
     """The processes that train together; transport: between them, that of MPI unless given."""
 
     def __init__(self, transport: Transport | None = None) -> None:
-        self.transport = MpiTransport() if transport is None else transport
+        self.transport: Transport = MpiTransport() if transport is None else transport
 
     @property
     def rank(self) -> int:

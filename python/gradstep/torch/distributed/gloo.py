@@ -30,14 +30,15 @@ class GlooTransport:
     """
 
     def __init__(self, group: Any = None, *, timeout: float = 600.0) -> None:
-        self.timeout = check_timeout(timeout)
+        self.timeout: float = check_timeout(timeout)
         if not (dist.is_available() and dist.is_initialized()):
             raise ValueError("group: no processes yet, expected init_process_group('gloo') first")
         backend = str(dist.get_backend(group))
         if "gloo" not in backend:
             raise ValueError(f"group: of {backend}, expected one of gloo, which moves CPU memory")
         self._group = group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self.rank: int = dist.get_rank(group)
+        self.size: int = dist.get_world_size(group)
         self._ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
         self.near: SharedMemory | None = None
         self.near = connected(self)

@@ -44,7 +44,8 @@ class Option:
         self.default = default
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self.name, self.kept_as = name, f"_{name}"
+        self.name: str = name
+        self.kept_as: str = f"_{name}"
         setattr(owner, self.kept_as, self.default)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -66,12 +67,12 @@ class Groups:
         be missing.
         """
         keys = keys_of(formula)
-        self.formula, self.keys = formula, keys
-        self.needed = [key for key in keys if key in torchs and key not in optional]
-        self.extra = [key for key in keys if key not in self.needed]
-        self.fallbacks = [formula.default(key) for key in self.extra]
-        self.extra += KEPT
-        self.fallbacks += KEPT.values()
+        self.formula: type[Formula] = formula
+        self.keys: list[str] = keys
+        self.needed: list[str] = [key for key in keys if key in torchs and key not in optional]
+        extra = [key for key in keys if key not in self.needed]
+        self.extra: list[str] = [*extra, *KEPT]
+        self.fallbacks: list[Any] = [*map(formula.default, extra), *KEPT.values()]
         self._get: Callable[[Group], Any] = itemgetter(*self.needed)
 
     def values(self, groups: Sequence[Group]) -> list[tuple[Any, ...]]:

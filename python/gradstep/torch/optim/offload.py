@@ -123,7 +123,7 @@ class OffloadOptimizer:
             ]
         else:
             hosted = self._hosted(entries)
-        self.optimizer = optimizer(hosted, **options)
+        self.optimizer: NativeOptimizer = optimizer(hosted, **options)
         self.reload()
 
     def _hosted(self, entries: Any) -> list[Any]:
@@ -282,13 +282,18 @@ class OffloadOptimizer:
         goes on where it was, as it could not be taken back.
         """
         optimizer = self.optimizer
+
+        def taken() -> int:
+            assert optimizer._participants is not None
+            return optimizer._participants.plan.step_count
+
         for number, (bucket, arrived, grads) in enumerate(steps):
             arrived()
-            taken = optimizer._participants.plan.step_count
+            before = taken()
             try:
                 optimizer._step_natively(hosts, grads)
             except MemoryError:
-                if number == 0 or optimizer._participants.plan.step_count != taken:
+                if number == 0 or taken() != before:
                     raise
                 optimizer._step_natively(hosts, grads)
             if not optimizer.skipped:

@@ -43,8 +43,8 @@ class SGD(NativeOptimizer, torch.optim.SGD):
     """
 
     FORMULA: ClassVar = formulas.SGD
-    NUMBERS: ClassVar = ()
-    SPARSE: ClassVar = True
+    NUMBERS: ClassVar[tuple[str, ...]] = ()
+    SPARSE: ClassVar[bool] = True
 
     @classmethod
     def _moves_all(cls, group: dict[str, Any]) -> bool:
@@ -60,7 +60,7 @@ class Adagrad(NativeOptimizer, torch.optim.Adagrad):
     """`torch.optim.Adagrad` on gradstep's kernels. Duchi, Hazan & Singer 2011."""
 
     FORMULA: ClassVar = formulas.Adagrad
-    SPARSE: ClassVar = True
+    SPARSE: ClassVar[bool] = True
 
 
 class RMSprop(NativeOptimizer, torch.optim.RMSprop):
@@ -106,7 +106,7 @@ class NAdam(NativeOptimizer, torch.optim.NAdam):
     """
 
     FORMULA: ClassVar = formulas.NAdam
-    NUMBERS: ClassVar = ("step", "mu_product")
+    NUMBERS: ClassVar[tuple[str, ...]] = ("step", "mu_product")
 
     def _count(self, participants: Participants, present: list[int] | None) -> None:
         super()._count(participants, present)
@@ -147,8 +147,8 @@ class SparseAdam(NativeOptimizer, torch.optim.SparseAdam):
     """
 
     FORMULA: ClassVar = formulas.Adam
-    SPARSE: ClassVar = True
-    OPTIONAL: ClassVar = ("maximize",)
+    SPARSE: ClassVar[bool] = True
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("maximize",)
 
     def _row_scalars(self, group: dict[str, Any], t: int) -> dict[str, float]:
         scalars = super()._row_scalars(group, t)
@@ -181,7 +181,7 @@ class Lion(NativeOptimizer):
     """
 
     FORMULA: ClassVar = formulas.Lion
-    NUMBERS: ClassVar = ()
+    NUMBERS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

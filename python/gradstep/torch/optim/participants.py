@@ -68,41 +68,48 @@ class Participants:
         keeping: how each group keeps its arrays. numbers: names of states that are one number.
         optimizer: its name, for messages. copies: of parameters, rounded, by their places.
         """
-        self.members, self.kernels, self.optimizer = members, kernels, optimizer
+        self.members: Sequence[Member] = members
+        self.kernels: list[str] = kernels
+        self.optimizer: str = optimizer
         self.keeping = keeping
-        self.parameters = [member.parameter for member in members]
-        self.params, self.everyone = params, len(members) == len(params)
-        self.positions = [member.position for member in members]
-        self.group_of = np.array([member.group for member in members], dtype=np.intp)
+        self.parameters: list[Any] = [member.parameter for member in members]
+        self.params: list[Any] = params
+        self.everyone: bool = len(members) == len(params)
+        self.positions: list[int] = [member.position for member in members]
+        self.group_of: np.ndarray[Any, np.dtype[np.intp]] = np.array(
+            [member.group for member in members], dtype=np.intp
+        )
         inside = set(self.positions)
-        self.outside = [i for i in range(len(params)) if i not in inside]
-        self.copies = [copies.get(member.position) for member in members]
+        self.outside: list[int] = [i for i in range(len(params)) if i not in inside]
+        self.copies: list[Any] = [copies.get(member.position) for member in members]
         for member, copy in zip(members, self.copies, strict=True):
             if copy is not None:
                 check_copy(copy, member)
         self.copied = any(copy is not None for copy in self.copies)
-        self.spread = any(map(is_spread, self.parameters))
-        self.parts = [part_of(p) for p in self.parameters]
+        self.spread: bool = any(map(is_spread, self.parameters))
+        self.parts: list[Any] = [part_of(p) for p in self.parameters]
         for member, part in zip(members, self.parts, strict=True):
             check_placement(member.parameter, member.parameter, member.label)
             check_parameter(part, member.label, optimizer)
-        self.flat = any(not part.is_contiguous() for part in self.parts)
+        self.flat: bool = any(not part.is_contiguous() for part in self.parts)
         self._lay_out(formula)
         self._take_state(state, formula, numbers, defaults)
         scalars = formula._scalars({key: formula.default(key) for key in keys_of(formula)}, 1)
         groups = [(kernel, list(scalars)) for kernel in kernels]
-        self.plan = _core.Plan(groups, list(map(self._given, range(len(members)))))
+        self.plan: _core.Plan = _core.Plan(groups, list(map(self._given, range(len(members)))))
         self.plan.steps = self._first_steps(state)
 
     def _lay_out(self, formula: type[Formula]) -> None:
-        self.states = [formula.KERNELS[self.kernels[member.group]] for member in self.members]
+        self.states: list[tuple[str, ...]] = [
+            formula.KERNELS[self.kernels[member.group]] for member in self.members
+        ]
         # By the place among all parameters: the bits do not depend on which of them take part.
         tiles = tiles_of_sizes(part_of(p).numel() for p in self.params)
         self.layouts: list[Layout | None] = [
             layout_for(m.parameter, m.name, formula, self.keeping[m.group], tiles[m.position], copy)
             for m, copy in zip(self.members, self.copies, strict=True)
         ]
-        self.names = [
+        self.names: list[list[str]] = [
             list(layout.specs(names)) if layout else list(names)
             for layout, names in zip(self.layouts, self.states, strict=True)
         ]
@@ -127,16 +134,18 @@ class Participants:
         first = {name: [value] * len(begun) for name, value in NUMBERS.items()}
         if not numbers and any(self.layouts):  # whose random bits are by the number of the step
             numbers, first["step"] = ("step",), begun
-        self.arrays = [
+        self.arrays: list[list[Any]] = [
             [state_array(state, name, member, formula, defaults, layout) for name in names]
             for member, names, layout in zip(self.members, self.names, self.layouts, strict=True)
         ]
-        self.scalars = {
+        self.scalars: dict[str, list[Any]] = {
             name: numbers_of(state, name, self.parameters, first[name]) for name in numbers
         }
         # Of their own: these keep the memory where the numbers are counted.
         kept = {name: [t.detach() for t in tensors] for name, tensors in self.scalars.items()}
-        self.numbers = {name: _core.TensorNumbers(tensors) for name, tensors in kept.items()}
+        self.numbers: dict[str, _core.TensorNumbers] = {
+            name: _core.TensorNumbers(tensors) for name, tensors in kept.items()
+        }
         self.kept = kept
 
     def _first_steps(self, state: Mapping[Any, State]) -> list[int]:
@@ -159,7 +168,7 @@ class Participants:
             own.update(zip(self.names[i], self.arrays[i], strict=True))
             if own:
                 state.setdefault(member.parameter, {}).update(own)
-        self.entered = [array for own in self.arrays for array in own]
+        self.entered: list[Any] = [array for own in self.arrays for array in own]
         moving = [*self.parts, *map(part_of, self.entered)]
         for tensors in self.scalars.values():
             moving += tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from gradstep.torch.tensors import refusal
 
 __all__ = ["Rows", "check_sparse", "is_sparse"]
 
-is_sparse = torch.Tensor.is_sparse.__get__
+is_sparse: Callable[[Any], bool] = torch.Tensor.is_sparse.__get__
 
 
 class Rows:
@@ -36,18 +36,20 @@ class Rows:
     ) -> None:
         self.member = member
         merged = grad.detach().coalesce()  # an index that came twice has one row, their sum
-        self.values = merged.values().contiguous()
-        self.index = tuple(merged.indices())
-        self.kernel = formula.kernel(group)
-        self.names = formula.KERNELS[self.kernel]
-        self.arrays = [state_array(state, name, member, formula, defaults) for name in self.names]
+        self.values: Any = merged.values().contiguous()
+        self.index: tuple[Any, ...] = tuple(merged.indices())
+        self.kernel: str = formula.kernel(group)
+        self.names: tuple[str, ...] = formula.KERNELS[self.kernel]
+        self.arrays: list[Any] = [
+            state_array(state, name, member, formula, defaults) for name in self.names
+        ]
         whole = [member.parameter.detach(), *self.arrays]
-        self.gathered = [tensor[self.index].contiguous() for tensor in whole]
+        self.gathered: list[Any] = [tensor[self.index].contiguous() for tensor in whole]
 
     def at_step(self, t: int, scalars: dict[str, float]) -> None:
         """Makes the plan for step number t of the parameter, with these hyperparameters."""
         self.t = t
-        self.plan = _core.Plan(
+        self.plan: _core.Plan = _core.Plan(
             [(self.kernel, list(scalars))],
             [(self.member.name, 0, *map(array_of, self.gathered))],
         )
