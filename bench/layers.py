@@ -23,6 +23,7 @@ __all__ = [
     "called",
     "drawn_by_itself",
     "own",
+    "reference_of",
 ]
 
 SEED = 110
@@ -238,7 +239,7 @@ class Layer:
         return [*result] if self.backward else [result[0]]
 
     def reference(self, inputs: Inputs) -> Ready:
-        return called(self, inputs, _reference, out=False)
+        return called(self, inputs, reference_of, out=False)
 
 
 def called(
@@ -251,7 +252,7 @@ def called(
     function, arguments = find(work, work.function), list[Any]()
     keywords, result = work.call_keywords(work.function), None
     if out and work.function not in ALLOCATE:
-        keywords["out"] = inputs.arrays[0] if work.in_place else _result(work)
+        keywords["out"] = inputs.arrays[0] if work.in_place else _result(work, inputs)
 
     def prepare() -> None:
         known = {**work.parameters(), **dict(zip(work.names, inputs.arrays, strict=True))}
@@ -281,9 +282,10 @@ def _saved(work: Layer, known: dict[str, Any], find: Any) -> dict[str, Any]:
     return {"y": result[0], "mean": result[1], "invstd": result[-1]}
 
 
-def _result(work: Layer) -> Any:
+def _result(work: Layer, inputs: Inputs) -> Any:
     """A buffer for it, every page of which was written."""
-    result = np.empty(work.shape_of("x" if work.backward else "dy"), np.float32)
+    kind = inputs.arrays[0].dtype if inputs.arrays else np.float32
+    result = np.empty(work.shape_of("x" if work.backward else "dy"), kind)
     result.fill(0)
     return result
 
@@ -294,7 +296,7 @@ def own(work: Layer, name: str) -> Callable[..., Any]:
     return found
 
 
-def _reference(work: Layer, name: str) -> Callable[..., Any]:
+def reference_of(work: Layer, name: str) -> Callable[..., Any]:
     """The NumPy specification of a function, called as that is."""
     wanted = REFERENCES.get(name, name)
     modules = (dropout, norm, activations, losses)

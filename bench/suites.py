@@ -8,7 +8,7 @@ from typing import Any
 
 import gradstep as gs
 
-from . import fits, layer_suites, shapes
+from . import fits, halves, layer_suites, shapes
 from . import training as torch_training
 from .between import AFTER, Between
 from .layers import Layer
@@ -119,6 +119,11 @@ def activations(choice: Choice) -> list[Work]:
     return [*layer_suites.activations(choice.sizes, choice.quick)]
 
 
+def half(choice: Choice) -> list[Work]:
+    """Layers on bfloat16 arrays."""
+    return [*halves.rows(choice.sizes, choice.quick)]
+
+
 def threads(choice: Choice) -> list[Work]:
     """One thread against all, on data that fit the caches and on data that do not."""
     sizes = choice.sizes or ((CACHED,) if choice.quick else (CACHED, 1 << 24))
@@ -164,6 +169,7 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "dropout": dropout,
     "norms": norms,
     "activations": activations,
+    "halves": half,
     "threads": threads,
     "between": between,
     "training": training,

@@ -22,24 +22,34 @@ def mlp(work: Any, widths: tuple[int, ...]) -> Any:
 
 
 class Attention(nn.Module):
-    """Causal self-attention (Vaswani et al. 2017, arXiv:1706.03762), (N, L, W) -> (N, L, W)."""
+    """Self-attention (Vaswani et al. 2017, arXiv:1706.03762), (N, L, W) -> (N, L, W).
 
-    def __init__(self, length: int, width: int, heads: int, dropout: float) -> None:
+    causal: a token sees none that follow it.
+    """
+
+    def __init__(
+        self, length: int, width: int, heads: int, dropout: float, causal: bool = True
+    ) -> None:
         super().__init__()
         self.heads = heads
         # No bias: that of the keys has no gradient, and Adam would make steps of rounding errors.
         self.inputs = nn.Linear(width, 3 * width, bias=False)
         self.outputs = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("future", torch.ones(length, length, dtype=torch.bool).triu(1))
+        self.register_buffer("future", _future(length) if causal else None)
 
     def forward(self, x: Any) -> Any:
         n, length, _ = x.shape
         q, k, v = self.inputs(x).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-        scores = scores.masked_fill(self.future, -math.inf)
+        if self.future is not None:
+            scores = scores.masked_fill(self.future, -math.inf)
         mixed = self.dropout(scores.softmax(-1)) @ v
         return self.outputs(mixed.transpose(1, 2).reshape(x.shape))
+
+
+def _future(length: int) -> Any:
+    return torch.ones(length, length, dtype=torch.bool).triu(1)
 
 
 class Sum(nn.Module):
@@ -78,6 +88,19 @@ def transformer(work: Any, width: int, heads: int, layers: int) -> Any:
     return nn.Sequential(*first, *blocks, nn.LayerNorm(width), nn.Linear(width, work.classes))
 
 
+def encoder(work: Any, width: int, heads: int, layers: int) -> Any:
+    """(N, L) tokens -> (N, L, C), norms behind the sums, as BERT (Devlin et al. 2019)."""
+    length, p = work.x[1], work.dropout
+    blocks: list[Any] = []
+    for _ in range(layers):
+        forward = [nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)]
+        attention = Attention(length, width, heads, p, causal=False)
+        for part in ([attention], forward):
+            blocks.append(Sum(*part, nn.Dropout(p), after=nn.LayerNorm(width)))
+    first = [Embeddings(work.classes, length, width), nn.LayerNorm(width), nn.Dropout(p)]
+    return nn.Sequential(*first, *blocks, nn.Linear(width, work.classes))
+
+
 def residual_cnn(work: Any, widths: tuple[int, ...]) -> Any:
     """(N, 3, H, W) -> (N, C), as the small networks of He et al. 2016 (arXiv:1512.03385)."""
     blocks = [*_convolution(work.x[1], widths[0], 1), nn.ReLU(inplace=True)]
@@ -99,4 +122,9 @@ def _convolution(inputs: int, outputs: int, stride: int, kernel: int = 3) -> lis
     return [convolution, nn.BatchNorm2d(outputs)]
 
 
-NETWORKS: dict[str, Any] = {"MLP": mlp, "Transformer": transformer, "residual CNN": residual_cnn}
+NETWORKS: dict[str, Any] = {
+    "MLP": mlp,
+    "Transformer": transformer,
+    "encoder": encoder,
+    "residual CNN": residual_cnn,
+}

@@ -64,7 +64,8 @@ class Training:
     """A training step: forward, cross-entropy, backward, AdamW, on one batch again and again.
 
     network: a name in torch_networks.NETWORKS. note: words for the tables. x, y: shapes of the
-    batch and of its classes. keywords: of the network's sizes.
+    batch and of its classes. keywords: of the network's sizes. autocast: to bfloat16, of
+    forward and loss.
     """
 
     network: str
@@ -74,10 +75,11 @@ class Training:
     classes: int
     dropout: float
     keywords: Mapping[str, Any] = field(default_factory=dict)
+    autocast: bool = False
 
     @property
     def name(self) -> str:
-        return f"training {self.network} {self.note}"
+        return f"training {self.network} {self.note}{', autocast' if self.autocast else ''}"
 
     @property
     def elements(self) -> int:
@@ -94,7 +96,7 @@ class Training:
 
     def small(self) -> Training:
         """Without dropout, so that results can be compared."""
-        return SMALL[self.network]
+        return replace(SMALL[self.network], autocast=self.autocast)
 
     def inputs(self, seed: int) -> Inputs:
         """Normal numbers; whole ones are made of them where they are read."""
@@ -130,12 +132,34 @@ TRAININGS = (
     ),
 )
 
+# Blocks as wide as GPT-2's and BERT's, under autocast alone: in float32 products take all the time.
+WIDE = (
+    Training(
+        "Transformer",
+        "4×768, batch 4×256, dropout 0.1",
+        *((4, 256), (4, 256), 512, 0.1),
+        {"width": 768, "heads": 12, "layers": 4},
+    ),
+    Training(
+        "encoder",
+        "4×768, batch 4×256, dropout 0.1",
+        *((4, 256), (4, 256), 512, 0.1),
+        {"width": 768, "heads": 12, "layers": 4},
+    ),
+)
+
 SMALL = {
     work.network: work
     for work in (
         Training("MLP", "small", (16, 20), (16,), 5, 0.0, {"widths": (12, 9)}),
         Training(
             "Transformer",
+            "small",
+            *((3, 7), (3, 7), 11, 0.0),
+            {"width": 16, "heads": 2, "layers": 2},
+        ),
+        Training(
+            "encoder",
             "small",
             *((3, 7), (3, 7), 11, 0.0),
             {"width": 16, "heads": 2, "layers": 2},
@@ -153,4 +177,5 @@ def rows(optimizers: tuple[str, ...] | None, quick: bool) -> list[Training | Thr
     if not quick:
         layers += [Layer("batch_norm", IMAGES), Layer("batch_norm_backward", IMAGES)]
     trainings = TRAININGS[:1] if quick else TRAININGS
-    return [*trainings, *map(ThroughTorch, steps), *map(ThroughTorch, layers)]
+    lower = [] if quick else [replace(each, autocast=True) for each in (*TRAININGS, *WIDE)]
+    return [*trainings, *lower, *map(ThroughTorch, steps), *map(ThroughTorch, layers)]

@@ -8,6 +8,7 @@ from functools import partial
 import gradstep as gs
 
 from ..between import Between, ours
+from ..halves import Half
 from ..layers import Layer, called, own
 from ..passes import APART, Averaged, Pipeline, decoded
 from ..scaling import Threaded, by_threads
@@ -28,6 +29,8 @@ def contenders(work: Work) -> list[Contender]:
         return by_threads("gradstep", contenders(work.work)[0])
     if isinstance(work, Layer):
         return [Contender("gradstep", _layer)]
+    if isinstance(work, Half):
+        return [Contender("gradstep", Half.make)]
     if isinstance(work, Stored):
         return [
             Contender("gradstep", Stored.make),

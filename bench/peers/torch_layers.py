@@ -8,6 +8,7 @@ take one. Tensors are in memory that torch allocates (see torch_optim about huge
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -16,7 +17,9 @@ import gradstep as gs
 import numpy as np
 
 from ..between import Between, apart
+from ..halves import Half
 from ..layers import EPS, Layer, drawn_by_itself
+from ..stored import nothing
 from ..work import Arrays, Contender, Inputs, Ready, Work
 from .torch_optim import tensors_of
 
@@ -31,6 +34,8 @@ def contenders(work: Work) -> list[Contender]:
     """Both ways, where torch has them."""
     if isinstance(work, Between):
         return [apart("torch", c) for c in contenders(work.work) if c.name == "torch"]
+    if isinstance(work, Half):
+        return [Contender("torch", in_bfloat16, compared=nothing)]
     if not isinstance(work, Layer) or work.function in ABSENT:
         return []
     compared = drawn_by_itself(work) if work.draws else None
@@ -70,6 +75,7 @@ class Tensors:
         """As NumPy; what is not a tensor stays."""
         if not isinstance(value, self.torch.Tensor):
             return value
+        value = value.float() if value.dtype == self.torch.bfloat16 else value
         last = self.channels_last and value.ndim > 1
         return (value.movedim(1, -1) if last else value).detach().numpy()
 
@@ -79,9 +85,24 @@ class Tensors:
         return [a.copy() for a in self.work.results(arrays if len(arrays) > 1 else arrays[0])]
 
 
+def in_bfloat16(work: Half, inputs: Inputs) -> Ready:
+    """The same on bfloat16 tensors; parameters are float32, as under autocast."""
+    tensors = Tensors(work.inner, Inputs([array.astype(np.float32) for array in inputs.arrays]))
+    tensors.shared = [each.bfloat16() for each in tensors.shared]
+    tensors.inputs = dict(zip(work.inner.names, tensors.shared, strict=True))
+    ready = _made(False, work.inner, tensors)
+    return replace(
+        ready, feed=lambda values: ready.feed([value.astype(np.float32) for value in values])
+    )
+
+
 def make(direct: bool, work: Layer, inputs: Inputs) -> Ready:
+    """What a user writes, or the operator under it."""
+    return _made(direct, work, Tensors(work, inputs))
+
+
+def _made(direct: bool, work: Layer, tensors: Tensors) -> Ready:
     """The call is made anew with the inputs: graphs and saved results belong to values."""
-    tensors = Tensors(work, inputs)
     call: Call
     result: Any = None
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..layers import Layer, drawn_by_itself
 from ..steps import Step, feed
+from ..stored import nothing
 from ..training import ThroughTorch, Training
 from ..work import Arrays, Contender, Inputs, Ready, Work
 from . import gradstep as own
@@ -35,10 +36,11 @@ BATCH_NORMS = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNo
 def contenders(work: Work) -> list[Contender]:
     """Stock settings, gradstep, and what bounds both."""
     if isinstance(work, Training):
+        rounds = nothing if work.autocast else None
         return [
-            Contender("gradstep", partial(train, accelerated)),
-            Contender("torch fused", partial(train, partial(stock, fused=True))),
-            Contender("torch default", partial(train, stock)),
+            Contender("gradstep", partial(train, accelerated), compared=rounds),
+            Contender("torch fused", partial(train, partial(stock, fused=True)), compared=rounds),
+            Contender("torch default", partial(train, stock), compared=rounds),
             Contender("limit", partial(train, bare), checked=False),
         ]
     if not isinstance(work, ThroughTorch):
@@ -154,8 +156,9 @@ def train(
     def run() -> None:
         nonlocal loss
         network.zero_grad()
-        logits = network(batch[0]).flatten(0, -2)
-        loss = torch.nn.functional.cross_entropy(logits, batch[1])
+        with torch.autocast("cpu", torch.bfloat16, enabled=work.autocast and not double):
+            logits = network(batch[0]).flatten(0, -2)
+            loss = torch.nn.functional.cross_entropy(logits, batch[1])
         loss.backward()
         if optimizer is not None:
             optimizer.step()

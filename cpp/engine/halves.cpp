@@ -41,9 +41,10 @@ void set_numbers(void* data, DType type, int64_t first, int64_t n, const double*
 }
 
 Scratch::Scratch(int64_t floats)
-    : floats_((floats + 15) / 16 * 16),
+    : floats_(whole_lines(floats)),
       parts_(ThreadPool::instance().threads()),
-      memory_(new float[parts_ * floats_]),
+      memory_(new float[parts_ * floats_ + 15]),
+      first_(memory_.get() + (64 - reinterpret_cast<uintptr_t>(memory_.get()) % 64) % 64 / 4),
       taken_(new std::atomic<bool>[parts_]()) {}
 
 // As many threads as there are parts look for one; should there be more by now, one waits.

@@ -25,7 +25,10 @@ void end_narrow(bool past_cache);
 double number_at(const void* data, DType type, int64_t i);
 void set_numbers(void* data, DType type, int64_t first, int64_t n, const double* values);
 
-// Memory for the tasks of a call, taken before they begin: as much for each thread.
+// Floats up to where a vector may begin.
+constexpr int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+// Memory for the tasks of a call, taken before they begin: as much for each thread, aligned.
 class Scratch {
  public:
   explicit Scratch(int64_t floats);
@@ -37,7 +40,7 @@ class Scratch {
     ~Part();
     Part(const Part&) = delete;
     Part& operator=(const Part&) = delete;
-    float* data() const { return from_.memory_.get() + index_ * from_.floats_; }
+    float* data() const { return from_.first_ + index_ * from_.floats_; }
 
    private:
     const Scratch& from_;
@@ -48,6 +51,7 @@ class Scratch {
   int64_t floats_;
   int parts_;
   std::unique_ptr<float[]> memory_;
+  float* first_;
   std::unique_ptr<std::atomic<bool>[]> taken_;
 };
 
@@ -69,11 +73,12 @@ void in_pieces(DType type, int64_t begin, int64_t end, int64_t size, const Memor
   }
   const auto& own = memory();
   float* const values = own.data();
+  const int64_t apart = whole_lines(size);
   for (int64_t i = begin; i < end; i += size) {
     const int64_t stop = std::min(i + size, end);
     for (size_t k = 0; k < kInputs; ++k) {
-      widen(type, x[k], i, stop - i, values + k * size);
-      here[k] = values + k * size;
+      widen(type, x[k], i, stop - i, values + k * apart);
+      here[k] = values + k * apart;
     }
     compute(i, stop, here, static_cast<void*>(values));
     narrow(type, values, y, i, stop - i, past_cache);
@@ -100,7 +105,7 @@ class Units {
   Units(DType type, int64_t unit)
       : type_(type),
         size_(std::max<int64_t>(2 * kHalfPiece / static_cast<int64_t>(kInputs) / unit, 1) * unit) {
-    if (is_half(type)) scratch_.emplace(size_ * static_cast<int64_t>(kInputs));
+    if (is_half(type)) scratch_.emplace(whole_lines(size_) * static_cast<int64_t>(kInputs));
   }
   template <class Compute>
   void in_pieces(int64_t begin, int64_t end, const std::array<const void*, kInputs>& x, void* y,

@@ -44,7 +44,7 @@ template <size_t kInputs>
 class TileValues {
  public:
   TileValues(const NormTiles& tiles, const NormShape& shape)
-      : tiles_(tiles), shape_(shape), size_(tiles.part_elements()) {
+      : tiles_(tiles), shape_(shape), size_(whole_lines(tiles.part_elements())) {
     if (is_half(shape.type)) scratch_.emplace(size_ * static_cast<int64_t>(kInputs));
   }
 

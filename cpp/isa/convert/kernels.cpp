@@ -4,9 +4,17 @@
 
 namespace gradstep::GRADSTEP_ISA::convert {
 
+// A run at a time, the one after the next asked for meanwhile: between two calls a CPU that sees
+// other loops forgets where this one was.
 template <class S>
 static void widen(int64_t n, const void* x, float* y) {
-  storage::load_all<S>(static_cast<const uint16_t*>(x), n, y);
+  constexpr int64_t kRun = 512, kLine = 32;
+  const auto* from = static_cast<const uint16_t*>(x);
+  for (int64_t i = 0; i < n; i += kRun) {
+    const int64_t count = n - i < kRun ? n - i : kRun;
+    for (int64_t line = 0; line < count; line += kLine) prefetch(from, i + 2 * kRun + line);
+    storage::load_all<S>(from + i, count, y + i);
+  }
 }
 
 template <class S>
