@@ -248,7 +248,8 @@ class OffloadOptimizer:
         hosts = [place.host for place in self._places]
         # All is checked before the first bucket is written.
         every = [grads.get(id(host)) for host in hosts]
-        optimizer._current(hosts, every).check_gradients([g for g in every if g is not None])
+        participants = optimizer._current(hosts, every)
+        participants.check_gradients([g for g in every if g is not None])
         checks = optimizer.on_nonfinite != "apply"
         try:
             if checks or optimizer.clip_norm:
@@ -264,7 +265,7 @@ class OffloadOptimizer:
             steps = [
                 (bucket, arrived, _of_bucket(bucket, hosts, grads)) for bucket, arrived in arriving
             ]
-            self._step_on(steps, hosts)
+            self._step_on(steps, hosts, participants.plan)
         finally:
             optimizer._known_norm = None
             optimizer.__dict__.pop("grad_scale", None)
@@ -275,25 +276,20 @@ class OffloadOptimizer:
         self._meet()
         optimizer._opt_called = True  # which schedulers look for
 
-    def _step_on(self, steps: list[Any], hosts: list[Any]) -> None:
+    def _step_on(self, steps: list[Any], hosts: list[Any], plan: _core.Plan) -> None:
         """Steps on one bucket after the other.
 
         All large memory is there by now. Where a little is missing between two buckets, the step
         goes on where it was, as it could not be taken back.
         """
         optimizer = self.optimizer
-
-        def taken() -> int:
-            assert optimizer._participants is not None
-            return optimizer._participants.plan.step_count
-
         for number, (bucket, arrived, grads) in enumerate(steps):
             arrived()
-            before = taken()
+            taken = plan.step_count
             try:
                 optimizer._step_natively(hosts, grads)
             except MemoryError:
-                if number == 0 or taken() != before:
+                if number == 0 or plan.step_count != taken:
                     raise
                 optimizer._step_natively(hosts, grads)
             if not optimizer.skipped:
