@@ -36,17 +36,17 @@ static void update_items(const Formula& formula, const Tensor* tensors, const It
   Compiled<T, F> c = *reinterpret_cast<const Compiled<T, F>*>(formula.bytes);
   for (const Item* item = items; item != items + count; ++item) {
     const Tensor& tensor = tensors[item->tensor];
-    if constexpr (sizeof(T) == 4) {
-      if (tensor.layout || tensor.gradient != Keep::kPlain) {
-        update_stored<F<T>, kState...>(c.formula, c.prepare, c.weights, c.step, c.zero_gradient,
-                                       *item, tensor);
-        continue;
-      }
-    }
     const int64_t n = item->end - item->begin;
     const Item* next =
         item + 1 == items + count || item[1].tensor != item->tensor ? item : item + 1;
     const int64_t reach = next->end - item->begin;
+    if constexpr (sizeof(T) == 4) {
+      if (tensor.layout || tensor.gradient != Keep::kPlain) {
+        update_stored<F<T>, kState...>(c.formula, c.prepare, c.weights, c.step, c.zero_gradient,
+                                       *item, reach, tensor);
+        continue;
+      }
+    }
     T* p = static_cast<T*>(tensor.p) + item->begin;
     const T* g = static_cast<const T*>(tensor.g) + item->begin;
     if (c.prepare.active)

@@ -72,6 +72,14 @@ struct Run {
   }
   ALWAYS_INLINE uint16_t* missing(int64_t i) const { return reinterpret_cast<uint16_t*>(more) + i; }
 
+  // Asks for the lines of the pair at i: see ask_ahead.
+  template <class Byte>
+  ALWAYS_INLINE void ask(int64_t i) const {
+    prefetch<Byte>(first, i * bytes_of(as));
+    if (as == Keep::kPlain) prefetch<Byte>(first, i * 4 + 64);
+    if (as == Keep::kSplit) prefetch(more, i * 2);
+  }
+
   // n elements from i on to room for a whole pair of them, which is then read and written.
   void move_to(unsigned char* room, int64_t i, int64_t n) {
     const int64_t size = bytes_of(as);
@@ -181,6 +189,20 @@ struct Block {
     if (average.first) f(average);
     for (int k = 0; k < kStates; ++k) f(state[k]);
   }
+  // Asks for what follows in `reach` elements from i on, where memory is the limit: states in fewer
+  // bits take more arithmetic for fewer bytes.
+  ALWAYS_INLINE void ask_ahead(int64_t i, int64_t reach) {
+    constexpr int64_t kAhead = 512;
+    if constexpr (kBytes == 64) {
+      for (int k = 0; k < kStates; ++k)
+        if (state[k].as != Keep::kPlain) return;
+      const int64_t at = i + (kAhead < reach ? kAhead : reach - 1);
+      p.ask<unsigned char>(at), g.ask<const unsigned char>(at);
+      if (copy.first) copy.ask<unsigned char>(at);
+      if (average.first) average.ask<unsigned char>(at);
+      for (int k = 0; k < kStates; ++k) state[k].template ask<unsigned char>(at);
+    }
+  }
   void next(int64_t within) {
     each([&](Run& run) __attribute__((always_inline)) { run.next(within); });
   }
@@ -214,10 +236,11 @@ __attribute__((noinline)) static void draw(const Layout& layout, int64_t step, i
                         words);
 }
 
+// reach: elements from the item's first on that the caller has to do.
 template <class F, int... kState>
 ALWAYS_INLINE void update_stored(const F& f, const Preparation<float>& prepare,
                                  const Weights& weights, int64_t step, bool zero_gradient,
-                                 const Item& item, const Tensor& tensor) {
+                                 const Item& item, int64_t reach, const Tensor& tensor) {
   constexpr int kStates = sizeof...(kState);
   const Layout& layout = tensor.layout ? *tensor.layout : kPlainLayout;
   const bool random = draws<kStates>(layout);
@@ -231,6 +254,7 @@ ALWAYS_INLINE void update_stored(const F& f, const Preparation<float>& prepare,
            block.words);
     const storage::Random bits{block.words + within / 2};
     for (int64_t i = 0; i < n; i += storage::kPair) {
+      block.ask_ahead(i, item.begin + reach - at - i);
       if (i + storage::kPair > n) block.move_out(i, n - i);
       storage::Pair p = load_any<PARAMETER_KEEPS>(block.p, i);
       storage::Pair g = load_any<Keep::kBfloat16, Keep::kFloat16, Keep::kPlain>(block.g, i);
