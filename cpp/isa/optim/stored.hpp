@@ -189,13 +189,13 @@ struct Block {
     if (average.first) f(average);
     for (int k = 0; k < kStates; ++k) f(state[k]);
   }
-  // Asks for what follows in `reach` elements from i on, where memory is the limit: states in fewer
-  // bits take more arithmetic for fewer bytes.
+  // Asks for what follows in `reach` elements from i on, but for 8 bits, where memory is not the
+  // limit.
   ALWAYS_INLINE void ask_ahead(int64_t i, int64_t reach) {
     constexpr int64_t kAhead = 512;
     if constexpr (kBytes == 64) {
       for (int k = 0; k < kStates; ++k)
-        if (state[k].as != Keep::kPlain) return;
+        if (state[k].is_coded()) return;
       const int64_t at = i + (kAhead < reach ? kAhead : reach - 1);
       p.ask<unsigned char>(at), g.ask<const unsigned char>(at);
       if (copy.first) copy.ask<unsigned char>(at);
