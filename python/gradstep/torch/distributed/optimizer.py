@@ -97,7 +97,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 optimizer.__name__,
                 self._names,
                 self._flat,
-                [group for group in self.param_groups],
+                list(self.param_groups),
                 {**hyper, "reduce": reduce},
                 grad_dtype,
             )
@@ -123,8 +123,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._parameters, self._names = [], []
         for number, group in enumerate(self.param_groups):
             names = group.get("param_names")
-            kept = [group.get(key, value) == value for key, value in KEPT.items() if key != "seed"]
-            if not all(kept):
+            if any(group.get(key, value) != value for key, value in KEPT.items() if key != "seed"):
                 raise ValueError(
                     f"group {number}: kept in fewer bits, or with an average, expected neither; "
                     "gradstep.distributed shards those of NumPy arrays"
