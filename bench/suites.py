@@ -13,6 +13,7 @@ from . import training as torch_training
 from .between import AFTER, Between
 from .layers import Layer
 from .passes import Averaged, Pipeline
+from .ranks import Ranks
 from .scaling import Threaded
 from .steps import Step, single
 from .stored import LAYOUTS, Stored
@@ -154,6 +155,13 @@ def sklearn(choice: Choice) -> list[Work]:
     return [*fits.sklearn_fits(choice.quick)]
 
 
+def distributed(choice: Choice) -> list[Work]:
+    """A step that two processes of this machine share."""
+    models = ["ResNet-50"] if choice.quick else ["ResNet-50", "GPT-2 small"]
+    kinds = [("mpi", False), ("mpi", True), ("gloo", False)]
+    return [Ranks(model, over, clip) for model in models for over, clip in kinds]
+
+
 def _models(choice: Choice) -> list[str]:
     """All, or all but the largest."""
     names = sorted(shapes.MODELS, key=lambda name: shapes.count(shapes.MODELS[name]))
@@ -174,4 +182,5 @@ SUITES: dict[str, Callable[[Choice], list[Work]]] = {
     "between": between,
     "training": training,
     "sklearn": sklearn,
+    "distributed": distributed,
 }

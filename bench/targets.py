@@ -13,6 +13,7 @@ from statistics import median
 from typing import Protocol
 
 from .between import AFTER, LENT, TEAM, TIGHT, Between, by_process, span
+from .distributed import ZERO
 from .fits import ACCELERATED, BOUND, SMALL_BATCH, STOCK, sklearn_fits
 from .measure import Timing, ratio
 from .passes import APART, Averaged, Pipeline
@@ -338,6 +339,9 @@ TARGETS: dict[str, tuple[Goal, ...]] = {
     **_between(),
     **_fits(),
     **_bytes(),
+    "AdamW, GPT-2 small, 2 ranks over MPI": (OfLimit(0.8),),
+    "clipped AdamW, GPT-2 small, 2 ranks over MPI": (OfLimit(0.8),),
+    "AdamW, GPT-2 small, 2 ranks over gloo": (FasterThan(1.5, ZERO), OfLimit(0.8)),
     "dropout, 1 048 576 through torch": (TimesFaster(20),),
     "batch_norm, 64×64×56×56 through torch": (TimesFaster(4),),
     "batch_norm_backward, 64×64×56×56 through torch": (TimesFaster(3),),

@@ -11,6 +11,7 @@ from ..between import Between, ours
 from ..halves import Half
 from ..layers import Layer, called, own
 from ..passes import APART, Averaged, Pipeline, decoded
+from ..ranks import Ranks
 from ..scaling import Threaded, by_threads
 from ..steps import Step, zeroed
 from ..stored import FLOAT32, Stored, nothing
@@ -40,6 +41,8 @@ def contenders(work: Work) -> list[Contender]:
         found = [Contender("gradstep", Averaged.fused)]
         apart = Contender(APART, Averaged.apart)
         return [*found, apart] if work.ema == "float32" else found
+    if isinstance(work, Ranks):
+        return work.contenders(True)
     if isinstance(work, Pipeline):
         return [Contender("gradstep", Pipeline.native, compared=decoded)]
     if not isinstance(work, Step):

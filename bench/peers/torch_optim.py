@@ -16,6 +16,7 @@ import gradstep as gs
 
 from ..between import TEAM, Between, apart
 from ..passes import Averaged, Pipeline, decoded
+from ..ranks import Ranks
 from ..scaling import ONE
 from ..steps import Step
 from ..stored import LAYOUTS, Stored, nothing
@@ -51,6 +52,8 @@ def contenders(work: Work) -> list[Contender]:
         ]
     if isinstance(work, Averaged):
         return [Contender("torch fused + AveragedModel", averaged)] * (work.ema == "float32")
+    if isinstance(work, Ranks):
+        return work.contenders(False) if work.over == "gloo" else []
     if isinstance(work, Pipeline):
         return [Contender("torch fused, a pass for each", torch_pipeline, compared=decoded)]
     torch: Any = import_module("torch")

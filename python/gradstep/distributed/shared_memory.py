@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -70,6 +71,7 @@ class _Channel:
         self._held: deque[_Arriving] = deque()  # not free yet
         self._receives: deque[list[Any]] = deque()  # memory or Loan, bytes there, pending
         self._tail = self._told = 0
+        weakref.finalize(self, connection.close)
 
     def send(self, memory: Bytes, pending: _Pending) -> None:
         self._sends.append([memory, 0, pending])
@@ -196,6 +198,7 @@ class SharedMemory:
         self._timeout = timeout
         self._channels = {channel.rank: channel for channel in channels}
         self.largest = largest  # bytes of a message that can be lent
+        self.bytes = 4 * largest * len(channels)  # of the rings that this rank fills
 
     def start(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> _Pending:
         pending = _Pending(self, 0)
@@ -269,9 +272,12 @@ def connected(transport: Transport) -> SharedMemory | None:
             listener = None
         if not _all(transport, listener is not None):
             return None
+        sockets: dict[int, Any] = {}
         try:
-            found = _met(transport, listener, names, size)
+            found = _met(transport, listener, names, size, sockets)
         except (OSError, ValueError):
+            for each in sockets.values():
+                each.close()
             found = []
         if _all(transport, len(found) == transport.size - 1):
             return SharedMemory(transport.timeout, found, size // 4)
@@ -295,11 +301,19 @@ def _host() -> list[Any] | None:
         return None
 
 
-def _met(transport: Transport, listener: Any, names: Sequence[str], size: int) -> list[_Channel]:
-    """A channel to every other rank. Raises OSError or ValueError."""
+def _met(
+    transport: Transport,
+    listener: Any,
+    names: Sequence[str],
+    size: int,
+    sockets: dict[int, Any],
+) -> list[_Channel]:
+    """A channel to every other rank; sockets: takes those that it opens.
+
+    Raises OSError or ValueError.
+    """
     deadline = time.monotonic() + min(MEETING, transport.timeout)
     rank = transport.rank
-    sockets: dict[int, Any] = {}
     for other in range(rank):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sockets[other] = connection
