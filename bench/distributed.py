@@ -151,11 +151,14 @@ class Ranks:
         self.transport, self.tasks, self.weights, self.about = transport, tasks, weights, about
 
     def serve(self) -> None:
-        """Does what lines of standard input ask of rank 0: the name of a task, how many calls."""
+        """Does what lines of standard input ask of rank 0: the name of a task, how many calls.
+
+        An empty line ends all ranks, as mpirun does not pass on the end of its input.
+        """
         while True:
             line = sys.stdin.readline() if self.transport.rank == 0 else ""
             asked = gd.transport.gather(self.transport, line.encode())[0]
-            if not asked:
+            if not asked.strip():
                 return
             name, calls = json.loads(asked)
             seconds = sum(self._seconds(name) for _ in range(calls))

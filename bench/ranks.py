@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -103,7 +104,9 @@ class Team:
 
 
 def _end(processes: list[Any]) -> None:
-    processes[0].stdin.close()
+    with suppress(OSError):
+        processes[0].stdin.write("\n")
+        processes[0].stdin.close()
     for process in processes:
         try:
             process.wait(20)

@@ -297,7 +297,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """`main` with models of a few parameters, layers of a few elements and single calls."""
     monkeypatch.setattr(shapes, "MODELS", {name: TENSORS for name in shapes.MODELS})
     monkeypatch.setattr(shapes, "MANY_SMALL", {name: TENSORS for name in shapes.MANY_SMALL})
-    for suite in (*layer_suites.__all__, "training", "sklearn"):
+    for suite in (*layer_suites.__all__, "training", "sklearn", "distributed"):
         monkeypatch.setitem(SUITES, suite, partial(smaller, SUITES[suite]))
     return partial(tiny_main, tmp_path)
 
