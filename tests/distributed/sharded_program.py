@@ -71,7 +71,7 @@ def hang(transport: Any) -> None:
     advance(transport, optimizer, 0)
     before = {name: w.copy() for name, w in weights.items()}
     if transport.rank == 1:
-        time.sleep(8)
+        time.sleep(5)
     try:
         advance(transport, optimizer, 1)
     finally:

@@ -283,9 +283,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         for piece, parameter in pieces:
             grad = grads[piece.tensor]
             parameter.grad = None if grad is None else grad[piece.start : piece.stop]
-        own = [parameter.grad for _, parameter in pieces]
-        totals = [None if grad is None else array_of(grad) for grad in own]
-        self._given = [], totals, present, [False] * len(own)
+        totals = [None if p.grad is None else array_of(p.grad) for _, p in pieces]
+        self._given = [], totals, present, [False] * len(totals)
 
     # Checkpoints
 
@@ -445,7 +444,7 @@ class _OfShard(NativeOptimizer):
         return True
 
     def _norm(self, participants: Any, given: list[Any], rows: list[Any]) -> float:
-        whole, squares = self.whole, None
+        whole = self.whole
         flat, totals, present, begun = whole._given
         squares = Squares(whole._exchange, totals)
         if whole._reduce:
