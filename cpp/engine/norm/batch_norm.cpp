@@ -1,5 +1,6 @@
 #include "engine/norm/batch_norm.hpp"
 
+#include <algorithm>
 #include <vector>
 
 #include "engine/cache_policy.hpp"
@@ -24,18 +25,43 @@ class Partial {
   std::vector<Result> results_;
 };
 
-Moments total(const NormTiles& tiles, Partial<ShiftedSums>& partial, int64_t c) {
-  Moments all;
-  for (int64_t t = 0; t < tiles.count(); ++t)
-    all = merged(all, moments_of(*partial.of(t, c), tiles.elements(t)));
-  return all;
+// Channels that are finished together, in loops whose questions are asked once.
+constexpr int64_t kTogether = 64;
+
+// f(first, n) for the channels [first, last), n of them at a time.
+template <class F>
+void together(int64_t first, int64_t last, const F& f) {
+  for (; first < last; first += kTogether) f(first, std::min(kTogether, last - first));
 }
 
-GradientSums total(const NormTiles& tiles, Partial<GradientSums>& partial, int64_t c) {
-  GradientSums all{0, 0};
-  for (int64_t t = 0; t < tiles.count(); ++t)
-    all = {all.dy + partial.of(t, c)->dy, all.dy_x + partial.of(t, c)->dy_x};
-  return all;
+// Of n channels from `first` on.
+void total(const NormTiles& tiles, Partial<ShiftedSums>& partial, int64_t first, int64_t n,
+           Moments* all) {
+  std::fill_n(all, n, Moments{});
+  for (int64_t t = 0; t < tiles.count(); ++t) {
+    const ShiftedSums* sums = partial.of(t, first);
+    const int64_t elements = tiles.elements(t);
+    for (int64_t i = 0; i < n; ++i) all[i] = merged(all[i], moments_of(sums[i], elements));
+  }
+}
+
+void total(const NormTiles& tiles, Partial<GradientSums>& partial, int64_t first, int64_t n,
+           GradientSums* all) {
+  std::fill_n(all, n, GradientSums{0, 0});
+  for (int64_t t = 0; t < tiles.count(); ++t) {
+    const GradientSums* sums = partial.of(t, first);
+    for (int64_t i = 0; i < n; ++i) all[i] = {all[i].dy + sums[i].dy, all[i].dy_x + sums[i].dy_x};
+  }
+}
+
+template <class T>
+void set_affine(Coefficients<T, 3>* rows, int64_t first, int64_t n, const double* mean,
+                const double* scale, const double* bias) {
+  double offset[kTogether];
+  for (int64_t i = 0; i < n; ++i) offset[i] = affine_offset<T>(mean[i], scale[i], bias[i]);
+  rows->set(0, first, n, mean);
+  rows->set(1, first, n, scale);
+  rows->set(2, first, n, offset);
 }
 
 // The tiles of an array in the type of the formulas: where they are, or, of 16 bits, widened one
@@ -101,7 +127,7 @@ class Forward {
 
   void run() {
     const auto finish_all = [&](int64_t first, int64_t last) {
-      for (int64_t c = first; c < last; ++c) finish(c);
+      together(first, last, [&](int64_t c, int64_t n) { finish(c, n); });
     };
     const auto apply_all = [&](int64_t t, int64_t first, int64_t last) { apply(t, first, last); };
     if (!job_.training) return tiles_.one_sweep(finish_all, apply_all);
@@ -119,24 +145,43 @@ class Forward {
                   });
   }
 
-  void finish(int64_t c) {
-    double mean = job_.running_mean[c], variance = job_.running_var[c];
+  void finish(int64_t first, int64_t n) {
+    double *mean = job_.mean + first, *invstd = job_.invstd + first;
+    double variance[kTogether], scale[kTogether], bias[kTogether];
     if (job_.training) {
-      const Moments moments = total(tiles_, partial_, c);
-      mean = moments.mean;
-      variance = moments.variance();
-      if (job_.running_mean.data && moments.count > 0) update_running(c, moments);
+      statistics(first, n, mean, variance);
+    } else {
+      job_.running_mean.read(first, n, mean);
+      job_.running_var.read(first, n, variance);
     }
-    job_.mean[c] = mean;
-    job_.invstd[c] = inverse_deviation(variance, job_.eps);
-    set_affine(&coefficients_, c, mean, job_.weight[c] * job_.invstd[c], job_.bias[c]);
+    job_.weight.read(first, n, scale);
+    job_.bias.read(first, n, bias);
+    for (int64_t i = 0; i < n; ++i) {
+      invstd[i] = inverse_deviation(variance[i], job_.eps);
+      scale[i] *= invstd[i];
+    }
+    set_affine(&coefficients_, first, n, mean, scale, bias);
   }
 
-  void update_running(int64_t c, const Moments& moments) {
+  void statistics(int64_t first, int64_t n, double* mean, double* variance) {
+    Moments moments[kTogether];
+    total(tiles_, partial_, first, n, moments);
+    for (int64_t i = 0; i < n; ++i) {
+      mean[i] = moments[i].mean;
+      variance[i] = moments[i].variance();
+    }
+    if (!job_.running_mean.data || tiles_.count() == 0) return;
     const double momentum = job_.momentum, keep = 1 - momentum;
-    const double unbiased = moments.m2 / (moments.count - 1);
-    job_.running_mean.set(c, keep * job_.running_mean[c] + momentum * moments.mean);
-    job_.running_var.set(c, keep * job_.running_var[c] + momentum * unbiased);
+    double running_mean[kTogether], running_var[kTogether];
+    job_.running_mean.read(first, n, running_mean);
+    job_.running_var.read(first, n, running_var);
+    for (int64_t i = 0; i < n; ++i) {
+      const double unbiased = moments[i].m2 / (moments[i].count - 1);
+      running_mean[i] = keep * running_mean[i] + momentum * moments[i].mean;
+      running_var[i] = keep * running_var[i] + momentum * unbiased;
+    }
+    job_.running_mean.set(first, n, running_mean);
+    job_.running_var.set(first, n, running_var);
   }
 
   void apply(int64_t t, int64_t first, int64_t last) {
@@ -171,10 +216,8 @@ class Backward {
         count_(static_cast<double>(job.shape.pieces * job.shape.size)),
         past_cache_(past_cache(job.shape.bytes(), job.dx, {job.dy, job.x})),
         directly_(past_cache_ && !is_half(job.shape.type)) {
-    for (int64_t c = 0; c < job.shape.channels; ++c) {
-      means_.set(0, c, job.mean[c]);
-      set_affine(&affine_, c, job.mean[c], job.weight[c] * job.invstd[c], job.bias[c]);
-    }
+    means_.set(0, 0, job.shape.channels, job.mean);
+    if (job.relu) together(0, job.shape.channels, [&](int64_t c, int64_t n) { find_affine(c, n); });
   }
 
   void run() {
@@ -182,7 +225,7 @@ class Backward {
         2 * bytes_of(job_.shape.type),
         [&](int64_t t, int64_t first, int64_t last) { reduce(t, first, last); },
         [&](int64_t first, int64_t last) {
-          for (int64_t c = first; c < last; ++c) finish(c);
+          together(first, last, [&](int64_t c, int64_t n) { finish(c, n); });
         },
         [&](int64_t t, int64_t first, int64_t last) { apply(t, first, last); });
   }
@@ -199,18 +242,36 @@ class Backward {
 
   // dx = g (dy - mean(dy) - xhat mean(dy xhat)), g = weight invstd: Ioffe & Szegedy 2015
   // (arXiv:1502.03167). With running statistics dx = g dy.
-  void finish(int64_t c) {
-    const GradientSums sums = total(tiles_, partial_, c);
-    const double mean = job_.mean[c], invstd = job_.invstd[c], shift = static_cast<T>(mean);
-    const double g = job_.weight[c] * invstd, dweight = sums.dy_x * invstd;
-    const double by_x = -(g * dweight) / count_;
-    job_.dbias.set(c, sums.dy);
-    job_.dweight.set(c, dweight);
-    slopes_.set(0, c, g);
-    slopes_.set(1, c, by_x);
-    slopes_.set(2, c, by_x * ((shift - mean) * invstd) - g * (sums.dy / count_));
-    slopes_.set(3, c, shift);
-    slopes_.set(4, c, invstd);
+  void finish(int64_t first, int64_t n) {
+    const double *mean = job_.mean + first, *invstd = job_.invstd + first;
+    GradientSums sums[kTogether];
+    double g[kTogether], dweight[kTogether], dbias[kTogether], by_x[kTogether], rest[kTogether];
+    total(tiles_, partial_, first, n, sums);
+    job_.weight.read(first, n, g);
+    for (int64_t i = 0; i < n; ++i) {
+      g[i] *= invstd[i];
+      dbias[i] = sums[i].dy;
+      dweight[i] = sums[i].dy_x * invstd[i];
+      by_x[i] = -(g[i] * dweight[i]) / count_;
+      const double shift = static_cast<T>(mean[i]);
+      rest[i] = by_x[i] * ((shift - mean[i]) * invstd[i]) - g[i] * (sums[i].dy / count_);
+    }
+    job_.dbias.set(first, n, dbias);
+    job_.dweight.set(first, n, dweight);
+    slopes_.set(0, first, n, g);
+    slopes_.set(1, first, n, by_x);
+    slopes_.set(2, first, n, rest);
+    slopes_.set(3, first, n, mean);
+    slopes_.set(4, first, n, invstd);
+  }
+
+  // Of the forward pass, whose results tell where its relu stopped.
+  void find_affine(int64_t first, int64_t n) {
+    double scale[kTogether], bias[kTogether];
+    job_.weight.read(first, n, scale);
+    job_.bias.read(first, n, bias);
+    for (int64_t i = 0; i < n; ++i) scale[i] *= job_.invstd[first + i];
+    set_affine(&affine_, first, n, job_.mean + first, scale, bias);
   }
 
   void apply(int64_t t, int64_t first, int64_t last) {
@@ -252,7 +313,7 @@ void batch_moments(const NormShape& shape, const void* x, Moments* channels) {
                      });
       },
       [&](int64_t first, int64_t last) {
-        for (int64_t c = first; c < last; ++c) channels[c] = total(tiles, partial, c);
+        total(tiles, partial, first, last - first, channels + first);
       },
       [](int64_t, int64_t, int64_t) {});
 }

@@ -1,5 +1,6 @@
 // The few numbers per channel that kernels take, rounded once from double.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -14,9 +15,13 @@ class Coefficients {
   Coefficients(int64_t channels, int64_t fold)
       : channels_(channels), length_(channels * fold + kTail), values_(kRows * length_) {}
   const T* row(int r, int64_t c) const { return values_.data() + r * length_ + c; }
-  void set(int r, int64_t c, double value) {
-    for (int64_t i = c; i < length_; i += channels_)
-      values_[r * length_ + i] = static_cast<T>(value);
+  // Of n channels from c on.
+  void set(int r, int64_t c, int64_t n, const double* values) {
+    for (int64_t at = c; at < length_; at += channels_) {
+      T* to = values_.data() + r * length_ + at;
+      const int64_t room = std::min(n, length_ - at);
+      for (int64_t i = 0; i < room; ++i) to[i] = static_cast<T>(values[i]);
+    }
   }
 
  private:
@@ -37,12 +42,9 @@ class FewCoefficients {
 };
 
 // y = (x - shift) scale + offset, with the mean rounded to T as shift and the rest of it in offset.
-template <template <class, int...> class C, class T, int... kSizes>
-inline void set_affine(C<T, kSizes...>* rows, int64_t c, double mean, double scale, double bias) {
-  const double shift = static_cast<T>(mean);
-  rows->set(0, c, shift);
-  rows->set(1, c, scale);
-  rows->set(2, c, bias - (mean - shift) * scale);
+template <class T>
+inline double affine_offset(double mean, double scale, double bias) {
+  return bias - (mean - static_cast<double>(static_cast<T>(mean))) * scale;
 }
 
 template <class Rows>

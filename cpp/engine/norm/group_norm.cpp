@@ -47,7 +47,10 @@ class Groups {
       FewCoefficients<T, 3, kChannels> affine;
       for (int64_t i = 0; i < tile.channels; ++i) {
         const int64_t g = (begin + i) / width_, c = (begin + i) % job_.channels;
-        set_affine(&affine, i, job_.mean[g], job_.weight[c] * job_.invstd[g], job_.bias[c]);
+        const double mean = job_.mean[g], scale = job_.weight[c] * job_.invstd[g];
+        affine.set(0, i, mean);
+        affine.set(1, i, scale);
+        affine.set(2, i, affine_offset<T>(mean, scale, job_.bias[c]));
       }
       const int64_t element = (begin - first * width_) * job_.size;
       kernels_.scale(at(x, type_, element), at(y, type_, element), tile,
