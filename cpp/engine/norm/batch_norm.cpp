@@ -70,17 +70,19 @@ template <size_t kInputs>
 class TileValues {
  public:
   TileValues(const NormTiles& tiles, const NormShape& shape)
-      : tiles_(tiles), shape_(shape), size_(whole_lines(tiles.part_elements())) {
+      : shape_(shape),
+        size_(whole_lines(std::max(tiles.part_elements(), tiles.fine().part_elements()))) {
     if (is_half(shape.type)) scratch_.emplace(size_ * static_cast<int64_t>(kInputs));
   }
 
   // compute(x, y, tile, first channel) for channels [first, last) of tile t; y null: no results.
   template <class Compute>
-  void parts(int64_t t, int64_t first, int64_t last, const std::array<const void*, kInputs>& inputs,
-             void* y, bool past_cache, const Compute& compute) const {
+  void parts(const NormTiles& tiles, int64_t t, int64_t first, int64_t last,
+             const std::array<const void*, kInputs>& inputs, void* y, bool past_cache,
+             const Compute& compute) const {
     const DType type = shape_.type;
     const bool half = is_half(type);
-    tiles_.parts(t, first, last, half, [&](int64_t begin, const NormTile& tile, int64_t c) {
+    tiles.parts(t, first, last, half, [&](int64_t begin, const NormTile& tile, int64_t c) {
       std::array<const void*, kInputs> x;
       if (!half) {
         for (size_t k = 0; k < kInputs; ++k) x[k] = at(inputs[k], type, begin);
@@ -106,7 +108,6 @@ class TileValues {
   }
 
  private:
-  const NormTiles& tiles_;
   const NormShape& shape_;
   int64_t size_;
   std::optional<Scratch> scratch_;
@@ -129,8 +130,13 @@ class Forward {
     const auto finish_all = [&](int64_t first, int64_t last) {
       together(first, last, [&](int64_t c, int64_t n) { finish(c, n); });
     };
-    const auto apply_all = [&](int64_t t, int64_t first, int64_t last) { apply(t, first, last); };
-    if (!job_.training) return tiles_.one_sweep(finish_all, apply_all);
+    const auto apply_all = [&](const NormTiles& tiles, int64_t t, int64_t first, int64_t last) {
+      apply(tiles, t, first, last);
+    };
+    if (!job_.training) {
+      finish_all(0, job_.shape.channels);
+      return tiles_.one_sweep(apply_all);
+    }
     tiles_.two_sweeps(
         bytes_of(job_.shape.type),
         [&](int64_t t, int64_t first, int64_t last) { reduce(t, first, last); }, finish_all,
@@ -139,7 +145,7 @@ class Forward {
 
  private:
   void reduce(int64_t t, int64_t first, int64_t last) {
-    values_.parts(t, first, last, {job_.x}, nullptr, false,
+    values_.parts(tiles_, t, first, last, {job_.x}, nullptr, false,
                   [&](const auto& x, void*, const NormTile& tile, int64_t c) {
                     kernels_.moments(x[0], tile, partial_.of(t, c));
                   });
@@ -184,8 +190,8 @@ class Forward {
     job_.running_var.set(first, n, running_var);
   }
 
-  void apply(int64_t t, int64_t first, int64_t last) {
-    values_.parts(t, first, last, {job_.x}, job_.y, past_cache_,
+  void apply(const NormTiles& tiles, int64_t t, int64_t first, int64_t last) {
+    values_.parts(tiles, t, first, last, {job_.x}, job_.y, past_cache_,
                   [&](const auto& x, void* y, const NormTile& tile, int64_t c) {
                     kernels_.scale(x[0], y, tile, affine_at(coefficients_, c, job_.relu),
                                    directly_);
@@ -227,12 +233,14 @@ class Backward {
         [&](int64_t first, int64_t last) {
           together(first, last, [&](int64_t c, int64_t n) { finish(c, n); });
         },
-        [&](int64_t t, int64_t first, int64_t last) { apply(t, first, last); });
+        [&](const NormTiles& tiles, int64_t t, int64_t first, int64_t last) {
+          apply(tiles, t, first, last);
+        });
   }
 
  private:
   void reduce(int64_t t, int64_t first, int64_t last) {
-    values_.parts(t, first, last, {job_.dy, job_.x}, nullptr, false,
+    values_.parts(tiles_, t, first, last, {job_.dy, job_.x}, nullptr, false,
                   [&](const auto& in, void*, const NormTile& tile, int64_t c) {
                     const NormScale y = affine_at(affine_, c, true);
                     kernels_.gradient_sums(in[0], in[1], tile, means_.row(0, c),
@@ -274,9 +282,9 @@ class Backward {
     set_affine(&affine_, first, n, job_.mean + first, scale, bias);
   }
 
-  void apply(int64_t t, int64_t first, int64_t last) {
+  void apply(const NormTiles& tiles, int64_t t, int64_t first, int64_t last) {
     values_.parts(
-        t, first, last, {job_.dy, job_.x}, job_.dx, past_cache_,
+        tiles, t, first, last, {job_.dy, job_.x}, job_.dx, past_cache_,
         [&](const auto& in, void* dx, const NormTile& tile, int64_t c) {
           const NormScale y = affine_at(affine_, c, true);
           const NormSlopes slopes{slopes_.row(0, c), job_.training ? slopes_.row(1, c) : nullptr,
@@ -307,7 +315,7 @@ void batch_moments(const NormShape& shape, const void* x, Moments* channels) {
   tiles.two_sweeps(
       bytes_of(shape.type),
       [&](int64_t t, int64_t first, int64_t last) {
-        values.parts(t, first, last, {x}, nullptr, false,
+        values.parts(tiles, t, first, last, {x}, nullptr, false,
                      [&](const auto& in, void*, const NormTile& tile, int64_t c) {
                        kernels.moments(in[0], tile, partial.of(t, c));
                      });
@@ -315,7 +323,7 @@ void batch_moments(const NormShape& shape, const void* x, Moments* channels) {
       [&](int64_t first, int64_t last) {
         total(tiles, partial, first, last - first, channels + first);
       },
-      [](int64_t, int64_t, int64_t) {});
+      [](const NormTiles&, int64_t, int64_t, int64_t) {});
 }
 
 void forward(const BatchNormForward& job) {

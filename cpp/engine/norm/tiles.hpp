@@ -24,6 +24,15 @@ class NormTiles {
                     ? kNormRows
                     : std::max<int64_t>(1, kNormTile / std::max<int64_t>(1, shape.size))) {}
 
+  // The same array in tiles of a task's size, for what is done to each element alone.
+  NormTiles fine() const {
+    NormTiles tiles = *this;
+    if (shape_.lanes == kChannelLanes)
+      tiles.pieces_ =
+          std::clamp<int64_t>(tuning.task / std::max<int64_t>(1, shape_.channels), 1, pieces_);
+    return tiles;
+  }
+
   // Times that each coefficient of a channel is repeated.
   int64_t fold() const { return fold_; }
   int64_t count() const {
@@ -55,18 +64,20 @@ class NormTiles {
     return std::min(pieces_, shape_.pieces) * std::min(kNormTile, shape_.size) * channels;
   }
 
-  // finish(0, channels), then apply(t, 0, channels) for all tiles.
-  template <class Finish, class Apply>
-  void one_sweep(const Finish& finish, const Apply& apply) const {
-    finish(0, shape_.channels);
-    run_tasks(shape_.elements(), count(), [&](int64_t first, int64_t last) {
-      for (int64_t t = last - 1; t >= first; --t) apply(t, 0, shape_.channels);
+  // apply(tiles, t, 0, channels) for all of the fine tiles.
+  template <class Apply>
+  void one_sweep(const Apply& apply) const {
+    const NormTiles tiles = fine();
+    run_tasks(shape_.elements(), tiles.count(), [&](int64_t first, int64_t last) {
+      for (int64_t t = last - 1; t >= first; --t) apply(tiles, t, 0, shape_.channels);
     });
   }
 
   // reduce(t, first, last) for all tiles and channels, finish(first, last) when all tiles of these
-  // channels are reduced, then apply(t, first, last), last tiles first. A block of channels that
-  // fits the cache is finished before the next is begun; otherwise threads share the tiles.
+  // channels are reduced, then apply(tiles, t, first, last), last tiles first. A block of channels
+  // that fits the cache is finished before the next is begun; otherwise threads share the tiles.
+  // Where all fits, they share channels, then rows: results that two of them write side by side in
+  // every row would go back and forth between their caches.
   template <class Reduce, class Finish, class Apply>
   void two_sweeps(int64_t bytes_per_element, const Reduce& reduce, const Finish& finish,
                   const Apply& apply) const {
@@ -76,14 +87,25 @@ class NormTiles {
       run_tasks(elements, tiles, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) reduce(t, 0, channels);
       });
-      return one_sweep(finish, apply);
+      finish(0, channels);
+      return one_sweep(apply);
+    }
+    if (shape_.lanes == kChannelLanes && elements * bytes_per_element <= kNormCache) {
+      const int64_t threads = ThreadPool::instance().threads(), lines = channels / kNormLine;
+      const int64_t width = (lines + threads - 1) / threads * kNormLine;
+      run_tasks(elements, (channels + width - 1) / width, [&](int64_t begin, int64_t end) {
+        const int64_t first = begin * width, last = std::min(end * width, channels);
+        for (int64_t t = 0; t < tiles; ++t) reduce(t, first, last);
+        finish(first, last);
+      });
+      return one_sweep(apply);
     }
     run_tasks(elements, (channels + block - 1) / block, [&](int64_t first, int64_t last) {
       for (int64_t b = first; b < last; ++b) {
         const int64_t c = b * block, end = std::min(c + block, channels);
         for (int64_t t = 0; t < tiles; ++t) reduce(t, c, end);
         finish(c, end);
-        for (int64_t t = tiles - 1; t >= 0; --t) apply(t, c, end);
+        for (int64_t t = tiles - 1; t >= 0; --t) apply(*this, t, c, end);
       }
     });
   }
