@@ -17,7 +17,7 @@ class Coefficients {
   const T* row(int r, int64_t c) const { return values_.data() + r * length_ + c; }
   // Of n channels from c on.
   void set(int r, int64_t c, int64_t n, const double* values) {
-    for (int64_t at = c; at < length_; at += channels_) {
+    for (int64_t at = c; n > 0 && at < length_; at += channels_) {
       T* to = values_.data() + r * length_ + at;
       const int64_t room = std::min(n, length_ - at);
       for (int64_t i = 0; i < room; ++i) to[i] = static_cast<T>(values[i]);

@@ -91,7 +91,8 @@ class NormTiles {
       return one_sweep(apply);
     }
     if (shape_.lanes == kChannelLanes && elements * bytes_per_element <= kNormCache) {
-      const int64_t threads = ThreadPool::instance().threads(), lines = channels / kNormLine;
+      const int64_t threads = ThreadPool::instance().threads(),
+                    lines = (channels + kNormLine - 1) / kNormLine;
       const int64_t width = (lines + threads - 1) / threads * kNormLine;
       run_tasks(elements, (channels + width - 1) / width, [&](int64_t begin, int64_t end) {
         const int64_t first = begin * width, last = std::min(end * width, channels);
