@@ -81,6 +81,7 @@ def saved(**options: Any) -> dict[str, Any]:
 
 SAVED = {amsgrad: saved(amsgrad=amsgrad) for amsgrad in (False, True)}
 BIG = filled(8, 6, 500)  # more than the caller does alone
+HALF = BIG.astype(np.float16)
 W, ROW = filled(6), filled(500)
 STATISTICS = (filled(6, dtype=np.float64), filled(6, dtype=np.float64) + 2)
 RUNNING = (filled(6), filled(6) + 2)
@@ -128,6 +129,11 @@ FUNCTIONS: dict[str, Case] = {
     "maxout_backward": function("maxout_backward", filled(8, 3, 500), BIG, 2, 1, BIG + 1),
     "global_norm": lambda: ([BIG], lambda: _core.global_norm([BIG, W], [0, 1], "grads")),
     "summarize": lambda: ([BIG], lambda: _core.summarize([BIG, W], [0, 1], "tree")),
+    "block_sums": lambda: ([BIG], lambda: _core.block_sums(BIG, "array")),
+    "layer_norm in 16 bits": function("layer_norm", HALF, None, None, 1e-5, None, "out"),
+    "batch_norm in 16 bits": function(
+        "batch_norm", HALF, W, W, *RUNNING, True, 0.1, None, 1e-5, 1, None, "out"
+    ),
 }
 STATE: dict[str, Case] = {
     "step": optimizer(lambda opt, p, g: opt._plan.step(g, 1.0, 0.5, True, False)),
