@@ -1,4 +1,7 @@
-"""Activations and losses: bits, bounds, gradients, memory, agreement with torch."""
+"""Activations and losses: bits, bounds, gradients, memory, agreement with torch.
+
+One list of functions runs through all of it: hence the length.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """Parameters, gradients and states in 16 and 8 bits: the specification's bits everywhere, what the
-rounding promises, and what is refused."""
+rounding promises, and what is refused.
+
+One table of layouts runs through all of it: hence the length.
+"""
 
 from __future__ import annotations
 

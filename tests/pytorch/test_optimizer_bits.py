@@ -1,5 +1,8 @@
 """torch's parameters and states in 16 and 8 bits: the bits of `gradstep`'s optimizers for arrays,
-checkpoints of ours, of torch and of bitsandbytes, and what is refused."""
+checkpoints of ours, of torch and of bitsandbytes, and what is refused.
+
+One list of layouts and one of cases run through all of it: hence the length.
+"""
 
 from __future__ import annotations
 
