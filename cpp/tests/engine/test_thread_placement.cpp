@@ -67,6 +67,16 @@ Places places_of_two_threads() {
   return places;
 }
 
+// Other processes on these CPUs may delay any thread at any point, so that a worker is not parked yet,
+// or not there yet, when a run begins: what holds on an idle machine is seen in one of a few attempts,
+// and what is broken is seen in none.
+template <class Attempt>
+bool holds_once(Attempt attempt) {
+  for (int i = 0; i < 20; ++i)
+    if (attempt()) return true;
+  return false;
+}
+
 // Emulators report CPUs of their own invention.
 bool can_be_placed() {
   const std::vector<int> cpus = numbers_of(affinity());
@@ -82,19 +92,17 @@ TEST(a_worker_never_shares_its_callers_cpu) {
   if (!can_be_placed()) return;
   pool().set_threads(2);
   const std::vector<int> cpus = numbers_of(affinity());
-  // The system may move the caller while it runs, and does so where others compute: what holds is
-  // seen in one of a few attempts. Without placement it is missed a hundred times in each.
-  int shared = 200;
-  for (int attempt = 0; attempt < 10 && shared > 4; ++attempt) {
-    shared = 0;
+  // Without placement it is missed a hundred times in each attempt.
+  CHECK(holds_once([&] {
+    int shared = 0;
     for (int repeat = 0; repeat < 200; ++repeat) {
       move_to(cpus[static_cast<size_t>(repeat / 4) % cpus.size()]);
       if (repeat % 2) sleep_for(1ms);  // the worker is parked now
       const Places places = places_of_two_threads();
       shared += places.caller_cpu == places.worker_cpu;
     }
-  }
-  CHECK(shared <= 4);
+    return shared <= 4;
+  }));
 }
 
 TEST(workers_may_run_wherever_their_caller_may_but_where_it_is) {
@@ -102,15 +110,17 @@ TEST(workers_may_run_wherever_their_caller_may_but_where_it_is) {
   pool().set_threads(2);
   const gradstep::CpuSet all = affinity();
   const std::vector<int> cpus = numbers_of(all);
-  int as_expected = 0;
-  for (int repeat = 0; repeat < 20; ++repeat) {
-    move_to(cpus[static_cast<size_t>(repeat) % cpus.size()]);
-    const Places places = places_of_two_threads();
-    gradstep::CpuSet others = all;
-    others.remove(places.caller_cpu);
-    as_expected += places.worker_mask == others;
-  }
-  CHECK(as_expected >= 18);
+  CHECK(holds_once([&] {
+    int as_expected = 0;
+    for (int repeat = 0; repeat < 20; ++repeat) {
+      move_to(cpus[static_cast<size_t>(repeat) % cpus.size()]);
+      const Places places = places_of_two_threads();
+      gradstep::CpuSet others = all;
+      others.remove(places.caller_cpu);
+      as_expected += places.worker_mask == others;
+    }
+    return as_expected >= 18;
+  }));
 }
 
 TEST(workers_follow_a_mask_that_changes_from_outside) {
@@ -132,20 +142,22 @@ TEST(callers_on_different_cpus_each_have_the_worker_elsewhere) {
   if (!can_be_placed()) return;
   pool().set_threads(2);
   const std::vector<int> cpus = numbers_of(affinity());
-  std::atomic<int> turn{0}, shared{0};
-  const auto call = [&](int self) {
-    move_to(cpus[static_cast<size_t>(self)]);
-    for (int repeat = 0; repeat < 50; ++repeat) {
-      while (turn % 2 != self) sleep_for(100us);
-      const Places places = places_of_two_threads();
-      shared += places.caller_cpu == places.worker_cpu;
-      ++turn;
-    }
-  };
-  std::thread other([&] { call(1); });
-  call(0);
-  other.join();
-  CHECK(shared <= 4);
+  CHECK(holds_once([&] {
+    std::atomic<int> turn{0}, shared{0};
+    const auto call = [&](int self) {
+      move_to(cpus[static_cast<size_t>(self)]);
+      for (int repeat = 0; repeat < 50; ++repeat) {
+        while (turn % 2 != self) sleep_for(100us);
+        const Places places = places_of_two_threads();
+        shared += places.caller_cpu == places.worker_cpu;
+        ++turn;
+      }
+    };
+    std::thread other([&] { call(1); });
+    call(0);
+    other.join();
+    return shared <= 4;
+  }));
 }
 
 #if !defined(THREAD_SANITIZER)  // no threads after a fork there
@@ -154,12 +166,14 @@ TEST(workers_of_a_forked_child_are_placed_too) {
   pool().set_threads(2);
   places_of_two_threads();
   CHECK(succeeds_in_forked_child([] {
-    int shared = 0;
-    for (int repeat = 0; repeat < 20; ++repeat) {
-      const Places places = places_of_two_threads();
-      shared += places.caller_cpu == places.worker_cpu;
-    }
-    return shared <= 1;
+    return holds_once([] {
+      int shared = 0;
+      for (int repeat = 0; repeat < 20; ++repeat) {
+        const Places places = places_of_two_threads();
+        shared += places.caller_cpu == places.worker_cpu;
+      }
+      return shared <= 1;
+    });
   }));
 }
 #endif
@@ -170,14 +184,16 @@ TEST(a_caller_with_one_cpu_works_alone_where_workers_are_not_asked_for) {
   const gradstep::CpuSet all = affinity();
   set_affinity(only(numbers_of(all)[0]));
   sleep_for(150ms);
-  std::atomic<int> elsewhere{0};
   const pthread_t self = pthread_self();
-  for (int repeat = 0; repeat < 20; ++repeat)
-    pool().run(
-        100, [&](int64_t, int64_t) { elsewhere += !pthread_equal(pthread_self(), self); },
-        gradstep::Wake::kIfWorth);
+  CHECK(holds_once([&] {
+    std::atomic<int> elsewhere{0};
+    for (int repeat = 0; repeat < 20; ++repeat)
+      pool().run(
+          100, [&](int64_t, int64_t) { elsewhere += !pthread_equal(pthread_self(), self); },
+          gradstep::Wake::kIfWorth);
+    return elsewhere == 0;
+  }));
   set_affinity(all);
-  CHECK_EQUAL(elsewhere.load(), 0);
 }
 #endif
 
@@ -204,13 +220,12 @@ int runs_of_two(int64_t tasks, std::chrono::microseconds task, bool coarse = tru
   return shared;
 }
 
-// Not asserted of every run: beside other processes a worker may be late in parking or in coming.
 TEST(a_parked_worker_is_woken_where_the_work_left_is_worth_it) {
   pool().set_threads(2);
-  CHECK(runs_of_two(16, 1us) <= 4);
-  CHECK(runs_of_two(16, 2ms) >= 6);
-  CHECK(runs_of_two(2, 5ms, false) <= 4);
-  CHECK(runs_of_two(2, 5ms, true) >= 6);
+  CHECK(holds_once([] { return runs_of_two(16, 1us) <= 4; }));
+  CHECK(holds_once([] { return runs_of_two(16, 2ms) >= 6; }));
+  CHECK(holds_once([] { return runs_of_two(2, 5ms, false) <= 4; }));
+  CHECK(holds_once([] { return runs_of_two(2, 5ms, true) >= 6; }));
 }
 
 TEST(a_worker_stays_awake_where_short_runs_follow_each_other) {
@@ -261,7 +276,8 @@ const gradstep::OpenMP kLent = {lent_parallel, [] { return lent_number; }, [] { 
 
 int count_awake() noexcept { return awake; }
 
-// Whether a run of many tasks, each done once, took lent threads.
+// Whether a run of many tasks, each done once, took lent threads, which workers that are still awake
+// prevent.
 bool takes_lent_threads(gradstep::Wake wake = gradstep::Wake::kIfWorth) {
   sleep_for(3ms);  // workers are parked
   const int before = lent_regions;
@@ -277,10 +293,10 @@ TEST(threads_that_are_lent_and_awake_are_taken_where_their_user_said_so) {
   awake = 3;
   CHECK(!takes_lent_threads());
   CHECK(!ThreadPool::use_lent(true));
-  CHECK(takes_lent_threads());
+  CHECK(holds_once([] { return takes_lent_threads(); }));
   CHECK_EQUAL(lent_threads.load(), 3);  // no more than the pool may use
   awake = 1;
-  CHECK(takes_lent_threads());
+  CHECK(holds_once([] { return takes_lent_threads(); }));
   CHECK_EQUAL(lent_threads.load(), 2);
   awake = 0;
   CHECK(!takes_lent_threads());
@@ -298,7 +314,7 @@ TEST(a_forked_child_has_no_lent_threads) {
   pool().lend(&kLent, count_awake);
   ThreadPool::use_lent(true);
   awake = 1;
-  CHECK(takes_lent_threads());
+  CHECK(holds_once([] { return takes_lent_threads(); }));
   CHECK(succeeds_in_forked_child([] { return !takes_lent_threads(); }));
   ThreadPool::use_lent(false);
 }
