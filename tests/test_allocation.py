@@ -130,6 +130,8 @@ FUNCTIONS: dict[str, Case] = {
     "global_norm": lambda: ([BIG], lambda: _core.global_norm([BIG, W], [0, 1], "grads")),
     "summarize": lambda: ([BIG], lambda: _core.summarize([BIG, W], [0, 1], "tree")),
     "block_sums": lambda: ([BIG], lambda: _core.block_sums(BIG, "array")),
+    "narrow": function("narrow", BIG, HALF),
+    "widen": function("widen", HALF, BIG, True),
     "layer_norm in 16 bits": function("layer_norm", HALF, None, None, 1e-5, None, "out"),
     "batch_norm in 16 bits": function(
         "batch_norm", HALF, W, W, *RUNNING, True, 0.1, None, 1e-5, 1, None, "out"

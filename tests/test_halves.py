@@ -8,6 +8,7 @@ import gradstep as gs
 import numpy as np
 import pytest
 from folded import folded, in_all_pairs, in_turn
+from gradstep import _core
 from gradstep.spec import dropout as spec
 from gradstep.spec import exact
 from gradstep.spec.halves import of_halves, rounded, widened
@@ -139,6 +140,43 @@ def test_conversion_rounds_to_nearest_even_and_keeps_subnormals(dtype: Any) -> N
     for where in in_turn((1,)):
         found = gs.leaky_relu(every, 0.37)
         assert found[finite].tobytes() == expected[finite].tobytes(), where
+
+
+@halves
+def test_arrays_that_travel_are_rounded_once_and_added(dtype: Any) -> None:
+    for size in SIZES:
+        x, total = drawn(size, np.float32, 1), drawn(size, np.float32, 2)
+        x[: size // 3] *= np.float32(1e-40)
+        half = rounded(x, dtype)
+        with np.errstate(all="ignore"):
+            wide = widened(half)
+            added = total + wide
+        for where in in_turn((1, 3)):
+            out, into, summed = np.full(size, 7, dtype), np.full(size, 7, np.float32), total.copy()
+            _core.narrow(x, out)
+            _core.widen(half, into, False)
+            _core.widen(half, summed, True)
+            same([out, into, summed], [half, wide, added], (where, size))
+
+
+@halves
+def test_travelling_arrays_that_do_not_fit_are_refused(dtype: Any) -> None:
+    x, half = np.ones(4, np.float32), np.ones(4, dtype)
+    fixed = half.copy()
+    fixed.flags.writeable = False
+    for call, error, message in (
+        (lambda: _core.narrow(x.astype(np.float64), half), TypeError, r"^x: dtype .*float64"),
+        (lambda: _core.narrow(x, x.copy()), TypeError, r"^out: dtype .*float32"),
+        (lambda: _core.narrow(x, half[:3]), ValueError, r"out: shape \(3,\), expected \(4,\)"),
+        (lambda: _core.narrow(x, fixed), ValueError, "out: .*read-only"),
+        (lambda: _core.narrow(x, x.view(dtype)[:4]), ValueError, "out: overlaps x"),
+        (lambda: _core.widen(x, x.copy(), True), TypeError, r"^x: dtype .*float32"),
+        (lambda: _core.widen(half, half.copy(), True), TypeError, r"^into: dtype"),
+        (lambda: _core.widen(half, x[:2], False), ValueError, r"into: shape \(2,\)"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+        assert (x == 1).all() and (half == dtype.type(1)).all()
 
 
 def test_past_the_cache_and_from_any_start() -> None:

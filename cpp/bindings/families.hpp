@@ -15,6 +15,7 @@ void define_group_norm(pybind11::module_& m);
 void define_elementwise(pybind11::module_& m);
 void define_biased(pybind11::module_& m);
 void define_softmax(pybind11::module_& m);
+void define_halves(pybind11::module_& m);
 void define_losses(pybind11::module_& m);
 void define_channels(pybind11::module_& m);
 void define_allocation(pybind11::module_& m);  // where the linker can

@@ -212,6 +212,7 @@ PYBIND11_MODULE(_core, m) {
   define_elementwise(m);
   define_biased(m);
   define_softmax(m);
+  define_halves(m);
   define_losses(m);
   define_channels(m);
 #if defined(GRADSTEP_WRAPS_NEW)

@@ -1,7 +1,7 @@
 #include "engine/halves.hpp"
 
 #include "engine/dispatch.hpp"
-#include "engine/thread_pool.hpp"
+#include "engine/share_out.hpp"
 
 namespace gradstep {
 
@@ -17,6 +17,24 @@ void narrow(DType type, const float* from, void* y, int64_t first, int64_t n, bo
 
 void end_narrow(bool past_cache) {
   if (past_cache) kernels().fence();
+}
+
+void widen_array(DType type, int64_t n, const void* x, float* y, bool add) {
+  share_out(n, 1, 1, [&](int64_t begin, int64_t end) {
+    if (!add) return widen(type, x, begin, end - begin, y + begin);
+    alignas(64) float piece[kHalfPiece];
+    for (int64_t i = begin; i < end; i += kHalfPiece) {
+      const int64_t count = std::min(kHalfPiece, end - i);
+      widen(type, x, i, count, piece);
+      for (int64_t j = 0; j < count; ++j) y[i + j] += piece[j];
+    }
+  });
+}
+
+void narrow_array(DType type, int64_t n, const float* x, void* y) {
+  share_out(n, 1, 1, [&](int64_t begin, int64_t end) {
+    narrow(type, x + begin, y, begin, end - begin, false);
+  });
 }
 
 double number_at(const void* data, DType type, int64_t i) {

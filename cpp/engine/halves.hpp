@@ -20,6 +20,9 @@ void widen(DType type, const void* x, int64_t first, int64_t n, float* to);
 // And back. Past the cache the caller owes an end_narrow() before another thread may look.
 void narrow(DType type, const float* from, void* y, int64_t first, int64_t n, bool past_cache);
 void end_narrow(bool past_cache);
+// Whole arrays of n elements, on as many threads as they are worth.
+void widen_array(DType type, int64_t n, const void* x, float* y, bool add);  // y = x, or y += x
+void narrow_array(DType type, int64_t n, const float* x, void* y);
 
 // Element i of an array of a half type, or of one that formulas compute in.
 double number_at(const void* data, DType type, int64_t i);

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gradstep import _core
 from gradstep.arrays import Array
 from gradstep.distributed.plan import Piece, buckets, cut
 from gradstep.distributed.transport import (
@@ -27,7 +28,6 @@ from gradstep.distributed.transport import (
 )
 from gradstep.optim import storage as storage_types
 from gradstep.optim.gradients import block_sums
-from gradstep.spec import storage
 from gradstep.spec.sums import SUM_BLOCK
 
 __all__ = ["Exchange", "Squares"]
@@ -248,8 +248,9 @@ class Exchange:
             if gradient is not None:
                 values = gradient[piece.start : piece.stop]
                 if self._half[piece.tensor]:
-                    values = self._rounded(values)
-                packed[place] = values.view(np.uint8)
+                    _core.narrow(values, packed[place].view(self._bfloat16))
+                else:
+                    packed[place] = values.view(np.uint8)
         return packed
 
     def _add(
@@ -279,7 +280,11 @@ class Exchange:
                 for rank in np.flatnonzero(present[:, piece.tensor]).tolist()
             ]
             out = total[piece.start - at : piece.stop - at]
-            _sum_in_order([out, *terms] if begun[number] else terms, out)
+            if self._half[piece.tensor]:
+                for i, term in enumerate(terms):
+                    _core.widen(term, out, begun[number] or i > 0)
+            else:
+                _sum_in_order([out, *terms] if begun[number] else terms, out)
             if each is not None:
                 each(number, piece, out)
         for loan in loans:
@@ -295,19 +300,16 @@ class Exchange:
     ) -> Array:
         half = self._half[piece.tensor]
         if rank != self.transport.rank:
-            values = found[rank][place]
-            if half:
-                return storage.from_bfloat16(values.view(np.uint16))
-            return values.view(self._sums[piece.tensor])
+            dtype = self._bfloat16 if half else self._sums[piece.tensor]
+            return found[rank][place].view(dtype)  # type: ignore[arg-type]
         gradient: Any = gradients[piece.tensor]
         own: Array = gradient[piece.start : piece.stop]
+        if not half:
+            return own
         # Rounded like the others', so that the sum does not know whose shard it is.
-        return storage.from_bfloat16(self._rounded(own)) if half else own
-
-    def _rounded(self, values: Array) -> NDArray[np.uint16]:
-        # As spec.storage does, in a twentieth of the time.
-        with np.errstate(over="ignore", invalid="ignore"):
-            return values.astype(self._bfloat16).view(np.uint16)
+        rounded = np.empty(own.size, self._bfloat16)
+        _core.narrow(own, rounded)
+        return rounded
 
     def sum_in_order(self, own: NDArray[np.float64], counts: Sequence[int]) -> float:
         """The sum of the doubles of all ranks, one after the other; counts: how many each has."""
