@@ -1,7 +1,9 @@
-"""A stress of two Python threads in native calls, for a module built with ThreadSanitizer.
+"""A stress of Python threads in native calls, for a module built with ThreadSanitizer and for a
+Python without the GIL.
 
-`tools/sanitized_tests thread` runs it; without arguments all scenes, else those named. Each is a
-list of calls that repeat side by side, the first of them the given number of times.
+`tools/sanitized_tests thread` runs it, and `tests/test_threads.py` where there is no GIL; without
+arguments all scenes, else those named. Each is a list of calls that repeat side by side, the first
+of them the given number of times.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import gradstep as gs
 import numpy as np
+from gradstep import _core
 
 F32 = np.float32
 N = 1 << 16  # more than the caller does alone
@@ -29,12 +33,34 @@ def ones(*shape: int) -> Any:
     return np.ones(shape, F32)
 
 
+def refused_if_busy(call: Call) -> Call:
+    """One call of two at once on a plan, under its optimizer's lock, is refused."""
+
+    def tried() -> Any:
+        try:
+            return call()
+        except RuntimeError as error:
+            assert "in the middle of a step" in str(error), error
+            return None
+
+    return tried
+
+
 def stepping(**options: Any) -> Any:
     """An optimizer of three tensors, bound to its gradients."""
     grads = [ones(N), ones(64, 100), ones(3)]
     opt = gs.AdamW([np.zeros_like(g) for g in grads], **options)
     opt.bind(grads)
     return opt
+
+
+@scene
+def first_meeting_of_bfloat16() -> list[Call]:
+    """First of all: what is known of another package's type is found in a process's first call."""
+    import ml_dtypes
+
+    x = np.ones(10, ml_dtypes.bfloat16)
+    return [lambda: gs.relu(x), lambda: gs.gelu(x), lambda: gs.global_norm([x])]
 
 
 @scene
@@ -51,16 +77,66 @@ def one_optimizer() -> list[Call]:
 
 @scene
 def one_plan() -> list[Call]:
-    """Under the optimizer's lock: one of two is refused."""
     plan = stepping()._plan
+    taken: list[int] = []
 
     def step() -> None:
-        try:
-            plan.step(None, 1.0, 1.0, True, False)
-        except RuntimeError as error:
-            assert "in the middle of a step" in str(error), error
+        found = plan.step(None, 1.0, 1.0, True, False)
+        taken.append(found[0])
 
-    return [step, step, lambda: (plan.step_count, plan.steps)]
+    def look() -> None:
+        least = len(taken)
+        steps = plan.steps
+        assert len(set(steps)) == 1
+        assert least <= steps[0] <= plan.step_count
+
+    return [refused_if_busy(step), refused_if_busy(step), look]
+
+
+@scene
+def one_small_plan() -> list[Call]:
+    """Of calls so short that each keeps the GIL, or what stands for it: no step is lost."""
+    param, grad = np.zeros(3), np.ones(3)
+    plan = gs.SGD(param, lr=1.0)._plan
+    taken: list[int] = []
+
+    def step() -> None:
+        taken.append(plan.step([grad], 1.0, 0.0, False, False)[0])
+
+    def look() -> None:
+        assert plan.step_count <= len(taken) + 3  # one in each thread that has not told
+
+    step = refused_if_busy(step)
+    return [step, step, step, look]
+
+
+@scene
+def parts_of_one_plan() -> list[Call]:
+    grads = [ones(N), ones(64, 100), ones(3)]
+    plan = gs.SGD([np.zeros_like(g) for g in grads], lr=1.0)._plan
+
+    def step() -> None:
+        plan.begin(grads, 1.0)
+        plan.update_part(0, 0, N)
+        plan.end()
+
+    def others() -> None:
+        plan.bind(grads)
+        plan.check(None)
+        plan.gradient_block_sums(None)
+        plan.unbind()
+
+    def tried(call: Call) -> Call:
+        def one() -> None:
+            try:
+                call()
+            except (RuntimeError, ValueError) as error:
+                expected = "in the middle of a step", "before begin", "grads: None"
+                assert any(each in str(error) for each in expected), error
+
+        return one
+
+    return [tried(step), tried(step), tried(others)]
 
 
 @scene
@@ -91,8 +167,58 @@ def state_of_a_running_step() -> list[Call]:
 
 @scene
 def hyperparameters_of_a_running_step() -> list[Call]:
-    opt = stepping(lr=gs.cosine(1e-3, 1000))
-    return [opt.step, lambda: setattr(opt, "clip_norm", 0.5), lambda: setattr(opt, "lr", 1e-3)]
+    opt, scales = stepping(lr=gs.cosine(1e-3, 1000)), count(1)
+
+    def scale() -> None:
+        """What is set here holds in the next step, whoever takes it."""
+        opt.grad_scale = float(next(scales))
+        opt.step()
+        assert opt._scale == opt.grad_scale
+
+    return [opt.step, scale, lambda: setattr(opt, "lr", 1e-3)]
+
+
+@scene
+def gradients_that_others_replace() -> list[Call]:
+    opt, grads = stepping(), [ones(N), ones(64, 100), ones(3)]
+
+    def replace() -> None:
+        grads[:] = [ones(N), None, ones(3)]
+
+    return [lambda: opt.step(grads), lambda: opt.step(grads), replace]
+
+
+@scene
+def types_of_other_libraries() -> list[Call]:
+    """What is known of a type is asked once, of a few types: here there are many more."""
+
+    def ask() -> None:
+        kinds = [type(f"Tensor{i}", (), {}) for i in range(3)]
+        for kind in kinds * 3:
+            assert not _core.are_floats(kind())
+
+    return [ask, ask, ask]
+
+
+@scene
+def watched_containers() -> list[Call]:
+    """Lists and dicts that their owner changes meanwhile."""
+    listed = [object() for _ in range(20)]
+    state = {i: {"a": object(), "b": object()} for i in range(20)}
+    watch = _core.TensorWatch(listed, state, [])
+
+    def change() -> None:
+        listed.append(object())
+        state[len(state)] = {}
+        state[3]["c"] = object()
+        state[3].pop("c")
+        state.popitem()
+        listed.pop()
+
+    def make() -> None:
+        _core.TensorWatch(listed, state, [])
+
+    return [lambda: watch.holds(listed, state), change, make]
 
 
 @scene
@@ -105,7 +231,39 @@ def dropout_and_norms() -> list[Call]:
         gs.layer_norm(x, None, None)
         gs.group_norm(x.reshape(8, 8, 1000), 4)
 
-    return [norms, lambda: gs.dropout(y, 0.5, seed=1, out=y), lambda: gs.global_norm([x])]
+    drop = gs.Dropout(0.5, seed=1)
+    return [
+        norms,
+        lambda: gs.dropout(y, 0.5, seed=1, out=y),
+        lambda: gs.global_norm([x]),
+        lambda: drop(x),
+        lambda: drop(x),
+    ]
+
+
+@scene
+def threads_with_their_own() -> list[Call]:
+    """Training by four threads, of which none knows of the others."""
+
+    def train() -> None:
+        grads = [ones(100, 20), ones(20)]
+        opt, drop = gs.Adam([np.zeros_like(g) for g in grads], lr=0.1), gs.Dropout(0.5, seed=1)
+        for _ in range(5):
+            x = gs.layer_norm(drop(ones(100, 20)), None, None)
+            assert np.all(x == x)
+            opt.step(grads)
+        assert len({float(p.ravel()[0]) for p in opt._arrays}) == 1
+
+    return [train] * 4
+
+
+@scene
+def blas_threads() -> list[Call]:
+    def switch() -> None:
+        gs.use_blas_threads()
+        gs.use_blas_threads(False)
+
+    return [switch, switch]
 
 
 @scene

@@ -36,7 +36,8 @@ int dtype_of(py::handle array) {
   const auto dtype = py::reinterpret_borrow<py::dtype>(descr);
   if (dtype.byteorder() != '=' && dtype.byteorder() != '|') return -1;
   for (int type = 0; type < kAllDTypes; ++type)
-    if (dtypes[type] && dtype.num() == py::reinterpret_borrow<py::dtype>(dtypes[type]).num())
+    if (PyObject* known = dtypes[type];
+        known && dtype.num() == py::reinterpret_borrow<py::dtype>(known).num())
       return type;
   if (dtypes[kBfloat16] || !is_bfloat16(dtype)) return -1;
   dtypes[kBfloat16] = py::object(dtype).release().ptr();
@@ -63,7 +64,7 @@ bool same_shape(py::handle a, py::handle b) {
 
 }  // namespace
 
-PyObject* dtypes[kAllDTypes] = {};
+std::atomic<PyObject*> dtypes[kAllDTypes] = {};
 
 std::string label(const std::string& argument, py::handle name) {
   if (name.is_none()) return argument;
@@ -84,7 +85,7 @@ py::object number_array(py::handle number) { return py::handle(asarray)(number);
 
 py::object readable(py::handle object, DType type) {
   if (PyFloat_CheckExact(object.ptr()))
-    return py::handle(asarray)(object, py::handle(dtypes[type == kFloat64 ? type : kFloat32]));
+    return py::handle(asarray)(object, py::handle(dtypes[type == kFloat64 ? type : kFloat32].load()));
   if (py::isinstance(object, generic)) return number_array(object);
   return py::reinterpret_borrow<py::object>(object);
 }
@@ -229,7 +230,7 @@ py::dtype dtype_object(DType type) {
         py::module_::import("gradstep.arrays").attr("bfloat16")("torch.bfloat16");
     dtypes[type] = py::object(found).release().ptr();
   }
-  return py::reinterpret_borrow<py::dtype>(dtypes[type]);
+  return py::reinterpret_borrow<py::dtype>(dtypes[type].load());
 }
 
 py::array new_array(DType type, const Shape& shape) { return py::array(dtype_object(type), shape); }

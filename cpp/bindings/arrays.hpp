@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -123,7 +124,7 @@ class LateFloat {
 
 // NumPy's own descriptors of our types; that of bfloat16, which another package brings, from when
 // it was first met.
-extern PyObject* dtypes[kAllDTypes];
+extern std::atomic<PyObject*> dtypes[kAllDTypes];
 // The same; imports that package where need be, and raises ImportError without it.
 pybind11::dtype dtype_object(DType type);
 

@@ -1,10 +1,12 @@
 #include "bindings/exchange.hpp"
 
+#include <pybind11/critical_section.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <utility>
 
 #include "bindings/arrays.hpp"
@@ -51,14 +53,17 @@ bool is_memory(PyObject* type) {
   return false;
 }
 
-// Tensors and parameters of one library take turns: a few answers serve nearly all calls. By value:
-// what is asked of an object may run Python code, which asks about other types meanwhile.
-Exporter exporter_of(PyObject* type) {
-  static auto& known = *new std::array<Exporter, 4>;  // outlives the interpreter
-  static size_t oldest = 0;
-  for (const Exporter& exporter : known)
-    if (exporter.type.ptr() == type) return exporter;
-  Exporter found;
+// Tensors and parameters of one library take turns: a few answers serve nearly all calls. They stay
+// as they are, for other threads may be at them; what is found of yet more types goes to `found`,
+// and is asked again in every call.
+const Exporter& exporter_of(PyObject* type, Exporter* to) {
+  static auto& known = *new std::array<Exporter, 16>;  // outlives the interpreter
+  static std::atomic<size_t> count = 0;
+  static OwnGil adding;
+  size_t i = 0;
+  for (const size_t n = count.load(std::memory_order_acquire); i < n; ++i)
+    if (known[i].type.ptr() == type) return known[i];
+  Exporter& found = *to;
   found.type = py::reinterpret_borrow<py::object>(type);
   const py::object capsule = attribute(type, "__dlpack_c_exchange_api__");
   if (capsule && PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api"))
@@ -66,8 +71,13 @@ Exporter exporter_of(PyObject* type) {
         PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (found.api && (found.api->major != 1 || !is_memory(type))) found.api = nullptr;
   found.is_neg = attribute(type, "is_neg");
-  const Exporter before = std::exchange(known[oldest++ % known.size()], found);
-  return found;
+  const OwnGil::Held held(adding);
+  for (const size_t n = count.load(std::memory_order_relaxed); i < n; ++i)  // meanwhile
+    if (known[i].type.ptr() == type) return known[i];
+  if (i == known.size()) return found;
+  known[i] = found;
+  count.store(i + 1, std::memory_order_release);
+  return known[i];
 }
 
 bool is_negated(const Exporter& exporter, PyObject* object) {
@@ -92,14 +102,17 @@ bool read_raw(const Exporter& exporter, PyObject* object, DLTensor* tensor) {
 
 void* address_of(py::handle object) {
   DLTensor tensor;
-  const Exporter exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
+  Exporter own;
+  const Exporter& exporter =
+      exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())), &own);
   return read_raw(exporter, object.ptr(), &tensor) ? tensor.address() : nullptr;
 }
 
 }  // namespace
 
 bool read_tensor(PyObject* object, DLTensor* tensor) {
-  const Exporter exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object)));
+  Exporter own;
+  const Exporter& exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object)), &own);
   return read_raw(exporter, object, tensor) && has_memory(*tensor) && !is_negated(exporter, object);
 }
 
@@ -182,16 +195,20 @@ bool is_like(const DLTensor& tensor, py::handle model, DType type) {
 TensorWatch::TensorWatch(const py::list& listed, const py::dict& state, const py::list& moving)
     : listed_(py::reinterpret_steal<py::list>(PyList_GetSlice(listed.ptr(), 0, listed.size()))),
       moving_(py::reinterpret_steal<py::list>(PyList_GetSlice(moving.ptr(), 0, moving.size()))) {
+  const py::scoped_critical_section held(state);
   for (const auto& [key, own] : state) {
     inner_.push_back(py::reinterpret_borrow<py::object>(own));
     if (!py::isinstance<py::dict>(own)) continue;
+    const py::scoped_critical_section inside(own);
     for (const auto& [name, value] : py::reinterpret_borrow<py::dict>(own))
       values_.push_back(py::reinterpret_borrow<py::object>(value));
   }
   for (const py::handle tensor : moving_) addresses_.push_back(address_of(tensor));
 }
 
+// Looks at addresses alone: what they belong to may be gone, where it is none that is held.
 bool TensorWatch::holds(const py::list& listed, const py::dict& state) const {
+  const py::scoped_critical_section held(listed, state);
   if (listed.size() != listed_.size() || state.size() != inner_.size()) return false;
   for (size_t i = 0; i < listed_.size(); ++i)
     if (PyList_GET_ITEM(listed.ptr(), i) != PyList_GET_ITEM(listed_.ptr(), i)) return false;
@@ -200,6 +217,7 @@ bool TensorWatch::holds(const py::list& listed, const py::dict& state) const {
   for (Py_ssize_t at = 0; PyDict_Next(state.ptr(), &at, &key, &own);) {
     if (own != inner_[inner++].ptr()) return false;
     if (!PyDict_Check(own)) continue;
+    const py::scoped_critical_section inside(own);
     for (Py_ssize_t place = 0; PyDict_Next(own, &place, &name, &value);)
       if (count == values_.size() || value != values_[count++].ptr()) return false;
   }
@@ -233,7 +251,13 @@ TensorNumbers::TensorNumbers(const py::list& tensors)
   }
 }
 
+std::vector<double> TensorNumbers::values() const {
+  const OwnGil::Held held(gil_);
+  return values_;
+}
+
 bool TensorNumbers::unchanged() const {
+  const OwnGil::Held held(gil_);
   for (size_t i = 0; i < numbers_.size(); ++i)
     if (numbers_[i].read() != values_[i]) return false;
   return true;
@@ -243,6 +267,7 @@ void TensorNumbers::write(const std::vector<double>& values) {
   if (values.size() != numbers_.size())
     throw py::value_error("values: " + std::to_string(values.size()) + ", expected " +
                           std::to_string(numbers_.size()));
+  const OwnGil::Held held(gil_);
   for (size_t i = 0; i < numbers_.size(); ++i) {
     numbers_[i].write(values[i]);
     values_[i] = numbers_[i].read();
@@ -256,6 +281,7 @@ void TensorNumbers::count(const std::optional<std::vector<int64_t>>& places) {
       if (i < 0 || i >= size)
         throw py::index_error("places: " + std::to_string(i) + ", expected 0 to " +
                               std::to_string(size - 1));
+  const OwnGil::Held held(gil_);
   const int64_t many = places ? static_cast<int64_t>(places->size()) : size;
   for (int64_t k = 0; k < many; ++k) {
     const int64_t i = places ? (*places)[k] : k;

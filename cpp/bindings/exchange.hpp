@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "bindings/gil.hpp"
 #include "engine/halves.hpp"
 
 namespace gradstep {
@@ -67,7 +68,7 @@ class TensorNumbers {
   // Raises TypeError for what is not one float32 or float64 in CPU memory.
   explicit TensorNumbers(const pybind11::list& tensors);
   bool unchanged() const;
-  std::vector<double> values() const { return values_; }
+  std::vector<double> values() const;
   void write(const std::vector<double>& values);
   // Adds one to those at these places, or to all.
   void count(const std::optional<std::vector<int64_t>>& places);
@@ -80,6 +81,7 @@ class TensorNumbers {
     void write(double value) const;
   };
 
+  mutable OwnGil gil_;
   pybind11::list tensors_;
   std::vector<Number> numbers_;
   std::vector<double> values_;

@@ -169,7 +169,7 @@ extern "C" __attribute__((visibility("default"))) int gradstep_num_threads() {
   return ThreadPool::instance().threads();
 }
 
-PYBIND11_MODULE(_core, m) {
+PYBIND11_MODULE(_core, m, gil_option()) {
   m.doc() = "The compiled kernels of gradstep.";
   m.attr("__version__") = GRADSTEP_VERSION;
   m.attr("compiler") = GRADSTEP_COMPILER;

@@ -32,6 +32,8 @@ struct Names {
   PyObject* needs = PyUnicode_InternFromString("needs_input_grad");
 };
 
+// First asked for when the module is made: threads that wait for the first must not have the GIL,
+// or what stands for it.
 const Names& names() {
   static const Names& interned = *new Names;
   return interned;
@@ -123,6 +125,7 @@ py::object recorded(py::handle call, py::handle x, py::handle weight, py::handle
 
 void define_norm_calls(py::module_& m) {
   using py::arg;
+  names();
   py::class_<NormCall>(m, "NormCall")
       .def(py::init([](const std::string& kind, py::object eps, int64_t axes, py::object groups,
                        bool training, bool relu) {

@@ -7,7 +7,6 @@
 #include "bindings/constructor.hpp"
 #include "bindings/exchange.hpp"
 #include "bindings/families.hpp"
-#include "bindings/gil.hpp"
 #include "engine/dispatch.hpp"
 
 namespace py = pybind11;
@@ -115,7 +114,7 @@ Layout Plan::take_layout(Entry* entry, const py::dict& given, const ArrayView& p
   return layout;
 }
 
-Plan::Busy::Busy(Plan& plan) : flag_(plan.busy_) {
+Plan::Busy::Busy(Plan& plan) : held_(plan.gil_), flag_(plan.busy_) {
   if (flag_) throw std::runtime_error("this optimizer is in the middle of a step");
   flag_ = true;
 }
@@ -392,12 +391,18 @@ int64_t Plan::end() {
   return plan_.step_count();
 }
 
+int64_t Plan::step_count() const {
+  const OwnGil::Held held(gil_);
+  return plan_.step_count();
+}
+
 void Plan::set_step_count(int64_t count) {
   const Busy busy(*this);
   plan_.set_step_count(count);
 }
 
 std::vector<int64_t> Plan::steps() const {
+  const OwnGil::Held held(gil_);
   std::vector<int64_t> steps;
   for (int64_t i = 0; i < plan_.size(); ++i) steps.push_back(plan_.steps(i));
   return steps;

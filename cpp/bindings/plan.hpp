@@ -2,6 +2,7 @@
 #pragma once
 #include <array>
 
+#include "bindings/gil.hpp"
 #include "bindings/memory.hpp"
 #include "engine/step/step_plan.hpp"
 
@@ -61,7 +62,7 @@ class Plan {
   // arrays of that many float64.
   void accumulate(pybind11::handle grads, const pybind11::sequence& sums);
 
-  int64_t step_count() const { return plan_.step_count(); }
+  int64_t step_count() const;
   void set_step_count(int64_t count);
   std::vector<int64_t> steps() const;
   void set_steps(const std::vector<int64_t>& steps);
@@ -99,13 +100,15 @@ class Plan {
     bool stay = false;  // for later calls, which would see a number as it is now
   };
 
-  // Python code may run inside the checks of a call, and call again.
+  // Python code may run inside the checks of a call, and call again; other threads, whenever this
+  // one gives up the GIL.
   class Busy {
    public:
     explicit Busy(Plan& plan);
     ~Busy() { flag_ = false; }
 
    private:
+    OwnGil::Held held_;  // while the flag is looked at, and while it is taken back
     bool& flag_;
   };
 
@@ -135,6 +138,7 @@ class Plan {
   bool is_bound_ = false, uses_bound_ = false;
   Gradients parts_;  // of a step in parts
   bool in_parts_ = false;
+  mutable OwnGil gil_;
   bool busy_ = false;
 };
 

@@ -18,7 +18,8 @@ struct Torch {
   PyObject *empty_like = nullptr, *large_like = nullptr;
   int64_t large = 0;  // bytes from which large_like makes a result
   PyObject *is_tracing = nullptr, *has_transforms = nullptr, *modes = nullptr;
-  PyObject* forward_mode = nullptr;  // the module that counts its levels
+  PyObject* forward_mode = nullptr;   // the module that counts its levels
+  PyObject* current_level = nullptr;  // and the name by which it does
 } torch;
 
 bool is_true(PyObject* value) {
@@ -158,13 +159,14 @@ bool is_watched() {
   if (is_true(PyObject_CallNoArgs(torch.is_tracing))) return true;
   if (is_true(PyObject_CallNoArgs(torch.has_transforms))) return true;
   if (is_true(PyObject_CallNoArgs(torch.modes))) return true;
-  static PyObject* const level = PyUnicode_InternFromString("_current_level");
-  const auto found = py::reinterpret_steal<py::object>(PyObject_GetAttr(torch.forward_mode, level));
+  const auto found = py::reinterpret_steal<py::object>(
+      PyObject_GetAttr(torch.forward_mode, torch.current_level));
   if (!found) throw py::error_already_set();
   return PyLong_AsLong(found.ptr()) >= 0;
 }
 
 void define_tensors(py::module_& m) {
+  torch.current_level = PyUnicode_InternFromString("_current_level");
   m.def("is_watched", is_watched);
   m.def("watch_by", [](py::object is_tracing, py::object has_transforms, py::object modes,
                        py::object forward_mode) {

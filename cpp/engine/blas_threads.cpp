@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
 #endif
 
 namespace gradstep {
@@ -110,6 +111,8 @@ bool runs_now(clockid_t clock) noexcept {
 }  // namespace
 
 const OpenMP* find_blas_threads() noexcept {
+  static std::mutex looking;
+  const std::lock_guard<std::mutex> one(looking);
   if (!blas.run) dl_iterate_phdr(look, nullptr);
   return blas.run ? &kTeam : nullptr;
 }

@@ -133,6 +133,18 @@ def test_no_array_of_another_type() -> None:
         assert refusal(other) is not None
 
 
+def test_any_number_of_types_is_known() -> None:
+    """What types tell is remembered of some only: of others too it is what they tell."""
+    kinds = [type(f"Kind{i}", (torch.Tensor,), {}) for i in range(40)]
+    refused = [type(f"Own{i}", (OfItsOwn,), {}) for i in range(40)]
+    tensor = torch.ones(3)
+    for _ in range(2):
+        for kind, other in zip(kinds, refused, strict=True):
+            found = _core.tensor_array(tensor.as_subclass(kind))
+            assert found.__array_interface__["data"][0] == tensor.data_ptr()
+            assert _core.tensor_array(torch.Tensor._make_subclass(other, tensor)) is None
+
+
 def touched() -> list[Any]:
     """Everything that kernels of a training step read or wrote."""
     model = torch.nn.Sequential(

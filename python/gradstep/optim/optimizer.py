@@ -226,13 +226,13 @@ class Optimizer:
             elif not hasattr(type(self), key):
                 expected = f"expected {likely(key, list(self._defaults()))}"
                 raise AttributeError(f"{type(self).__name__} has no attribute {key!r}, {expected}")
-            if key in OPTIONS:
-                self._stale = True
-            elif key in self._hyper:
+            if key in self._hyper:
                 self._hyper[key] = value
                 for group in self._groups:
                     group[key] = value
         object.__setattr__(self, key, value)
+        if key in OPTIONS:  # last: a step of another thread may take over what is there meanwhile
+            self._stale = True
 
     def __delattr__(self, key: str) -> None:
         if key.startswith("_"):

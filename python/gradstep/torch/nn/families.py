@@ -294,9 +294,10 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def native_class(kind: type[nn.Module], formula: Formula) -> type[nn.Module]:
     """A subclass of `kind`, with its name, that computes by the formula where our kernels can."""
-    if (kind, formula) not in _made:
-        _made[kind, formula] = _make(kind, formula)
-    return _made[kind, formula]
+    found = _made.get((kind, formula))
+    if found is None:  # two threads that make one keep the same
+        found = _made.setdefault((kind, formula), _make(kind, formula))
+    return found
 
 
 _made: dict[tuple[type[nn.Module], Formula], type[nn.Module]] = {}
