@@ -1,7 +1,7 @@
-"""Python without the GIL: importing the package leaves it so, and threads get what they get with it.
+"""Python without the GIL: it stays off, and threads get what they get with it.
 
-Elsewhere these tests are skipped: there the tests of threads and `tools/sanitized_tests thread` say
-so.
+Elsewhere these tests are skipped: there the other tests of threads, and `tools/sanitized_tests
+thread`, say so.
 """
 
 from __future__ import annotations

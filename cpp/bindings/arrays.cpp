@@ -85,7 +85,8 @@ py::object number_array(py::handle number) { return py::handle(asarray)(number);
 
 py::object readable(py::handle object, DType type) {
   if (PyFloat_CheckExact(object.ptr()))
-    return py::handle(asarray)(object, py::handle(dtypes[type == kFloat64 ? type : kFloat32].load()));
+    return py::handle(asarray)(object,
+                               py::handle(dtypes[type == kFloat64 ? type : kFloat32].load()));
   if (py::isinstance(object, generic)) return number_array(object);
   return py::reinterpret_borrow<py::object>(object);
 }

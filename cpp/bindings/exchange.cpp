@@ -103,8 +103,7 @@ bool read_raw(const Exporter& exporter, PyObject* object, DLTensor* tensor) {
 void* address_of(py::handle object) {
   DLTensor tensor;
   Exporter own;
-  const Exporter& exporter =
-      exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())), &own);
+  const Exporter& exporter = exporter_of(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())), &own);
   return read_raw(exporter, object.ptr(), &tensor) ? tensor.address() : nullptr;
 }
 

@@ -159,8 +159,8 @@ bool is_watched() {
   if (is_true(PyObject_CallNoArgs(torch.is_tracing))) return true;
   if (is_true(PyObject_CallNoArgs(torch.has_transforms))) return true;
   if (is_true(PyObject_CallNoArgs(torch.modes))) return true;
-  const auto found = py::reinterpret_steal<py::object>(
-      PyObject_GetAttr(torch.forward_mode, torch.current_level));
+  const auto found =
+      py::reinterpret_steal<py::object>(PyObject_GetAttr(torch.forward_mode, torch.current_level));
   if (!found) throw py::error_already_set();
   return PyLong_AsLong(found.ptr()) >= 0;
 }
