@@ -233,8 +233,10 @@ def assert_of_one_moment(saved: dict[str, Any]) -> None:
 def test_a_checkpoint_during_a_step_waits_for_its_end() -> None:
     optimizer, w, g = counting(16 * LARGE, momentum=1.0)
     with gs.threads(1):
-        stepping = threading.Thread(target=lambda: optimizer.step(g))
+        begin = threading.Event()  # a new thread may run before `start` returns
+        stepping = threading.Thread(target=lambda: (begin.wait(), optimizer.step(g)))
         stepping.start()
+        begin.set()
         while w[0] == 0:
             time.sleep(0)
         assert w[-1] == 0, "the step ended before the checkpoint began"
