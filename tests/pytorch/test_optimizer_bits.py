@@ -81,7 +81,11 @@ def trained(name: str, kind: str, states: str, **options: Any) -> tuple[Any, lis
     return opt, params
 
 
-OPTIONS = {"SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.9, "centered": True}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "SGD": {"momentum": 0.9},
+    "RMSprop": {"momentum": 0.9, "centered": True},
+    "Adagrad": {"initial_accumulator_value": 0.1},  # no number of 16 bits
+}
 
 
 @pytest.mark.parametrize("name", gt.OPTIMIZERS)

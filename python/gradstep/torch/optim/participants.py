@@ -275,13 +275,15 @@ def state_array(
             return _scale(array, parameter, what)
     if array is None and name in ("master", "ema"):
         return torch.empty_like(parameter.detach(), dtype=dtype).copy_(parameter.detach())
+    initial = formula.initial_state(name, defaults) if dtype.is_floating_point else 0
     if array is None:
-        initial = formula.initial_state(name, defaults) if dtype.is_floating_point else 0
         return torch.full_like(parameter.detach(), initial, dtype=dtype)
     if array.layout is torch.sparse_coo:  # the momentum that torch keeps of sparse gradients
         array = array.to_dense()
-    if layout is not None and array.dtype == parameter.dtype and dtype == torch.float32:
-        array = array.to(dtype)  # as torch's Adagrad makes it; nothing is lost
+    if layout is not None and array.dtype == parameter.dtype != dtype == torch.float32:
+        # As torch's Adagrad makes it at once: what it begins with is rounded there, and not here.
+        begun = not torch.equal(array, torch.full_like(array, initial))
+        array = array.to(dtype) if begun else torch.full_like(array, initial, dtype=dtype)
     check_placement(array, parameter, what)
     part, model = part_of(array), part_of(parameter)
     check_like(part, model, what, dtype)
