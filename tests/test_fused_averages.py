@@ -127,9 +127,33 @@ def test_in_a_block_the_parameters_are_their_averages() -> None:
             opt.step([good(2), good(3)])
         with pytest.raises(RuntimeError, match="averaged: called in a block of it"):
             opt.averaged().__enter__()
+        with pytest.raises(RuntimeError, match="^add_param_group: parameters hold their averages"):
+            opt.add_param_group({"params": [good(4)]})
         raise ZeroDivisionError
     assert [w.tobytes(), kept.tobytes()] == before
     assert opt.step([good(2), good(3)]).step == 2
+
+
+def test_masters_are_not_reloaded_from_averages() -> None:
+    w = good(dtype=BF16)
+    opt = gs.SGD(w, lr=1.0, master="float32", ema="float32", ema_decay=0.5)
+    opt.step(good(2))
+    before = opt.state[0]["master"].tobytes()
+    with opt.averaged(), pytest.raises(RuntimeError, match="^reload_masters: parameters hold"):
+        opt.reload_masters()
+    assert opt.state[0]["master"].tobytes() == before
+
+
+def test_a_copy_that_is_made_in_a_block_goes_on_from_the_averages() -> None:
+    w = good()
+    opt = gs.SGD(w, lr=1.0, ema="float32", ema_decay=0.5)
+    opt.step(good(2))
+    with opt.averaged():
+        copies = [copy.deepcopy((w, opt)), pickle.loads(pickle.dumps((w, opt)))]
+    for weights, copied in copies:
+        assert weights.tobytes() == opt.state[0]["ema"].tobytes()
+        assert copied.step(good(3)).step == 2
+        assert (weights == opt.state[0]["ema"] - good(3)).all()
 
 
 def test_an_ema_of_a_model_takes_the_averages_of_its_optimizer() -> None:

@@ -55,6 +55,8 @@ def test_averages_are_those_of_torchs_averaged_model() -> None:
             opt.step()
         with pytest.raises(RuntimeError, match="averaged: called in a block of it"):
             opt.averaged().__enter__()
+        with pytest.raises(RuntimeError, match="reload_masters: parameters hold their averages"):
+            opt.reload_masters()
     assert all(map(torch.equal, model.parameters(), before))
     opt.step()
 

@@ -35,7 +35,7 @@ from gradstep.optim.hyperparameters import (
 )
 from gradstep.optim.locks import new_lock
 from gradstep.optim.state import Expected, Loaded, check_array, copies_between, verify
-from gradstep.optim.storage import Layout, first_tiles, layout_of, values_of
+from gradstep.optim.storage import Layout, check_own_values, first_tiles, layout_of, values_of
 from gradstep.spec import optim as spec
 from gradstep.spec import sums as spec_sums
 from gradstep.spec.optim import Round, Scalars
@@ -176,6 +176,7 @@ class Optimizer:
         array([-0.1, -0.1, -0.1])
         """
         with self._lock:
+            check_own_values("add_param_group", self._holds_averages)
             own = given_by(group, "group", list(self._hyper))
             parameters = self._parameters.added(group["params"])
             number = len(self._groups)
@@ -318,6 +319,7 @@ class Optimizer:
         array([3., 1.], dtype=float32)
         """
         with self._lock:
+            check_own_values("reload_masters", self._holds_averages)
             for layout, own in zip(self._layouts, self._states, strict=True):
                 if layout is not None:
                     layout.reload(own)
@@ -326,7 +328,8 @@ class Optimizer:
     def averaged(self) -> Iterator[None]:
         """In a `with` block parameters with `ema` hold their averages; then what they were.
 
-        So do their copies of `copy_to`. Steps in it raise RuntimeError.
+        So do their copies of `copy_to`. Steps in it raise RuntimeError, and so do `reload_masters`
+        and `add_param_group`. A copy of the optimizer that is made in it goes on from the averages.
 
         >>> import numpy as np, gradstep as gs
         >>> w = np.zeros(1, np.float32)
@@ -382,8 +385,7 @@ class Optimizer:
             raise
 
     def _take_over(self, t: int) -> None:
-        if self._holds_averages:
-            raise RuntimeError("step: parameters hold their averages, expected a step after that")
+        check_own_values("step", self._holds_averages)
         groups = [group._values for group in self._groups]
         current = [self._scalars(group, t) for group in groups]
         scale = at_step("grad_scale", self.grad_scale, t)
@@ -670,6 +672,7 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state["kept"])
+        self._holds_averages = False  # the block is that of another
         self._lock = new_lock(self)
         self.__dict__["_groups"] = [Group(values, names, self) for values, names in state["groups"]]
         # Gradients that only this copy had would be those of one step for ever.

@@ -16,6 +16,7 @@ __all__ = [
     "SCALE",
     "Layout",
     "bfloat16",
+    "check_own_values",
     "first_tiles",
     "layout_of",
     "put_state",
@@ -45,6 +46,12 @@ def tiles_of_sizes(sizes: Iterable[int]) -> list[int]:
     for size in sizes:
         tiles.append(tiles[-1] - (-size // 64))
     return tiles[:-1]
+
+
+def check_own_values(what: str, averaged: bool) -> None:
+    """Raises RuntimeError for a call that cannot be while parameters hold their averages."""
+    if averaged:
+        raise RuntimeError(f"{what}: parameters hold their averages, expected a {what} after that")
 
 
 def is_bfloat16(dtype: Any) -> bool:

@@ -23,6 +23,7 @@ from gradstep import _core
 from gradstep.optim.gradients import nonfinite
 from gradstep.optim.hyperparameters import EMA_DECAY, check_ema, check_range
 from gradstep.optim.optimizer import Optimizer as Formula
+from gradstep.optim.storage import check_own_values
 from gradstep.spec.optim import clip_coefficient
 from gradstep.torch.optim.arguments import EXTRA, signature_of
 from gradstep.torch.optim.groups import (
@@ -38,7 +39,7 @@ from gradstep.torch.optim.memory import array_of
 from gradstep.torch.optim.participants import Member, Participants
 from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
 from gradstep.torch.optim.shards import sum_over_parts
-from gradstep.torch.optim.storage import averages_in_place, copies_of, reload_master
+from gradstep.torch.optim.storage import averages_in_place, copies_of, reload_all_masters
 from gradstep.torch.threads import on_team
 
 __all__ = ["NativeOptimizer"]
@@ -175,8 +176,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     _step_observed = torch.optim.Optimizer.profile_hook_step(_step)
 
     def _step_natively(self, params: list[Any], grads: list[Any]) -> None:
-        if self._holds_averages:
-            raise RuntimeError("step: parameters hold their averages, expected a step after that")
+        check_own_values("step", self._holds_averages)
         try:
             outcome = self._advance(params, grads)
         except (TypeError, ValueError):
@@ -434,8 +434,8 @@ class NativeOptimizer(torch.optim.Optimizer):
     def averaged(self) -> Iterator[None]:
         """In a `with` block parameters with `ema` hold their averages; then what they were before.
 
-        So do their copies of `copy_to`. Those that have had no gradient stay as they are. Steps in
-        it raise RuntimeError.
+        So do their copies of `copy_to`. Those that have had no gradient stay as they are. Steps and
+        `reload_masters` in it raise RuntimeError.
         """
         if self._holds_averages:
             raise RuntimeError("averaged: called in a block of it, expected one")
@@ -455,9 +455,8 @@ class NativeOptimizer(torch.optim.Optimizer):
         Where a parameter is the rounded master still, the master stays; a split one loses the bits
         below bfloat16. Without masters nothing happens.
         """
-        with torch.no_grad():
-            for parameter, own in self.state.items():
-                reload_master(parameter, own)
+        check_own_values("reload_masters", self._holds_averages)
+        reload_all_masters(self.state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where `state_dict()` was taken, by a class of ours, torch's or bitsandbytes'.

@@ -21,7 +21,7 @@ __all__ = [
     "check_copy",
     "copies_of",
     "layout_for",
-    "reload_master",
+    "reload_all_masters",
 ]
 
 # The state with the missing bits of a parameter, by `master`.
@@ -93,15 +93,16 @@ def check_copy(copy: Any, member: Any) -> None:
         raise ValueError(f"{what}: {strides} as in the parameter")
 
 
-def reload_master(parameter: Any, own: dict[str, Any]) -> None:
-    """Takes a parameter that was changed outside into the master in its state."""
-    value = parameter.detach()
-    if "master_low" in own:
-        own["master_low"].zero_()
-    if "master" in own:
-        master = own["master"]
-        changed = master.to(value.dtype) != value
-        master.copy_(torch.where(changed, value.to(master.dtype), master))
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def reload_all_masters(state: Mapping[Any, Mapping[str, Any]]) -> None:
+    """Takes parameters that were changed outside into the masters in their states."""
+    for parameter, own in state.items():
+        if "master_low" in own:
+            own["master_low"].zero_()
+        if "master" in own:
+            value, master = parameter.detach(), own["master"]
+            changed = master.to(value.dtype) != value
+            master.copy_(torch.where(changed, value.to(master.dtype), master))
 
 
 @contextmanager
