@@ -55,6 +55,16 @@ def test_pages(page: Path) -> None:
     assert result.failed == 0
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_tables_have_a_head(page: Path) -> None:
+    """A row below an empty line begins a table: without a head it is shown as text."""
+    rows, inside = ["", *(ROOT / page).read_text("utf-8").splitlines(), ""], False
+    for number, row in enumerate(rows):
+        inside ^= row.startswith("```")
+        if not inside and row.startswith("|") and not rows[number - 1].startswith("|"):
+            assert set(rows[number + 1]) <= set("|-: "), f"line {number}: {row}"
+
+
 MODULES_OF_NAMES = (gradstep, gradstep.nn, gradstep.train, metrics)
 VALUES = {"DROPOUTS", "OPTIMIZERS", "SCHEDULES", "Schedule", "__version__"}
 PUBLIC = [(m, name) for m in MODULES_OF_NAMES for name in sorted({*m.__all__} - VALUES)]
