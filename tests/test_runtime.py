@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import json
 import os
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,13 @@ def test_import_brings_in_numpy_and_nothing_heavy(python: Any) -> None:
 
 def test_import_warns_of_nothing(python: Any) -> None:
     assert python(f"import warnings; warnings.simplefilter('error'); {SHOW}")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="pybind11 takes care of them there")
+def test_a_subinterpreter_is_refused(python: Any) -> None:
+    code = "import _xxsubinterpreters as s; s.run_string(s.create(), 'import gradstep')"
+    said = python(code, fails=True)
+    assert "gradstep: in a subinterpreter, expected the main interpreter" in said
 
 
 # The environment

@@ -3,6 +3,16 @@
 import os
 import sys
 
+if sys.version_info < (3, 12):
+    # There pybind11 would wait for the lock that this thread holds.
+    import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
+
+    if interpreters.get_current() != interpreters.get_main():
+        raise ImportError(
+            "gradstep: in a subinterpreter, expected the main interpreter, or Python >= 3.12 "
+            "(under mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
+        )
+
 try:
     from gradstep._core import __version__
 except ImportError as error:
