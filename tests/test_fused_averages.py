@@ -127,7 +127,7 @@ def test_in_a_block_the_parameters_are_their_averages() -> None:
             opt.step([good(2), good(3)])
         with pytest.raises(RuntimeError, match="averaged: called in a block of it"):
             opt.averaged().__enter__()
-        with pytest.raises(RuntimeError, match="^add_param_group: parameters hold their averages"):
+        with pytest.raises(RuntimeError, match="add_param_group: parameters hold their averages"):
             opt.add_param_group({"params": [good(4)]})
         raise ZeroDivisionError
     assert [w.tobytes(), kept.tobytes()] == before
@@ -139,7 +139,7 @@ def test_masters_are_not_reloaded_from_averages() -> None:
     opt = gs.SGD(w, lr=1.0, master="float32", ema="float32", ema_decay=0.5)
     opt.step(good(2))
     before = opt.state[0]["master"].tobytes()
-    with opt.averaged(), pytest.raises(RuntimeError, match="^reload_masters: parameters hold"):
+    with opt.averaged(), pytest.raises(RuntimeError, match="reload_masters: parameters hold"):
         opt.reload_masters()
     assert opt.state[0]["master"].tobytes() == before
 

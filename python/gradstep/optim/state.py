@@ -73,7 +73,7 @@ def check_array(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> N
     if isinstance(found, np.ma.MaskedArray):
         raise TypeError(f"{where}: a masked array, expected a plain numpy.ndarray")
     if found.dtype != dtype:
-        raise TypeError(f"{where}: dtype {found.dtype}, expected {dtype}")
+        raise TypeError(f"{where}: dtype {found.dtype}, expected {np.dtype(dtype)}")
     if found.shape != shape:
         raise ValueError(f"{where}: shape {found.shape}, expected {shape}")
 

@@ -269,6 +269,11 @@ def layout_of(
     dtype = getattr(array, "dtype", None)
     half = dtype == np.float16 or is_bfloat16(dtype)
     where = label("params", name)
+    if isinstance(array, np.ndarray) and not half and dtype not in (np.float32, np.float64):
+        raise TypeError(
+            f"{where}: dtype {array.dtype.str} ({dtype}), expected native float32, float64, "
+            "bfloat16 or float16"
+        )
     if not half and master is not None:
         raise ValueError(
             f"{where}: {dtype} with master={master!r}, expected None: only bfloat16 and float16 "
