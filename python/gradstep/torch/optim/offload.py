@@ -12,6 +12,7 @@ import torch
 from gradstep import _core
 from gradstep.arguments import integer, several, shown
 from gradstep.optim.gradients import accumulate
+from gradstep.optim.storage import check_own_values
 from gradstep.spec import sums as spec_sums
 from gradstep.torch.optim.memory import array_of
 from gradstep.torch.optim.optimizer import NativeOptimizer
@@ -193,14 +194,24 @@ class OffloadOptimizer:
         return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As the optimizer's own. Load the weights first, or call `reload` after them."""
+        """As the optimizer's own, for the weights that the device has now, which go to the host.
+
+        Load the weights first. After weights that come later call `reload`, which costs a split
+        master its missing bits.
+        """
+        check_own_values("load_state_dict", self.optimizer._holds_averages)
         self.optimizer.load_state_dict(state_dict)
+        self._take_weights()
 
     def reload(self) -> None:
         """Takes weights that were changed on the device to the host, and into the masters."""
+        check_own_values("reload", self.optimizer._holds_averages)
+        self._take_weights()
+        self.optimizer.reload_masters()
+
+    def _take_weights(self) -> None:
         for place in self._places:
             place.host.detach().copy_(place.parameter.detach())
-        self.optimizer.reload_masters()
 
     def accumulate(self) -> None:
         """Adds the gradients to those of the batches before, in float32 on the host, for the next
