@@ -275,6 +275,29 @@ def test_what_one_rank_refuses_is_an_error_of_all(ranks: Ranks) -> None:
     assert ranks(2, work) == [f"rank 1: ValueError: {own}", own]
 
 
+def test_whatever_a_schedule_raises_on_one_rank_is_an_error_of_all(ranks: Ranks) -> None:
+    def work(transport: Any) -> Any:
+        def rate(step: int) -> float:
+            return 1 / (0 if fails and transport.rank == 1 else 10)
+
+        fails, said = True, []
+        weights = parameters()
+        for _ in range(2):
+            try:
+                optimizer = gd.ShardedOptimizer(gs.SGD, weights, comm=transport, lr=rate)
+                fails = True
+                optimizer.step(gradients(0, transport.rank))
+            except (ZeroDivisionError, gd.DistributedError) as error:
+                said.append(f"{type(error).__name__}: {error}")
+            fails = False
+        return said, optimizer.step(gradients(0, transport.rank)).step
+
+    (first, step), (second, other) = ranks(2, work)
+    assert first == ["DistributedError: rank 1: ZeroDivisionError: division by zero"] * 2
+    assert second == ["ZeroDivisionError: division by zero"] * 2
+    assert step == other == 1
+
+
 def test_a_rank_that_does_something_else_is_named(ranks: Ranks) -> None:
     def other_call(transport: Any) -> Any:
         optimizer = gd.ShardedOptimizer(gs.SGD, parameters(), comm=transport, lr=0.1)

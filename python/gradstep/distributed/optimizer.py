@@ -53,10 +53,10 @@ class ShardedOptimizer:
 
     optimizer: a class of `gradstep.OPTIMIZERS`. params: as for it, the same on all ranks; C- or
     F-contiguous arrays. comm: a communicator of mpi4py (None: COMM_WORLD), or a `Transport`.
-    timeout: seconds without a byte after which a rank gives up. reduction: "mean" or "sum" of the
-    gradients of all micro-batches. grad_dtype: "float32", in which gradients are exact, or
-    "bfloat16" (with ml_dtypes), to which each is rounded once, as it travels. hyper: what
-    `optimizer` takes, except copy_to.
+    timeout: seconds without a byte after which a rank gives up (a `Transport` has its own).
+    reduction: "mean" or "sum" of the gradients of all micro-batches. grad_dtype: "float32", in which
+    gradients are exact, or "bfloat16" (with ml_dtypes), to which each is rounded once, as it
+    travels. hyper: what `optimizer` takes, except copy_to.
 
     A step sums gradients into the shards (every rank receives those of its share), updates the
     shard, and gives every rank the new parameters. Gradients are added up in the order of their
@@ -104,7 +104,7 @@ class ShardedOptimizer:
                 optimizer.__name__, self._names, self._arrays, self._groups, hyper, grad_dtype
             )
             found["reduction"] = reduction
-        except (ImportError, TypeError, ValueError) as raised:
+        except Exception as raised:
             error = raised
             self._arrays = []
         self._exchange = Exchange(
@@ -118,7 +118,7 @@ class ShardedOptimizer:
         error = None
         try:
             self._own = self._make_own(optimizer, hyper)
-        except (TypeError, ValueError) as raised:
+        except Exception as raised:
             error = raised
         self._exchange.agree("make", 0, bytes(32), 0, error)
         self._mean = reduction == "mean"
@@ -201,7 +201,7 @@ class ShardedOptimizer:
             with own._lock:
                 own._refresh(t)
                 digest = _digest_of_values(own)
-        except (TypeError, ValueError) as raised:
+        except Exception as raised:
             error = raised
         has = [each is not None for each in flat]
         flags = self._exchange.agree(
@@ -358,7 +358,7 @@ class ShardedOptimizer:
             tensors = tensors_of(self._names, self._arrays)
             found = pieces_of(state_dict["state"], tensors, self.pieces)
             state = self._share_of(state_dict, found)
-        except (KeyError, TypeError, ValueError) as raised:
+        except Exception as raised:
             lacks = isinstance(raised, KeyError)
             error = ValueError(f"state_dict: lacks {raised}") if lacks else raised
         agree_on(self._exchange, {"state_dict": digest_of(state_dict)}, error)
@@ -391,7 +391,7 @@ class ShardedOptimizer:
             found = load_pieces(folder, index, self.pieces)
             new = [arrays.pop(PARAMETER) for arrays, _ in found]
             state = self._share_of(index, found)
-        except (ImportError, OSError, TypeError, ValueError) as raised:
+        except Exception as raised:
             error = raised
         self._exchange.agree("load", 0, bytes(32), 0, error)
         self._torn = True

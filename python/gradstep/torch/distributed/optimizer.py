@@ -101,7 +101,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 {**hyper, "reduce": reduce},
                 grad_dtype,
             )
-        except (ImportError, TypeError, ValueError) as raised:
+        except Exception as raised:
             error = raised
             self._parameters = []
         flat = [] if error else self._flat
@@ -207,7 +207,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         try:
             grads = self._read()
             digest = self._follow()
-        except (TypeError, ValueError) as raised:
+        except Exception as raised:
             error = raised
         own = [grad is not None for grad in grads]
         flags = self._exchange.agree(
@@ -317,7 +317,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 }
                 found.append((own, values))
             self._check(groups, found)
-        except (KeyError, TypeError, ValueError) as raised:
+        except Exception as raised:
             error = raised
         self._exchange.agree("load", 0, bytes(32), 0, error)
         self._take_state(groups, found)
@@ -361,7 +361,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             found = load_pieces(folder, index, self._exchange.pieces)
             values = [arrays.pop(PARAMETER) for arrays, _ in found]
             self._check(index["param_groups"], found)
-        except (ImportError, OSError, TypeError, ValueError) as raised:
+        except Exception as raised:
             error = raised
         self._exchange.agree("load", 0, bytes(32), 0, error)
         self._torn = True
