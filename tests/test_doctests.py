@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -73,6 +75,16 @@ PUBLIC = [(m, name) for m in MODULES_OF_NAMES for name in sorted({*m.__all__} - 
 @folded(("module", "name"), PUBLIC, ids=lambda it: getattr(it, "__name__", it))
 def test_public_names_are_documented(module: ModuleType, name: str) -> None:
     assert undocumented(getattr(module, name)) == []
+
+
+FUNCTIONS = [name for name in gradstep.__all__ if isinstance(getattr(gradstep, name), FunctionType)]
+
+
+@folded("name", FUNCTIONS)
+def test_functions_with_arguments_say_what_they_raise(name: str) -> None:
+    function = getattr(gradstep, name)
+    if inspect.signature(function).parameters:
+        assert re.search("[Rr]aises|errors as|rest as in", " ".join(function.__doc__.split()))
 
 
 def undocumented(thing: Any) -> list[str]:

@@ -54,8 +54,8 @@ class ShardedOptimizer:
     optimizer: a class of `gradstep.OPTIMIZERS`. params: as for it, the same on all ranks; C- or
     F-contiguous arrays. comm: a communicator of mpi4py (None: COMM_WORLD), or a `Transport`.
     timeout: seconds without a byte after which a rank gives up (a `Transport` has its own).
-    reduction: "mean" or "sum" of the gradients of all micro-batches. grad_dtype: "float32", in which
-    gradients are exact, or "bfloat16" (with ml_dtypes), to which each is rounded once, as it
+    reduction: "mean" or "sum" of the gradients of all micro-batches. grad_dtype: "float32", in
+    which gradients are exact, or "bfloat16" (with ml_dtypes), to which each is rounded once, as it
     travels. hyper: what `optimizer` takes, except copy_to.
 
     A step sums gradients into the shards (every rank receives those of its share), updates the

@@ -58,6 +58,10 @@ _GELU = {"none": _core.ACTIVATIONS["gelu"], "tanh": _core.ACTIVATIONS["gelu_tanh
 def relu(x: Array, *, out: Array | None = None) -> Array:
     """max(x, 0); NaN stays NaN. Nair & Hinton 2010.
 
+    x: float32, float64, bfloat16 or float16, any shape, C or F order. out: where the result goes,
+    like x or x itself; a new array if None. Raises TypeError or ValueError before anything is
+    written.
+
     >>> import numpy as np, gradstep as gs
     >>> gs.relu(np.array([-1.0, 2.0]))
     array([0., 2.])
@@ -68,6 +72,10 @@ def relu(x: Array, *, out: Array | None = None) -> Array:
 def relu_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
     """dy where y > 0, else 0. y: the result of `relu`, or its x.
 
+    dy, y: float32, float64, bfloat16 or float16, alike in type, shape and order, C or F. out: where
+    the result goes, like dy, or dy or y itself; a new array if None. Raises TypeError or ValueError
+    before anything is written.
+
     >>> import numpy as np, gradstep as gs
     >>> gs.relu_backward(np.array([5.0, 5.0]), np.array([0.0, 2.0]))
     array([0., 5.])
@@ -77,6 +85,10 @@ def relu_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
 
 def leaky_relu(x: Array, slope: float = 0.01, *, out: Array | None = None) -> Array:
     """x where x > 0, else slope x. Maas, Hannun & Ng 2013.
+
+    x: float32, float64, bfloat16 or float16, any shape, C or F order. out: where the result goes,
+    like x or x itself; a new array if None. Raises TypeError or ValueError before anything is
+    written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.leaky_relu(np.array([-1.0, 2.0]), 0.5)
@@ -90,6 +102,10 @@ def leaky_relu_backward(
 ) -> Array:
     """dy where y > 0, else slope dy. y: the result of `leaky_relu` if slope >= 0, or its x.
 
+    dy, y: float32, float64, bfloat16 or float16, alike in type, shape and order, C or F. out: where
+    the result goes, like dy, or dy or y itself; a new array if None. Raises TypeError or ValueError
+    before anything is written.
+
     >>> import numpy as np, gradstep as gs
     >>> gs.leaky_relu_backward(np.array([5.0, 5.0]), np.array([-0.5, 2.0]), 0.5)
     array([2.5, 5. ])
@@ -99,6 +115,10 @@ def leaky_relu_backward(
 
 def sigmoid(x: Array, *, out: Array | None = None) -> Array:
     """1 / (1 + exp(-x)), within 2.5 ULP, also where it is tiny.
+
+    x: float32, float64, bfloat16 or float16, any shape, C or F order. out: where the result goes,
+    like x or x itself; a new array if None. Raises TypeError or ValueError before anything is
+    written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.sigmoid(np.array([0.0, -1000.0, 1000.0]))
@@ -110,6 +130,10 @@ def sigmoid(x: Array, *, out: Array | None = None) -> Array:
 def sigmoid_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
     """dy (1 - y) y. y: the result of `sigmoid`.
 
+    dy, y: float32, float64, bfloat16 or float16, alike in type, shape and order, C or F. out: where
+    the result goes, like dy, or dy or y itself; a new array if None. Raises TypeError or ValueError
+    before anything is written.
+
     >>> import numpy as np, gradstep as gs
     >>> gs.sigmoid_backward(np.array([4.0]), np.array([0.5]))
     array([1.])
@@ -119,6 +143,10 @@ def sigmoid_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
 
 def tanh(x: Array, *, out: Array | None = None) -> Array:
     """The hyperbolic tangent, within 2 ULP.
+
+    x: float32, float64, bfloat16 or float16, any shape, C or F order. out: where the result goes,
+    like x or x itself; a new array if None. Raises TypeError or ValueError before anything is
+    written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.tanh(np.array([0.0, 100.0]))
@@ -130,6 +158,10 @@ def tanh(x: Array, *, out: Array | None = None) -> Array:
 def tanh_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
     """dy (1 - y²). y: the result of `tanh`.
 
+    dy, y: float32, float64, bfloat16 or float16, alike in type, shape and order, C or F. out: where
+    the result goes, like dy, or dy or y itself; a new array if None. Raises TypeError or ValueError
+    before anything is written.
+
     >>> import numpy as np, gradstep as gs
     >>> gs.tanh_backward(np.array([4.0]), np.array([0.5]))
     array([3.])
@@ -140,6 +172,10 @@ def tanh_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
 def silu(x: Array, *, out: Array | None = None) -> Array:
     """x sigmoid(x), within 3.5 ULP. Elfwing, Uchibe & Doya 2018 (arXiv:1702.03118).
 
+    x: float32, float64, bfloat16 or float16, any shape, C or F order. out: where the result goes,
+    like x or x itself; a new array if None. Raises TypeError or ValueError before anything is
+    written.
+
     >>> import numpy as np, gradstep as gs
     >>> gs.silu(np.array([-np.inf, 0.0, 1000.0]))
     array([  -0.,    0., 1000.])
@@ -149,6 +185,10 @@ def silu(x: Array, *, out: Array | None = None) -> Array:
 
 def silu_backward(dy: Array, x: Array, *, out: Array | None = None) -> Array:
     """dy s (1 + x (1 - s)) with s = sigmoid(x). x: what `silu` was given.
+
+    dy, x: float32, float64, bfloat16 or float16, alike in type, shape and order, C or F. out: where
+    the result goes, like dy, or dy or x itself; a new array if None. Raises TypeError or ValueError
+    before anything is written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.silu_backward(np.array([4.0]), np.array([0.0]))
@@ -167,6 +207,9 @@ def gelu(x: Array, approximate: str = "none", *, out: Array | None = None) -> Ar
     approximate: "none", within 7 ULP; or "tanh", x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2,
     computed without the cancellation that this form has for x < 0. Hendrycks & Gimpel 2016
     (arXiv:1606.08415).
+    x: float32, float64, bfloat16 or float16, any shape, C or F order. out: where the result goes,
+    like x or x itself; a new array if None. Raises TypeError or ValueError before anything is
+    written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.gelu(np.array([-1.0, 0.0, 1.0])).round(4)
@@ -182,6 +225,10 @@ def gelu_backward(
 ) -> Array:
     """dy times the derivative of `gelu` at x. x: what `gelu` was given.
 
+    dy, x: float32, float64, bfloat16 or float16, alike in type, shape and order, C or F. out: where
+    the result goes, like dy, or dy or x itself; a new array if None. Raises TypeError or ValueError
+    before anything is written.
+
     >>> import numpy as np, gradstep as gs
     >>> gs.gelu_backward(np.array([4.0]), np.array([0.0]))
     array([2.])
@@ -193,6 +240,9 @@ def selu(x: Array, *, out: Array | None = None) -> Array:
     """λ x where x > 0, else λ α (exp(x) - 1), within 4 ULP. λ = 1.0507..., α = 1.6732...
 
     Keeps a mean of 0 and a deviation of 1. Klambauer et al. 2017 (arXiv:1706.02515).
+    x: float32, float64, bfloat16 or float16, any shape, C or F order. out: where the result goes,
+    like x or x itself; a new array if None. Raises TypeError or ValueError before anything is
+    written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.selu(np.array([-np.inf, 0.0, 1.0])).round(4)
@@ -204,6 +254,10 @@ def selu(x: Array, *, out: Array | None = None) -> Array:
 def selu_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
     """λ dy where y > 0, else dy (y + λ α). y: the result of `selu`.
 
+    dy, y: float32, float64, bfloat16 or float16, alike in type, shape and order, C or F. out: where
+    the result goes, like dy, or dy or y itself; a new array if None. Raises TypeError or ValueError
+    before anything is written.
+
     >>> import numpy as np, gradstep as gs
     >>> gs.selu_backward(np.array([1.0, 1.0]), gs.selu(np.array([-np.inf, 2.0]))).round(4)
     array([0.    , 1.0507])
@@ -213,6 +267,10 @@ def selu_backward(dy: Array, y: Array, *, out: Array | None = None) -> Array:
 
 def mish(x: Array, *, out: Array | None = None) -> Array:
     """x tanh(log(1 + exp(x))), within 5 ULP. Misra 2019 (arXiv:1908.08681).
+
+    x: float32, float64, bfloat16 or float16, any shape, C or F order. out: where the result goes,
+    like x or x itself; a new array if None. Raises TypeError or ValueError before anything is
+    written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.mish(np.array([-np.inf, -1.0, 100.0])).round(4)
@@ -224,6 +282,10 @@ def mish(x: Array, *, out: Array | None = None) -> Array:
 def mish_backward(dy: Array, x: Array, *, out: Array | None = None) -> Array:
     """dy times the derivative of `mish` at x. x: what `mish` was given.
 
+    dy, x: float32, float64, bfloat16 or float16, alike in type, shape and order, C or F. out: where
+    the result goes, like dy, or dy or x itself; a new array if None. Raises TypeError or ValueError
+    before anything is written.
+
     >>> import numpy as np, gradstep as gs
     >>> gs.mish_backward(np.array([5.0]), np.array([0.0]))
     array([3.])
@@ -232,9 +294,12 @@ def mish_backward(dy: Array, x: Array, *, out: Array | None = None) -> Array:
 
 
 def softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
-    """exp(x - max) / sum of these, along an axis; the sum in double, in one order.
+    """exp(x - max) / sum of these, along an axis; the sum in one order.
 
     A row with an infinity of the larger sign only, or with NaN, gives NaN, as in torch.
+    x: float32, float64, bfloat16 or float16, any shape with axes, C order. out: where the result
+    goes, like x or x itself; a new array if None. Raises TypeError or ValueError before anything is
+    written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.softmax(np.array([[0.0, 0.0], [1000.0, 0.0]]))
@@ -245,7 +310,11 @@ def softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
 
 
 def softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None = None) -> Array:
-    """y (dy - Σ dy y). y: the result of `softmax`. The sum in double, in one order.
+    """y (dy - Σ dy y). y: the result of `softmax`. The sum in one order.
+
+    dy, y: float32, float64, bfloat16 or float16, alike in type and shape, C order. out: where the
+    result goes, like dy, or dy or y itself; a new array if None. Raises TypeError or ValueError
+    before anything is written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.softmax_backward(np.array([1.0, 0.0]), np.array([0.5, 0.5]))
@@ -257,6 +326,10 @@ def softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None =
 def log_softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
     """The logarithm of `softmax`: x - max - log of the sum of exp(x - max).
 
+    x: float32, float64, bfloat16 or float16, any shape with axes, C order. out: where the result
+    goes, like x or x itself; a new array if None. Raises TypeError or ValueError before anything is
+    written.
+
     >>> import numpy as np, gradstep as gs
     >>> gs.log_softmax(np.array([0.0, 0.0])).round(3)
     array([-0.693, -0.693])
@@ -265,7 +338,11 @@ def log_softmax(x: Array, axis: int = -1, *, out: Array | None = None) -> Array:
 
 
 def log_softmax_backward(dy: Array, y: Array, axis: int = -1, *, out: Array | None = None) -> Array:
-    """dy - exp(y) Σ dy. y: the result of `log_softmax`. The sum in double, in one order.
+    """dy - exp(y) Σ dy. y: the result of `log_softmax`. The sum in one order.
+
+    dy, y: float32, float64, bfloat16 or float16, alike in type and shape, C order. out: where the
+    result goes, like dy, or dy or y itself; a new array if None. Raises TypeError or ValueError
+    before anything is written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.log_softmax_backward(np.array([1.0, 0.0]), np.log([0.5, 0.5]))
@@ -278,6 +355,8 @@ def prelu(x: Array, weight: Array, axis: int = 1, *, out: Array | None = None) -
     """x where x > 0, else weight x, a weight for each channel. He et al. 2015 (arXiv:1502.01852).
 
     weight: shape (C,) for C channels along `axis`, or (1,) for all. dtype as x.
+    x: float32 or float64, C order. out: where the result goes, like x or x itself; a new array if
+    None. Raises TypeError or ValueError before anything is written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.prelu(np.array([[-1.0, -1.0], [2.0, 2.0]]), np.array([0.5, 0.25]))
@@ -294,6 +373,8 @@ def prelu_backward(
 
     dweight of a channel is the sum of dy x where x <= 0, in double: along memory in the blocks of
     every sum here, or, with channels innermost, down 256 rows at a time.
+    dy, x: float32 or float64, alike in type and shape, C order. Raises TypeError or ValueError
+    before anything is written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.prelu_backward(np.ones((2, 1)), np.array([[-3.0], [2.0]]), np.array([0.5]))
@@ -307,6 +388,8 @@ def maxout(x: Array, k: int, axis: int = 1, *, out: Array | None = None) -> Arra
     """The largest of each k consecutive channels. Goodfellow et al. 2013 (arXiv:1302.4389).
 
     axis: its size must be a multiple of k; the result has a k-th of it. NaN wins. Not in place.
+    x: float32 or float64, C order. out: where the result goes; a new array if None. Raises
+    TypeError or ValueError before anything is written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.maxout(np.array([[1.0, 3.0, -1.0, -2.0]]), 2)
@@ -319,6 +402,9 @@ def maxout_backward(
     dy: Array, x: Array, k: int, axis: int = 1, *, out: Array | None = None
 ) -> Array:
     """dy at the first of the largest of each k channels, else 0. x: what `maxout` was given.
+
+    dy, x: float32 or float64, of one type, C order. out: where the result goes; a new array if
+    None. Raises TypeError or ValueError before anything is written.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.maxout_backward(np.array([[5.0]]), np.array([[3.0, 3.0]]), 2)
