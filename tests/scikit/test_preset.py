@@ -97,6 +97,14 @@ def test_several_targets_of_different_sizes() -> None:
     assert model.predict(x).shape == (300, 2) and model.score(x, y) > 0.9
 
 
+@pytest.mark.parametrize("size", [1e100, 1e-100])
+def test_targets_that_the_type_cannot_hold_are_refused(size: float, curve: Any) -> None:
+    """Their predictions were NaN, or one number for all rows."""
+    x, _, y, _ = curve
+    with pytest.raises(ValueError, match=r"^y: magnitudes up to .*, expected .* float32 holds"):
+        MLPRegressor(**QUICK).fit(x, y * size)
+
+
 def test_several_labels() -> None:
     x, y = datasets.make_multilabel_classification(200, 10, n_classes=3, random_state=0)
     model = MLPClassifier(**QUICK).fit(x, y)

@@ -191,10 +191,16 @@ def _task(model: Tabular, objective: Objective, y: Array, recipe: Recipe) -> tup
     if objective.output != "identity":
         return Fitted(model, ones, zeros), objective
     y = y.astype(np.float64)
-    deviation, mean = y.std(axis=0), y.mean(axis=0)
-    deviation[deviation == 0] = 1
-    parts = (deviation, mean, y.min(axis=0), y.max(axis=0))
-    fitted = Fitted(model, *(part.astype(dtype) for part in parts))
+    with np.errstate(all="ignore"):
+        deviation, mean = y.std(axis=0), y.mean(axis=0)
+        deviation[deviation == 0] = 1
+        parts = np.stack([deviation, mean, y.min(axis=0), y.max(axis=0)]).astype(dtype)
+    if not (np.isfinite(parts).all() and parts[0].all()):
+        raise ValueError(
+            f"y: magnitudes up to {np.abs(y).max():.3g}, expected a mean and a deviation that "
+            f"{np.dtype(dtype)} holds: divide y by its scale"
+        )
+    fitted = Fitted(model, *parts)
     return fitted, _Scaled(objective, fitted)
 
 
