@@ -252,7 +252,7 @@ void ThreadPool::share_out(int64_t tasks) noexcept {
 // long as it spins: it then waits for its caller to sleep, for as long as the run lasts, while
 // another CPU idles. So workers may run wherever their caller may, but for the CPU that it is on.
 // Looked at anew when the caller moved, and now and then, because its mask may change from outside.
-void ThreadPool::place_workers([[maybe_unused]] int64_t now) noexcept {
+void ThreadPool::place_workers(int64_t now) noexcept {
 #if defined(__linux__)
   constexpr int64_t kLookAgain = 100'000'000;  // nanoseconds
   const int cpu = sched_getcpu();
@@ -270,6 +270,8 @@ void ThreadPool::place_workers([[maybe_unused]] int64_t now) noexcept {
     pthread_setaffinity_np(members_[placed_].thread, sizeof mask_.bits,
                            reinterpret_cast<const cpu_set_t*>(mask_.bits));
   }
+#else
+  looked_ = now;  // the system places them
 #endif
 }
 

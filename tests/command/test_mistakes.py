@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 import tempfile
 from types import SimpleNamespace
@@ -165,8 +166,8 @@ def test_missing_data_package_names_the_extra(run, monkeypatch, module, argument
 
 @pytest.mark.parametrize("option", ["--output", "--json", "--save", "--report"])
 def test_a_full_disk_is_found_before_the_training(run, untrained, monkeypatch, option):
-    full = SimpleNamespace(f_blocks=9, f_bavail=0, f_frsize=4096)
-    monkeypatch.setattr(os, "statvfs", lambda folder: full)
+    full = SimpleNamespace(total=9 * 4096, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
     err = run("train", "--data", "three.npz", "--no-output", option, "new.png", code=2).err
     assert re.fullmatch(
         f"gradstep: error: {option}: new.png: No space left on device, expected .*\n", err

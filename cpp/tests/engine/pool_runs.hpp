@@ -3,8 +3,10 @@
 #pragma once
 #include <pthread.h>
 #include <sched.h>
+#if !defined(_WIN32)
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
 
 #include <atomic>
 #include <cstdint>
@@ -20,6 +22,10 @@
 #if __has_feature(thread_sanitizer)
 #define THREAD_SANITIZER 1
 #endif
+#endif
+
+#if !defined(_WIN32) && !defined(THREAD_SANITIZER)  // which has no threads after a fork
+#define CAN_FORK 1
 #endif
 
 using gradstep::ThreadPool;
@@ -64,6 +70,7 @@ inline std::vector<pthread_t> thread_of_each_share(int threads) {
   return ran_by;
 }
 
+#if defined(CAN_FORK)
 // Forks; true if `child` returns true within a minute. The child leaves through exit().
 template <class Child>
 bool succeeds_in_forked_child(Child child) {
@@ -75,6 +82,7 @@ bool succeeds_in_forked_child(Child child) {
   int status = -1;
   return waitpid(id, &status, 0) == id && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
+#endif
 
 inline bool pool_works_with_all_its_threads() {
   const auto ran_by = thread_of_each_share(pool().threads());

@@ -47,7 +47,7 @@ TEST(what_cannot_be_read_is_passed_over) {
 }
 
 TEST(only_large_results_with_memory_of_their_own_go_past_the_cache) {
-  char a, b;
+  char a = 0, b = 0;
   ThreadPool::instance().set_threads(2);
   tuning.cache = 2000;
   CHECK(!past_cache(2000, &a, {&b}));

@@ -20,6 +20,39 @@ namespace {
 using std::this_thread::sleep_for;
 using namespace std::chrono_literals;
 
+// Other processes on these CPUs may delay any thread at any point, so that a worker is not parked
+// yet, or not there yet, when a run begins: what holds on an idle machine is seen in one of a few
+// attempts, and what is broken is seen in none.
+template <class Attempt>
+bool holds_once(Attempt attempt) {
+  for (int i = 0; i < 20; ++i)
+    if (attempt()) return true;
+  return false;
+}
+
+// Of ten runs of tasks that take their thread so long, each after a pause in which workers park,
+// those in which two threads took part.
+int runs_of_two(int64_t tasks, std::chrono::microseconds task, bool coarse = true) {
+  int shared = 0;
+  for (int repeat = 0; repeat < 10; ++repeat) {
+    std::set<pthread_t> seen;
+    std::mutex mutex;
+    sleep_for(10ms);
+    pool().run(
+        tasks,
+        [&](int64_t begin, int64_t end) {
+          const auto stop = std::chrono::steady_clock::now() + (end - begin) * task;
+          while (std::chrono::steady_clock::now() < stop) {
+          }
+          const std::lock_guard<std::mutex> guard(mutex);
+          seen.insert(pthread_self());
+        },
+        gradstep::Wake::kIfWorth, coarse);
+    shared += seen.size() == 2;
+  }
+  return shared;
+}
+
 #if defined(__linux__)
 gradstep::CpuSet affinity() {
   gradstep::CpuSet cpus;
@@ -65,39 +98,6 @@ Places places_of_two_threads() {
     if (i) places.worker_mask = affinity();
   });
   return places;
-}
-
-// Other processes on these CPUs may delay any thread at any point, so that a worker is not parked
-// yet, or not there yet, when a run begins: what holds on an idle machine is seen in one of a few
-// attempts, and what is broken is seen in none.
-template <class Attempt>
-bool holds_once(Attempt attempt) {
-  for (int i = 0; i < 20; ++i)
-    if (attempt()) return true;
-  return false;
-}
-
-// Of ten runs of tasks that take their thread so long, each after a pause in which workers park,
-// those in which two threads took part.
-int runs_of_two(int64_t tasks, std::chrono::microseconds task, bool coarse = true) {
-  int shared = 0;
-  for (int repeat = 0; repeat < 10; ++repeat) {
-    std::set<pthread_t> seen;
-    std::mutex mutex;
-    sleep_for(10ms);
-    pool().run(
-        tasks,
-        [&](int64_t begin, int64_t end) {
-          const auto stop = std::chrono::steady_clock::now() + (end - begin) * task;
-          while (std::chrono::steady_clock::now() < stop) {
-          }
-          const std::lock_guard<std::mutex> guard(mutex);
-          seen.insert(pthread_self());
-        },
-        gradstep::Wake::kIfWorth, coarse);
-    shared += seen.size() == 2;
-  }
-  return shared;
 }
 
 // Emulators report CPUs of their own invention.
@@ -183,7 +183,7 @@ TEST(callers_on_different_cpus_each_have_the_worker_elsewhere) {
   }));
 }
 
-#if !defined(THREAD_SANITIZER)  // no threads after a fork there
+#if defined(CAN_FORK)
 TEST(workers_of_a_forked_child_are_placed_too) {
   if (!can_be_placed()) return;
   pool().set_threads(2);
@@ -301,7 +301,7 @@ TEST(threads_that_are_lent_and_awake_are_taken_where_their_user_said_so) {
   pool().set_threads(2);
 }
 
-#if !defined(THREAD_SANITIZER)  // no threads after a fork there
+#if defined(CAN_FORK)
 TEST(a_forked_child_has_no_lent_threads) {
   pool().set_threads(2);
   pool().lend(&kLent, count_awake);

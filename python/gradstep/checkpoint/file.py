@@ -145,13 +145,14 @@ def _replacing(path: Path) -> Iterator[int]:
     temporary = os.path.join(folder, f".{os.path.basename(target)}.{secrets.token_hex(8)}.tmp")
     try:
         with _new_file(folder, temporary) as file:
-            with suppress(FileNotFoundError):
-                os.fchmod(file, stat.S_IMODE(os.stat(target).st_mode))
+            if hasattr(os, "fchmod"):
+                with suppress(FileNotFoundError):
+                    os.fchmod(file, stat.S_IMODE(os.stat(target).st_mode))
             yield file
             os.fsync(file)
             if not os.path.lexists(temporary):
                 _name(file, folder, temporary)
-            os.replace(temporary, target)
+        os.replace(temporary, target)  # Windows renames no file that is open
         _sync_folder(folder)
     except OSError as error:
         raise OSError(error.errno, error.strerror, target) from error
@@ -170,7 +171,8 @@ def _new_file(folder: str, name: str) -> Iterator[int]:
         os.close(file)
         file = -1
     if file < 0:
-        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        binary = getattr(os, "O_BINARY", 0)  # Windows changes the ends of lines without it
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o666)
     try:
         yield file
     finally:
@@ -188,6 +190,8 @@ def _name(file: int, folder: str, name: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        return
     place = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(place)

@@ -6,6 +6,7 @@ import atexit
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from gradstep.distributed.shared_memory import SharedMemory, connected
@@ -23,6 +24,7 @@ __all__ = ["MpiTransport", "connect"]
 # Seconds of waiting after which a rank leaves its core to others.
 PATIENCE = 0.02
 NAP = 5e-5
+_give_way = getattr(os, "sched_yield", partial(time.sleep, 0))  # Windows has no such call
 
 
 class MpiTransport:
@@ -78,7 +80,7 @@ class MpiTransport:
                 if waited > PATIENCE:
                     time.sleep(NAP)
                 else:
-                    os.sched_yield()
+                    _give_way()
         except self._mpi.Exception as error:
             self.fail()
             raise DistributedError(f"MPI: {error}: a rank is gone or does other work") from error

@@ -23,4 +23,5 @@ def _renew() -> None:
         owner.__dict__["_lock"] = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_renew)

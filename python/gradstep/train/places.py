@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,8 +32,8 @@ def check_writable(path: Path) -> None:
 
 def check_space(folder: Path) -> None:
     """Raise OSError where a disk is so full that hardly anything can be written."""
-    disk = os.statvfs(folder)
-    if disk.f_blocks and disk.f_bavail * disk.f_frsize < LEAST_SPACE:
+    disk = shutil.disk_usage(folder)
+    if disk.total and disk.free < LEAST_SPACE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
