@@ -48,7 +48,7 @@ constexpr Feature kAvx512[] = {{"avx512f", &CpuWords::leaf7_ebx, 16},
                                {"avx512vl", &CpuWords::leaf7_ebx, 31}};
 
 // Of XCR0: SSE and the upper halves of ymm; then the masks, the upper halves of zmm, and zmm16 on.
-constexpr uint64_t kYmm = 0x6, kZmm = 0xe0;
+[[maybe_unused]] constexpr uint64_t kYmm = 0x6, kZmm = 0xe0;
 
 template <int kCount>
 void add_missing(const CpuWords& words, const Feature (&features)[kCount], uint64_t registers,
