@@ -119,7 +119,8 @@ Worst<float> worst_float(const Row& row) {
   const uint64_t stride = every_float ? 1 : 509;
   for (uint64_t first = 0; first < uint64_t{1} << 32; first += stride * kChunk) {
     for (int64_t i = 0; i < kChunk; ++i) {
-      const uint32_t bits = static_cast<uint32_t>(std::min(first + i * stride, 0xffffffffUL));
+      const uint32_t bits =
+          static_cast<uint32_t>(std::min(first + i * stride, uint64_t{0xffffffff}));
       std::memcpy(&x[i], &bits, sizeof bits);
       wide[i] = x[i];
     }
