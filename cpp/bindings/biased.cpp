@@ -25,7 +25,7 @@ int check_function(int64_t index) {
 }
 
 // None without dropout.
-std::optional<DropoutRule> check_rule(py::handle p, py::handle seed, py::handle offset) {
+std::optional<DropoutRule> rule_or_none(py::handle p, py::handle seed, py::handle offset) {
   constexpr const char* kRange = "a number in [0, 1]";
   const double value = check_number(p, "p", kRange);
   if (!(value >= 0 && value <= 1)) throw py::value_error("p: " + text(p) + ", expected " + kRange);
@@ -53,7 +53,7 @@ BiasedJob job_of(const Input& x) {
 py::array bias_activation(int64_t index, py::handle x, py::handle bias, double parameter,
                           py::handle p, py::handle seed, py::handle offset, py::handle out) {
   const int function = check_function(index);
-  const std::optional<DropoutRule> rule = check_rule(p, seed, offset);
+  const std::optional<DropoutRule> rule = rule_or_none(p, seed, offset);
   const Input input = check_rows(x, "x");
   BiasedJob job = job_of(input);
   const Input added =
@@ -75,7 +75,7 @@ py::tuple bias_activation_backward(int64_t index, py::handle dy, py::handle save
                                    py::handle p, py::handle seed, py::handle offset,
                                    py::handle out) {
   const int function = check_function(index);
-  const std::optional<DropoutRule> rule = check_rule(p, seed, offset);
+  const std::optional<DropoutRule> rule = rule_or_none(p, seed, offset);
   const Input input = check_rows(saved, argument);
   const Input gradient = check_input_like(dy, input, "dy", argument);
   BiasedJob job = job_of(input);

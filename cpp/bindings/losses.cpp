@@ -14,7 +14,7 @@ namespace gradstep {
 
 namespace {
 
-enum Reduction { kMean, kSum, kNone };
+enum LossReduction { kMean, kSum, kNone };
 
 // The targets as an array: a lone one may be an integer.
 py::object target_array(py::handle object, const Input& logits) {
