@@ -101,33 +101,49 @@ ALWAYS_INLINE void ask_ahead(int64_t i, int64_t n, X*... x) {
   }
 }
 
-// y[i] = f(x[i]...) for every i of [0, n), on vectors only: f may be long, and is compiled for them
-// alone.
-template <class T, class F, class... X>
-ALWAYS_INLINE void fill(T* y, int64_t n, bool past_cache, const F& f, const X*... x) {
-  typedef typename Native<T>::type V;
-  write(
-      y, n, past_cache,
-      [&](int64_t i) __attribute__((always_inline)) { return f(load<V>(x + i)...); },
-      [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-        store_first(y + i, count, f(load_first<V>(x + i, count, T{})...));
-      });
+// Whether walks that read a row more than once ask for the next one in the last sweep, given the
+// bytes of all arrays: what that sweep reads is in L1, so memory would be idle. In caches it costs
+// up to a tenth. (Not tried with vectors of a whole line.)
+inline constexpr int64_t kFar = int64_t{8} << 20;
+ALWAYS_INLINE bool asks_last(int64_t bytes) { return kBytes < 64 && bytes > kFar; }
+
+// Asks for the lines of x[i + ahead]..., i going up by vectors, once a line.
+template <class T, class... X>
+ALWAYS_INLINE void ask_row(int64_t i, int64_t ahead, const X*... x) {
+  constexpr int64_t kLine = 64 / sizeof(T), kWidth = kBytes / sizeof(T);
+  if (i % kLine < kWidth) (prefetch(x, i + ahead), ...);
 }
 
-// The same for arrays that may be far away.
-template <class T, class F, class... X>
-ALWAYS_INLINE void fill_ahead(T* y, int64_t n, bool past_cache, const F& f, const X*... x) {
+// y[i] = f(x[i]...) for every i of [0, n), on vectors only: f may be long, and is compiled for them
+// alone. ask(i): of what is to come, before each vector.
+template <class T, class Ask, class F, class... X>
+ALWAYS_INLINE void fill_asking(T* y, int64_t n, bool past_cache, const Ask& ask, const F& f,
+                               const X*... x) {
   typedef typename Native<T>::type V;
   write(
       y, n, past_cache,
       [&](int64_t i) __attribute__((always_inline)) {
-        ask_ahead<T>(i, n, x...);
-        if (!past_cache) ask_ahead<T>(i, n, y);
+        ask(i);
         return f(load<V>(x + i)...);
       },
       [&](int64_t i, int64_t count) __attribute__((always_inline)) {
         store_first(y + i, count, f(load_first<V>(x + i, count, T{})...));
       });
+}
+
+template <class T, class F, class... X>
+ALWAYS_INLINE void fill(T* y, int64_t n, bool past_cache, const F& f, const X*... x) {
+  fill_asking(y, n, past_cache, [](int64_t) __attribute__((always_inline)) {}, f, x...);
+}
+
+// The same for arrays that may be far away.
+template <class T, class F, class... X>
+ALWAYS_INLINE void fill_ahead(T* y, int64_t n, bool past_cache, const F& f, const X*... x) {
+  const auto ask = [&](int64_t i) __attribute__((always_inline)) {
+    ask_ahead<T>(i, n, x...);
+    if (!past_cache) ask_ahead<T>(i, n, y);
+  };
+  fill_asking(y, n, past_cache, ask, f, x...);
 }
 
 }  // namespace gradstep::GRADSTEP_ISA

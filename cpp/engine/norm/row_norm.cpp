@@ -10,10 +10,11 @@ namespace gradstep {
 
 namespace {
 
-NormRows rows_of(const RowNorm& job, int64_t first, int64_t last) {
-  return {
-      last - first,      job.size, job.centred, job.eps, job.centred ? job.mean + first : nullptr,
-      job.invstd + first};
+// arrays: that the kernel reads and writes. Of 16 bits they reach it through buffers.
+NormRows rows_of(const RowNorm& job, int64_t first, int64_t last, int arrays) {
+  const int64_t bytes = is_half(job.type) ? 0 : job.rows * job.size * bytes_of(job.type) * arrays;
+  double* mean = job.centred ? job.mean + first : nullptr;
+  return {last - first, job.size, job.centred, job.eps, mean, job.invstd + first, bytes};
 }
 
 // Numbers in memory as T: their own, where that is their type.
@@ -45,7 +46,7 @@ void forward_rows(const RowNorm& job) {
   strips(job.rows, size, [&](int64_t first, int64_t last) {
     rows.in_pieces(first * size, last * size, {job.x}, job.y, past,
                    [&](int64_t begin, int64_t end, const auto& x, void* y) {
-                     kernel(x[0], y, rows_of(job, begin / size, end / size), weight.data(),
+                     kernel(x[0], y, rows_of(job, begin / size, end / size, 2), weight.data(),
                             bias.data(), directly);
                    });
   });
@@ -71,7 +72,7 @@ void backward_rows(const RowNorm& job) {
       T* sums = partial.data() + t * 2 * size;
       rows.in_pieces(first * size, last * size, {job.dy, job.x}, job.y, past,
                      [&](int64_t begin, int64_t end, const auto& in, void* dx) {
-                       kernel(in[0], in[1], dx, rows_of(job, begin / size, end / size),
+                       kernel(in[0], in[1], dx, rows_of(job, begin / size, end / size, 3),
                               weight.data(), sums, sums + size, directly);
                      });
     }

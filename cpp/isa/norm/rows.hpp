@@ -12,10 +12,10 @@ ALWAYS_INLINE bool in_range(double squares) {
   return squares > kLeast && squares < __builtin_inf();
 }
 
-// Moments of a tile in two passes: the mean rounded to T, then deviations from it. `ahead`: to the
-// same tile of the next row.
+// Moments of a tile in two passes: the mean rounded to T, then deviations from it.
 template <class T>
-ALWAYS_INLINE Moments row_moments(const T* x, int64_t n, int64_t ahead) {
+ALWAYS_INLINE Moments row_moments(const T* x, int64_t n, const NormRows& rows) {
+  const bool asks = !asks_last(rows.bytes);
   double sums[2];
   paired_sums<1>(
       n, T{}, sums,
@@ -26,7 +26,7 @@ ALWAYS_INLINE Moments row_moments(const T* x, int64_t n, int64_t ahead) {
   paired_sums<2>(
       n, shift, sums,
       [&](int64_t i, int64_t, auto v) __attribute__((always_inline)) {
-        prefetch(x, i + ahead);
+        if (asks) prefetch(x, i + rows.size);
         const auto d = v - shift;
         return Terms<decltype(v), 2>{{d, d * d}};
       },
@@ -64,7 +64,7 @@ ALWAYS_INLINE void row_statistics(const T* x, const NormRows& rows, double* mean
   if (kCentred) {
     Moments all;
     row_tiles(rows.size, [&](int64_t at, int64_t n) __attribute__((always_inline)) {
-      all = merged(all, row_moments(x + at, n, rows.size));
+      all = merged(all, row_moments(x + at, n, rows));
     });
     *mean = all.mean;
     variance = all.variance();
@@ -90,6 +90,7 @@ template <class T, bool kCentred>
 static void normalise_rows_as(const T* x, T* y, const NormRows& rows, const T* weight,
                               const T* bias, bool past_cache) {
   const int64_t n = rows.size;
+  const bool last = asks_last(rows.bytes);
   for (int64_t r = 0; r < rows.rows; ++r, x += n, y += n) {
     double mean, invstd;
     row_statistics<T, kCentred>(x, rows, &mean, &invstd);
@@ -98,7 +99,10 @@ static void normalise_rows_as(const T* x, T* y, const NormRows& rows, const T* w
     const Affine<T> xhat = xhat_of<T>(mean, invstd);
     const auto f = [&](auto value, auto w, auto b)
                        __attribute__((always_inline)) { return xhat(value) * w + b; };
-    fill(y, n, past_cache, f, x, weight, bias);
+    const auto ask = [&](int64_t i) __attribute__((always_inline)) {
+      if (last) ask_row<T>(i, n, x);
+    };
+    fill_asking(y, n, past_cache, ask, f, x, weight, bias);
   }
   if (past_cache) stream_fence();
 }
@@ -123,6 +127,7 @@ static void row_gradient(const void* dys, const void* xs, void* dxs, const NormR
   const T* weight = static_cast<const T*>(weights);
   T *dx = static_cast<T*>(dxs), *dweight = static_cast<T*>(dweights);
   T* dbias = static_cast<T*>(dbiases);
+  const bool last = asks_last(rows.bytes);
   for (int64_t r = 0; r < rows.rows; ++r, dy += n, x += n, dx += n) {
     const double invstd = rows.invstd[r], size = static_cast<double>(n);
     const Affine<T> xhat_at = xhat_of<T>(rows.centred ? rows.mean[r] : 0, invstd);
@@ -133,7 +138,7 @@ static void row_gradient(const void* dys, const void* xs, void* dxs, const NormR
           count, T{}, sums,
           [&](int64_t i, int64_t some, auto g, auto value, auto w) __attribute__((always_inline)) {
             typedef decltype(g) V;
-            prefetch(dy, at + i + n), prefetch(x, at + i + n);
+            if (!last) prefetch(dy, at + i + n), prefetch(x, at + i + n);
             const V xhat = xhat_at(value), wg = w * g;
             add_first(dweight + at + i, some, g * xhat);
             add_first(dbias + at + i, some, g);
@@ -147,7 +152,10 @@ static void row_gradient(const void* dys, const void* xs, void* dxs, const NormR
     const auto f = [&](auto g, auto value, auto w) __attribute__((always_inline)) {
       return (of_dy * (w * g) + of_xhat * xhat_at(value)) + constant;
     };
-    fill(dx, n, past_cache, f, dy, x, weight);
+    const auto ask = [&](int64_t i) __attribute__((always_inline)) {
+      if (last) ask_row<T>(i, n, dy, x);
+    };
+    fill_asking(dx, n, past_cache, ask, f, dy, x, weight);
   }
   if (past_cache) stream_fence();
 }

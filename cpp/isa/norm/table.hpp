@@ -72,6 +72,7 @@ struct NormRows {
   bool centred;  // layer norm, not RMS norm: then `mean` may be null
   double eps;    // forward only
   double *mean, *invstd;
+  int64_t bytes;  // of all rows of all arrays, of which these are some; 0 in buffers
 };
 
 struct NormLayout {

@@ -143,9 +143,10 @@ ALWAYS_INLINE double class_weight(const SoftmaxJob& job, int64_t target) {
   return static_cast<double>(static_cast<const T*>(job.weights)[target]);
 }
 
+// ahead: to what backward reads next.
 template <class T>
-static void softmax_finish(const SoftmaxJob& job, int64_t row, int64_t begin, int64_t end,
-                           const RowStats& stats) {
+static void softmax_results(const SoftmaxJob& job, int64_t row, int64_t begin, int64_t end,
+                            const RowStats& stats, int64_t ahead) {
   const int64_t at = row * job.n + begin, n = end - begin;
   const T* x = static_cast<const T*>(job.x) + at;
   const T* dy = static_cast<const T*>(job.dy) + at;
@@ -160,13 +161,17 @@ static void softmax_finish(const SoftmaxJob& job, int64_t row, int64_t begin, in
         y, n, false, [&](auto v) __attribute__((always_inline)) { return v - max - log_sum; }, x);
   }
   const T sum = stats.sum;
+  const bool asks = asks_last(job.rows * job.n * static_cast<int64_t>(3 * sizeof(T)));
+  const auto ask = [&](int64_t i) __attribute__((always_inline)) {
+    if (asks) ask_row<T>(i, ahead, dy, x);
+  };
   if (job.kind == kSoftmaxBackward)
-    return fill(
-        y, n, false, [&](auto g, auto v) __attribute__((always_inline)) { return v * (g - sum); },
-        dy, x);
+    return fill_asking(
+        y, n, false, ask,
+        [&](auto g, auto v) __attribute__((always_inline)) { return v * (g - sum); }, dy, x);
   if (job.kind == kLogSoftmaxBackward)
-    return fill(
-        y, n, false,
+    return fill_asking(
+        y, n, false, ask,
         [&](auto g, auto v) __attribute__((always_inline)) { return g - exp(v) * sum; }, dy, x);
   const int64_t target = job.targets[row];
   const LossRow loss(job, target, class_weight<T>(job, target), stats, log(stats.sum));
@@ -183,6 +188,12 @@ static void softmax_finish(const SoftmaxJob& job, int64_t row, int64_t begin, in
         y, n, false, [&](auto v, auto s) __attribute__((always_inline)) { return v * factor - s; },
         y, smooth + begin);
   if (target >= begin && target < end) y[target - begin] -= T(loss.target_part);
+}
+
+template <class T>
+static void softmax_finish(const SoftmaxJob& job, int64_t row, int64_t begin, int64_t end,
+                           const RowStats& stats) {
+  softmax_results<T>(job, row, begin, end, stats, kSumBlock);
 }
 
 template <class T>
@@ -206,7 +217,7 @@ static void softmax_row(const SoftmaxJob& job, int64_t row) {
     stats.sum += sum;
     stats.smooth += smooth;
   }
-  softmax_finish<T>(job, row, 0, job.n, stats);
+  softmax_results<T>(job, row, 0, job.n, stats, job.n);
 }
 
 // Rows [row, row + count) of one block together, step by step: at the end of a step a row waits for
@@ -229,7 +240,7 @@ static void softmax_together(const SoftmaxJob& job, int64_t row, int64_t count) 
     for (int64_t r = 0; r < count; ++r)
       softmax_exponentials(job, block(r), static_cast<T>(stats[r].max));
   for (int64_t r = 0; r < count; ++r) stats[r].sum = softmax_sum(job, block(r));
-  for (int64_t r = 0; r < count; ++r) softmax_finish<T>(job, row + r, 0, n, stats[r]);
+  for (int64_t r = 0; r < count; ++r) softmax_results<T>(job, row + r, 0, n, stats[r], count * n);
 }
 
 }  // namespace gradstep::GRADSTEP_ISA::softmax
