@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep import _core
 from gradstep.arrays import Array
 from gradstep.distributed.plan import Piece, buckets, cut
 from gradstep.distributed.transport import (
@@ -27,7 +26,7 @@ from gradstep.distributed.transport import (
     largest_loan,
 )
 from gradstep.optim import storage as storage_types
-from gradstep.optim.gradients import block_sums
+from gradstep.optim.gradients import block_sums, narrow, widen
 from gradstep.spec.sums import SUM_BLOCK
 
 __all__ = ["Exchange", "Squares"]
@@ -84,7 +83,7 @@ class Exchange:
         self.peers = [rank for rank in range(transport.size) if rank != transport.rank]
         self.failed: str | None = None
         self._sums = sums
-        self._bfloat16 = storage_types.bfloat16("grad_dtype='bfloat16'") if bfloat16 else None
+        self._bfloat16: Any = storage_types.bfloat16("grad_dtype='bfloat16'") if bfloat16 else None
         self._half = [bfloat16 and dtype == np.float32 for dtype in sums]
         wire = [2 if half else dtype.itemsize for half, dtype in zip(self._half, sums, strict=True)]
         share = STAGED // 2 // max(1, len(self.peers))
@@ -248,7 +247,7 @@ class Exchange:
             if gradient is not None:
                 values = gradient[piece.start : piece.stop]
                 if self._half[piece.tensor]:
-                    _core.narrow(values, packed[place].view(self._bfloat16))
+                    narrow(values, packed[place].view(self._bfloat16))
                 else:
                     packed[place] = values.view(np.uint8)
         return packed
@@ -282,7 +281,7 @@ class Exchange:
             out = total[piece.start - at : piece.stop - at]
             if self._half[piece.tensor]:
                 for i, term in enumerate(terms):
-                    _core.widen(term, out, begun[number] or i > 0)
+                    widen(term, out, begun[number] or i > 0)
             else:
                 _sum_in_order([out, *terms] if begun[number] else terms, out)
             if each is not None:
@@ -301,14 +300,14 @@ class Exchange:
         half = self._half[piece.tensor]
         if rank != self.transport.rank:
             dtype = self._bfloat16 if half else self._sums[piece.tensor]
-            return found[rank][place].view(dtype)  # type: ignore[arg-type]
+            return found[rank][place].view(dtype)
         gradient: Any = gradients[piece.tensor]
         own: Array = gradient[piece.start : piece.stop]
         if not half:
             return own
         # Rounded like the others', so that the sum does not know whose shard it is.
         rounded = np.empty(own.size, self._bfloat16)
-        _core.narrow(own, rounded)
+        narrow(own, rounded)
         return rounded
 
     def sum_in_order(self, own: NDArray[np.float64], counts: Sequence[int]) -> float:

@@ -75,6 +75,16 @@ def block_sums(array: Array) -> NDArray[np.float64]:
     return _core.block_sums(array, "array")
 
 
+def narrow(x: Array, out: Array) -> None:
+    """Rounds float32 to bfloat16 or float16, to nearest; both in C order and of one shape."""
+    _core.narrow(x, out)
+
+
+def widen(x: Array, into: Array, add: bool) -> None:
+    """The reverse; add: to what is there."""
+    _core.widen(x, into, add)
+
+
 def accumulate(grads: Tree, *, into: Tree) -> Tree:
     """Adds the gradients of a batch to those of the batches before, in one pass.
 
