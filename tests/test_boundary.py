@@ -264,7 +264,11 @@ def test_nothing_to_update_is_a_step_all_the_same(params: Any) -> None:
     assert optimizer.reference_step(params) == (2, 1e-3, 0.0, False)
 
 
-@pytest.mark.parametrize("params", [[], {}, (), [[], {}], {}.values(), iter([])], ids=str)
+@pytest.mark.parametrize(
+    "params",
+    [[], {}, (), [[], {}], {}.values(), pytest.param(iter([]), id="iterator")],
+    ids=str,
+)
 def test_no_parameters_at_all_are_refused(params: Any) -> None:
     with pytest.raises(ValueError, match=r"^params: no arrays, expected at least one$"):
         gs.AdamW(params)

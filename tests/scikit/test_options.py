@@ -118,7 +118,7 @@ def test_every_activation_learns(activation: str) -> None:
         {"batch_norm": True, "activation": "tanh", "dropout": 0.2},
         {"label_smoothing": 0.1},
         {"init": "he_normal"},
-        {"init": partial(gs.init.normal, std=0.1)},
+        pytest.param({"init": partial(gs.init.normal, std=0.1)}, id="init normal"),
     ],
     ids=str,
 )
