@@ -195,7 +195,9 @@ def _draw_ratios(results: Sequence[Result], file: Path) -> None:
         labels.setdefault(colour(name), []).append(name)
     handles = [shown[names[0]] for names in labels.values()]
     texts = [", ".join(names) for names in labels.values()]
-    figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=9)
+    widest = max(map(len, texts), default=0) + 8  # of some 140 characters in the figure's width
+    columns = max(1, min(4, 140 // widest))
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=9)
     figure.savefig(file, dpi=DPI)
 
 
