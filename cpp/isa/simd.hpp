@@ -199,8 +199,8 @@ ALWAYS_INLINE f32 lookup(const float* table, u32 index) {
 #if defined(__AVX512F__)
   return (f32)_mm512_permutexvar_ps((__m512i)index, _mm512_load_ps(table));
 #elif defined(__AVX2__)
-  // Zen 3 takes twice as long to permute what comes straight from memory: the barrier keeps the
-  // loads apart.
+  // Zen 3 takes longer to permute what comes straight from memory: the barrier keeps the loads
+  // apart.
   __m256 low = _mm256_load_ps(table), high = _mm256_load_ps(table + 8);
   asm("" : "+x"(low), "+x"(high) : "x"(index));
   low = _mm256_permutevar8x32_ps(low, (__m256i)index);
