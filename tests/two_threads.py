@@ -1,9 +1,9 @@
 """A stress of Python threads in native calls, for a module built with ThreadSanitizer and for a
 Python without the GIL.
 
-`tools/sanitized_tests thread` runs it, and `tests/test_free_threading.py` where there is no GIL; without
-arguments all scenes, else those named. Each is a list of calls that repeat side by side, the first
-of them the given number of times.
+`tools/sanitized_tests thread` runs it, and `tests/test_free_threading.py` where there is no GIL;
+without arguments all scenes, else those named. Each is a list of calls that repeat side by
+side, the first of them the given number of times.
 """
 
 from __future__ import annotations
