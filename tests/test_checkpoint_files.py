@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -62,7 +63,9 @@ for _ in range(int(sys.argv[2])):
     except BlockingIOError:
         pass
     os.set_blocking(reader, True)
-print(*os.listdir(os.path.dirname(path)))
+left = len(os.listdir(os.path.dirname(path))) - 1
+save(last)
+print(left, *os.listdir(os.path.dirname(path)))
 """
 
 
@@ -75,10 +78,41 @@ def run(code: str, *arguments: str, before: list[str] | None = None) -> str:
 
 @pytest.mark.parametrize("kills", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new_file(kills: int, tmp_path: Path) -> None:
-    files = run(KILLS, str(tmp_path / "run.safetensors"), str(kills)).split()
-    assert "run.safetensors" in files
-    # A kill between the last two calls leaves a whole file under another name.
-    assert len(files) <= 3
+    left, *files = run(KILLS, str(tmp_path / "run.safetensors"), str(kills)).split()
+    # A kill between the last two calls leaves a whole file under another name, for the next save.
+    assert int(left) <= 1
+    assert files == ["run.safetensors"]
+
+
+@pytest.mark.usefixtures("new_files")
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_what_a_killed_save_left_goes_with_the_next(call: str, tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "run[1].safetensors"  # a pattern, if it were not escaped
+    code = f"""
+import os, signal, sys
+import gradstep as gs
+{"" if hasattr(os, "O_TMPFILE") else "del os.O_TMPFILE"}
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+os.{call} = killed
+gs.save(sys.argv[1], model=1)
+"""
+    others = {".run1.safetensors.0123456789abcdef.tmp", ".run[1].safetensors.mine.tmp"}
+    for name in others:
+        (tmp_path / name).write_text("")
+    ended = subprocess.run([sys.executable, "-c", code, str(path)])
+    assert ended.returncode == -signal.SIGKILL
+    left = set(os.listdir(tmp_path)) - others
+    assert len(left) == (0 if call == "fsync" and hasattr(os, "O_TMPFILE") else 1)
+    place = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(place, fcntl.LOCK_SH)  # as one who writes there now
+    gs.save(path, model=2)
+    assert set(os.listdir(tmp_path)) == {path.name} | others | left
+    os.close(place)
+    gs.save(path, model=3)
+    assert set(os.listdir(tmp_path)) == {path.name} | others
+    assert gs.load(path)["model"] == 3
 
 
 FULL = """
@@ -147,7 +181,7 @@ def test_a_call_that_fails_loses_nothing(
     except OSError as error:
         assert (error.errno, error.filename) == (errno.EIO, str(path))
         # Whether the folder is on the disk is not known to those who look at it.
-        new = call in ("fsync", "open") and number > 1
+        new = call == "fsync" and number > 1
     monkeypatch.undo()
     found = gs.load(path)["model"].tolist()
     assert found in ([[0.0] * 3, [1.0] * 3] if new else [[0.0] * 3])

@@ -17,6 +17,7 @@ import importlib, os, pkgutil, select, socket, sys
 import numpy as np
 import safetensors.numpy
 
+sys.modules["fcntl"] = None
 LACKING = {
     os: "fork register_at_fork fchmod O_TMPFILE O_DIRECTORY sched_yield sched_getaffinity "
         "memfd_create MFD_CLOEXEC getuid geteuid getgid uname sysconf",

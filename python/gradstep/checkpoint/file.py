@@ -7,6 +7,7 @@ the header before a byte of data is used.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -21,6 +22,12 @@ import numpy as np
 from gradstep.arguments import kind
 from gradstep.arrays import Array, bfloat16
 from gradstep.checkpoint.plain import BFLOAT16, DTYPES, name_of
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 __all__ = ["read", "write"]
 
@@ -141,19 +148,22 @@ def _write_all(file: int, content: bytes | memoryview) -> None:
 def _replacing(path: Path) -> Iterator[int]:
     """A descriptor of a new file, which takes the place of `path` once all of it is on the disk."""
     target = _checked(path)
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".{os.path.basename(target)}.{secrets.token_hex(8)}.tmp")
+    start = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.")
+    temporary = f"{start}{secrets.token_hex(8)}.tmp"
     try:
-        with _new_file(folder, temporary) as file:
-            if hasattr(os, "fchmod"):
-                with suppress(FileNotFoundError):
-                    os.fchmod(file, stat.S_IMODE(os.stat(target).st_mode))
-            yield file
-            os.fsync(file)
-            if not os.path.lexists(temporary):
-                _name(file, folder, temporary)
-        os.replace(temporary, target)  # Windows renames no file that is open
-        _sync_folder(folder)
+        with _open_folder(os.path.dirname(target)) as folder:
+            _share(folder, start)
+            with _new_file(folder, temporary) as file:
+                if hasattr(os, "fchmod"):
+                    with suppress(FileNotFoundError):
+                        os.fchmod(file, stat.S_IMODE(os.stat(target).st_mode))
+                yield file
+                os.fsync(file)
+                if not os.path.lexists(temporary):
+                    # Only with the descriptor of a folder does os.link follow a link, as this is.
+                    os.link(f"/proc/self/fd/{file}", temporary, src_dir_fd=folder)
+            os.replace(temporary, target)  # Windows renames no file that is open
+            _sync_folder(folder)
     except OSError as error:
         raise OSError(error.errno, error.strerror, target) from error
     finally:
@@ -162,14 +172,38 @@ def _replacing(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _new_file(folder: str, name: str) -> Iterator[int]:
+def _open_folder(folder: str) -> Iterator[int | None]:
+    """A descriptor of a folder; none on Windows, which opens no folders."""
+    place = os.open(folder, os.O_RDONLY) if hasattr(os, "O_DIRECTORY") else None
+    try:
+        yield place
+    finally:
+        if place is not None:
+            os.close(place)
+
+
+def _share(folder: int | None, start: str) -> None:
+    """Locks a folder as all do that write into it; who is alone removes what the killed left.
+
+    That is a file for which the kill came between its getting a name and taking its place, or,
+    where a file cannot be without a name, at any time before.
+    """
+    if folder is None or fcntl is None:
+        return
+    with suppress(OSError):  # it is in use, or its file system has no locks
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in glob.glob(f"{glob.escape(start)}{'[0-9a-f]' * 16}.tmp"):
+            os.unlink(left)
+    with suppress(OSError):
+        fcntl.flock(folder, fcntl.LOCK_SH)
+
+
+@contextmanager
+def _new_file(folder: int | None, name: str) -> Iterator[int]:
     """A new file: where it can be one without a name, which a kill leaves nothing of, or `name`."""
     file = -1
     with suppress(AttributeError, OSError):
-        file = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
-    if file >= 0 and not os.path.exists(f"/proc/self/fd/{file}"):  # it could not get its name
-        os.close(file)
-        file = -1
+        file = os.open(f"/proc/self/fd/{folder}", os.O_TMPFILE | os.O_WRONLY, 0o666)
     if file < 0:
         binary = getattr(os, "O_BINARY", 0)  # Windows changes the ends of lines without it
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o666)
@@ -179,24 +213,11 @@ def _new_file(folder: str, name: str) -> Iterator[int]:
         os.close(file)
 
 
-def _name(file: int, folder: str, name: str) -> None:
-    """Gives a file without a name one."""
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        # Only with the descriptor of a folder does os.link follow a link, which /proc has.
-        os.link(f"/proc/self/fd/{file}", name, src_dir_fd=place)
-    finally:
-        os.close(place)
-
-
-def _sync_folder(folder: str) -> None:
-    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+def _sync_folder(folder: int | None) -> None:
+    if folder is None:
         return
-    place = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(place)
+        os.fsync(folder)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no such call
             raise
-    finally:
-        os.close(place)
