@@ -152,14 +152,6 @@ def test_refusals_name_the_rank() -> None:
         cls = gt.SGD if transport.rank == 0 else gt.Adagrad
         gt.distributed.ShardedOptimizer(cls, parameters(), group=transport, lr=0.1)
 
-    def few(transport: Any) -> Any:
-        cls = gt.distributed.ShardedOptimizer
-        cls(gt.AdamW, parameters(), group=transport, state_dtype="int8")
-
-    def half(transport: Any) -> Any:
-        own = [torch.nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))]
-        gt.distributed.ShardedOptimizer(gt.AdamW, own, group=transport)
-
     def torchs(transport: Any) -> Any:
         gt.distributed.ShardedOptimizer(torch.optim.SGD, parameters(), group=transport, lr=0.1)
 
@@ -170,8 +162,6 @@ def test_refusals_name_the_rank() -> None:
     assert [str(each) for each in together(other_class, 2)] == [
         "rank 1: optimizer Adagrad, expected SGD as on rank 0"
     ] * 2
-    assert "kept in fewer bits, or with an average, expected neither" in str(together(few, 1)[0])
-    assert "torch.bfloat16, expected float32 or float64" in str(together(half, 1)[0])
     assert "expected a class of gradstep.torch" in str(together(torchs, 1)[0])
     with pytest.raises(ValueError, match=r"expected init_process_group\('gloo'\) first"):
         gt.distributed.ShardedOptimizer(gt.SGD, parameters(), lr=0.1)
@@ -251,6 +241,6 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for said in together(work, 2):
         assert said[0] == "the checkpoint: of AdamW, expected Adam"
         assert "no checkpoint of shards there" in said[1]
-        assert "1 parameters, expected 5" in said[2]
+        assert said[2] == "state_dict: groups of [1] parameters, expected [5]"
         assert said[3].startswith("state_dict: in parts over processes")
         assert said[4].startswith("add_param_group: the shards are cut")

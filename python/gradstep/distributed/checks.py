@@ -12,12 +12,19 @@ from gradstep.arrays import Array
 from gradstep.optim.optimizer import Optimizer
 from gradstep.optim.storage import bfloat16
 
-__all__ = ["check_arguments", "check_gradient", "check_parameter", "sum_type"]
+__all__ = ["check_arguments", "check_gradient", "check_parameter", "sum_type", "wire_type"]
 
 
 def sum_type(array: Array) -> np.dtype[Any]:
     """The type in which gradients of a parameter are added up."""
     return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
+
+
+def wire_type(dtype: np.dtype[Any], grad_dtype: str) -> np.dtype[Any]:
+    """The type in which gradients of this type travel."""
+    if grad_dtype == "bfloat16" and dtype == np.float32:
+        return bfloat16("grad_dtype='bfloat16'")
+    return dtype
 
 
 def check_arguments(

@@ -25,7 +25,6 @@ from gradstep.distributed.transport import (
     gather_equal,
     largest_loan,
 )
-from gradstep.optim import storage as storage_types
 from gradstep.optim.gradients import block_sums, narrow, widen
 from gradstep.spec.sums import SUM_BLOCK
 
@@ -65,8 +64,8 @@ class Exchange:
     """The shards of all ranks, and the messages between them.
 
     sizes: elements of each tensor. items: bytes of an element of each, as a parameter. sums: the
-    type in which gradients of each are added up. bfloat16: whether float32 gradients travel so,
-    which needs ml_dtypes.
+    type in which gradients of each are added up. travels: that in which they travel, the same or
+    one of 16 bits beside float32; gradients are of either.
     """
 
     def __init__(
@@ -75,17 +74,16 @@ class Exchange:
         sizes: Sequence[int],
         items: Sequence[int],
         sums: Sequence[np.dtype[Any]],
-        bfloat16: bool,
+        travels: Sequence[np.dtype[Any]],
     ) -> None:
         self.transport = transport
         self.shards = cut(sizes, transport.size)
         self.pieces = self.shards[transport.rank]
         self.peers = [rank for rank in range(transport.size) if rank != transport.rank]
         self.failed: str | None = None
-        self._sums = sums
-        self._bfloat16: Any = storage_types.bfloat16("grad_dtype='bfloat16'") if bfloat16 else None
-        self._half = [bfloat16 and dtype == np.float32 for dtype in sums]
-        wire = [2 if half else dtype.itemsize for half, dtype in zip(self._half, sums, strict=True)]
+        self._travels = list(travels)
+        self._widened = [own != dtype for own, dtype in zip(travels, sums, strict=True)]
+        wire = [dtype.itemsize for dtype in travels]
         share = STAGED // 2 // max(1, len(self.peers))
         limit = max(LEAST_BUCKET, min(BUCKET, share // 8 * 8))
         self._depth = max(2, share // limit * 2)
@@ -239,17 +237,18 @@ class Exchange:
         """The bytes of a message: memory of the gradient itself where it is of one part."""
         first = message.segments[0].piece
         whole = gradients[first.tensor]
-        if len(message.segments) == 1 and whole is not None and not self._half[first.tensor]:
+        as_it_is = whole is not None and whole.dtype == self._travels[first.tensor]
+        if whole is not None and as_it_is and len(message.segments) == 1:
             return whole[first.start : first.stop].view(np.uint8)
         packed = np.zeros(message.size, np.uint8)
         for _, piece, place in message.segments:
             gradient = gradients[piece.tensor]
             if gradient is not None:
-                values = gradient[piece.start : piece.stop]
-                if self._half[piece.tensor]:
-                    narrow(values, packed[place].view(self._bfloat16))
-                else:
+                values, travels = gradient[piece.start : piece.stop], self._travels[piece.tensor]
+                if values.dtype == travels:
                     packed[place] = values.view(np.uint8)
+                else:
+                    narrow(values, packed[place].view(travels))
         return packed
 
     def _add(
@@ -279,7 +278,7 @@ class Exchange:
                 for rank in np.flatnonzero(present[:, piece.tensor]).tolist()
             ]
             out = total[piece.start - at : piece.stop - at]
-            if self._half[piece.tensor]:
+            if self._widened[piece.tensor]:
                 for i, term in enumerate(terms):
                     widen(term, out, begun[number] or i > 0)
             else:
@@ -297,16 +296,15 @@ class Exchange:
         found: dict[int, Bytes],
         gradients: Sequence[Array | None],
     ) -> Array:
-        half = self._half[piece.tensor]
+        travels = self._travels[piece.tensor]
         if rank != self.transport.rank:
-            dtype = self._bfloat16 if half else self._sums[piece.tensor]
-            return found[rank][place].view(dtype)
+            return found[rank][place].view(travels)
         gradient: Any = gradients[piece.tensor]
         own: Array = gradient[piece.start : piece.stop]
-        if not half:
+        if own.dtype == travels:
             return own
         # Rounded like the others', so that the sum does not know whose shard it is.
-        rounded = np.empty(own.size, self._bfloat16)
+        rounded = np.empty(own.size, travels)
         narrow(own, rounded)
         return rounded
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from gradstep.arrays import Array, Tree, as_array, label, leaves_like
 from gradstep.distributed.agreement import agree_on, description, digest_of, flat_view
+from gradstep.distributed.averages import averaged_on_all, check_no_averages
 from gradstep.distributed.checkpoint import (
     PARAMETER,
     Held,
@@ -30,6 +32,7 @@ from gradstep.distributed.checks import (
     check_gradient,
     check_parameter,
     sum_type,
+    wire_type,
 )
 from gradstep.distributed.exchange import Exchange, Squares
 from gradstep.distributed.mpi import connect
@@ -40,7 +43,7 @@ from gradstep.optim.groups import arranged
 from gradstep.optim.hyperparameters import is_schedule
 from gradstep.optim.optimizer import OPTIONS, Optimizer, StepInfo
 from gradstep.optim.state import verify
-from gradstep.optim.storage import Layout, first_tiles, layout_of
+from gradstep.optim.storage import Layout, check_own_values, first_tiles, layout_of
 from gradstep.spec.optim import clip_coefficient
 
 __all__ = ["ShardedOptimizer"]
@@ -107,12 +110,13 @@ class ShardedOptimizer:
         except Exception as raised:
             error = raised
             self._arrays = []
+        sums = [sum_type(array) for array in self._arrays]
         self._exchange = Exchange(
             transport,
             [array.size for array in self._arrays],
             [array.itemsize for array in self._arrays],
-            [sum_type(array) for array in self._arrays],
-            grad_dtype == "bfloat16" and error is None,
+            sums,
+            [wire_type(dtype, grad_dtype) for dtype in sums],
         )
         agree_on(self._exchange, found, error)
         error = None
@@ -123,7 +127,6 @@ class ShardedOptimizer:
         self._exchange.agree("make", 0, bytes(32), 0, error)
         self._mean = reduction == "mean"
         self._torn = False
-        self._totals: list[Array | None] = []
         self._reset()
 
     def _take(self, optimizer: type[Optimizer], params: Tree, hyper: Mapping[str, Any]) -> None:
@@ -306,6 +309,17 @@ class ShardedOptimizer:
         what = found[0] if found else "grads: the sum of their squares overflows float64"
         raise FloatingPointError(what)
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """In a `with` block, which all ranks enter together, parameters with `ema` hold their
+        averages; then what they were before, to the bit. Needs memory for a copy of them.
+
+        Steps, `save`, `load` and a block in it raise RuntimeError. Raises DistributedError.
+        """
+        self._check_whole()
+        with averaged_on_all(self._exchange, self._own, self._flat, self.step_count):
+            yield
+
     # Checkpoints
 
     def save(self, folder: str | os.PathLike[str], *, extra: Any = None) -> None:
@@ -318,6 +332,7 @@ class ShardedOptimizer:
         """
         self._check_whole()
         own = self._own
+        check_no_averages(self._exchange, "save", own.step_count, own)
         with own._lock:
             about = {
                 **self._about(),
@@ -386,6 +401,7 @@ class ShardedOptimizer:
         error: Exception | None = None
         own = self._own
         try:
+            check_own_values("load", own._holds_averages)
             index = read_index(folder)
             check_tensors(index, tensors_of(self._names, self._arrays))
             found = load_pieces(folder, index, self.pieces)
@@ -441,7 +457,7 @@ class ShardedOptimizer:
 
     def _reset(self) -> None:
         """No gradients are held."""
-        self._totals = []
+        self._totals: list[Array | None] = []
         self._micro_batches = 0
         self._present: NDArray[np.bool_] = np.zeros(len(self._arrays), np.bool_)
 

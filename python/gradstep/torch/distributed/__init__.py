@@ -5,6 +5,7 @@ parts (FSDP2, DTensor) need nothing from here: the classes of `gradstep.torch` s
 """
 
 from gradstep.torch.distributed.gloo import GlooTransport
-from gradstep.torch.distributed.optimizer import ShardedOptimizer, to_state_dict, unreduced
+from gradstep.torch.distributed.optimizer import ShardedOptimizer, unreduced
+from gradstep.torch.distributed.states import to_state_dict
 
 __all__ = ["GlooTransport", "ShardedOptimizer", "to_state_dict", "unreduced"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch.autograd.graph import increment_version
 
 from gradstep.distributed.agreement import agree_on, description
+from gradstep.distributed.averages import averaged_on_all, check_no_averages
 from gradstep.distributed.checkpoint import (
     PARAMETER,
     Held,
@@ -20,19 +21,36 @@ from gradstep.distributed.checkpoint import (
     load_pieces,
     read_index,
     save_shards,
-    tensors_of,
 )
-from gradstep.distributed.exchange import Exchange, Squares
-from gradstep.distributed.plan import Piece
+from gradstep.distributed.checks import sum_type, wire_type
+from gradstep.distributed.exchange import Exchange
 from gradstep.distributed.transport import DistributedError, Transport
-from gradstep.optim.storage import bfloat16
+from gradstep.optim.hyperparameters import FIXED
+from gradstep.optim.storage import bfloat16, check_own_values, tiles_of_sizes
 from gradstep.torch.distributed.gloo import GlooTransport
-from gradstep.torch.optim.groups import KEPT
-from gradstep.torch.optim.memory import array_of, check_gradient, check_parameter
+from gradstep.torch.distributed.pieces import OfPieces, Whole, of_pieces
+from gradstep.torch.distributed.states import (
+    check_groups,
+    cut,
+    described,
+    divided,
+    read_pieces,
+)
+from gradstep.torch.optim.groups import Groups
+from gradstep.torch.optim.loading import kept_here
+from gradstep.torch.optim.memory import (
+    array_of,
+    check_gradient,
+    check_parameter,
+    fill_with_zeros,
+    flat_of,
+)
 from gradstep.torch.optim.optimizer import NativeOptimizer
+from gradstep.torch.optim.participants import Member
 from gradstep.torch.optim.shards import is_spread
+from gradstep.torch.optim.storage import layout_for
 
-__all__ = ["ShardedOptimizer", "to_state_dict", "unreduced"]
+__all__ = ["ShardedOptimizer", "unreduced"]
 
 INCOMPLETE = 2  # flag: some tensors have no gradient
 
@@ -45,9 +63,13 @@ class ShardedOptimizer(torch.optim.Optimizer):
     without a byte after which a process gives up. reduce: False where gradients are averaged
     already, as DistributedDataParallel leaves them; True where each process has its own: then they
     are summed in the order of ranks into the shards and divided by the number of processes, which
-    moves half the bytes (under DDP together with its communication hook `unreduced`). grad_dtype:
-    "float32", or "bfloat16" (with ml_dtypes) for gradients that are reduced here. hyper: what
-    `optimizer` takes.
+    moves half the bytes (under DDP together with its communication hook `unreduced`). Gradients of
+    16 bits travel so and are added up in float32, which needs 4 bytes for each element of a share.
+    grad_dtype: "float32", or "bfloat16" (with ml_dtypes) for float32 gradients that are reduced
+    here. hyper: what `optimizer` takes, except copy_to.
+
+    The bits are those of `optimizer` on the same gradients in one process, in any layout of
+    parameters and states.
 
     What torch changes in `param_groups`, as its schedulers do, holds in all processes, where it
     must be the same. `save` and `load` are its checkpoints.
@@ -81,6 +103,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         found: dict[str, Any] = {}
         error: Exception | None = None
         self._parameters: list[Any] = []
+        self._own: OfPieces
         self._ready = False
         try:
             if not (isinstance(optimizer, type) and issubclass(optimizer, NativeOptimizer)):
@@ -89,10 +112,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"grad_dtype: {grad_dtype!r}, expected 'float32' or 'bfloat16'")
             if grad_dtype == "bfloat16":
                 bfloat16("grad_dtype='bfloat16'")  # all processes learn of it where one cannot
+            if hyper.get("copy_to") is not None:
+                raise ValueError("copy_to: given, expected None: a shard keeps no second copy")
             params = list(params)
             model = optimizer(params, **hyper)  # checks all arguments; has no states yet
             super().__init__(params, model.defaults)
-            self._take(optimizer.__name__)
+            self._zero_grads = model.zero_grads
+            self._reduce = reduce
+            self._take(optimizer)
             found = description(
                 optimizer.__name__,
                 self._names,
@@ -109,25 +136,26 @@ class ShardedOptimizer(torch.optim.Optimizer):
             transport,
             [array.size for array in flat],
             [array.itemsize for array in flat],
-            [array.dtype for array in flat],
-            grad_dtype == "bfloat16" and error is None,
+            [sum_type(array) for array in flat],
+            [
+                array.dtype if array.itemsize == 2 else wire_type(array.dtype, grad_dtype)
+                for array in flat
+            ],
         )
         agree_on(self._exchange, found, error)
-        self._reduce = reduce
-        self._own = self._make_own(optimizer, hyper)
+        tiles = tiles_of_sizes(array.size for array in flat)
+        whole = Whole(self._exchange, self._parameters, self._flat, tiles, reduce)
+        hyper = {key: value for key, value in hyper.items() if key != "zero_grads"}
+        self._own = of_pieces(optimizer, self.param_groups, self._names, whole, hyper)
         self._steps = 0
-        self._torn = False
         self._ready = True
 
-    def _take(self, optimizer: str) -> None:
+    def _take(self, optimizer: type[NativeOptimizer]) -> None:
         self._parameters, self._names = [], []
+        self._members: list[Member] = []
+        self._kept = Groups.kept(self.param_groups)
         for number, group in enumerate(self.param_groups):
             names = group.get("param_names")
-            if any(group.get(key, value) != value for key, value in KEPT.items() if key != "seed"):
-                raise ValueError(
-                    f"group {number}: kept in fewer bits, or with an average, expected neither; "
-                    "gradstep.distributed shards those of NumPy arrays"
-                )
             for i, p in enumerate(group["params"]):
                 name = names[i] if names else f"group {number}, parameter {i}"
                 if is_spread(p):
@@ -135,30 +163,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
                         f"params[{name!r}]: a DTensor, expected a tensor that is whole; "
                         "gradstep.torch's own classes step on parts"
                     )
-                check_parameter(p, f"params[{name!r}]", optimizer)
-                if p.dtype not in (torch.float32, torch.float64):
-                    raise TypeError(f"params[{name!r}]: {p.dtype}, expected float32 or float64")
+                check_parameter(p, f"params[{name!r}]", optimizer.__name__)
+                member = Member(p, len(self._members), number, name)
+                layout_for(member, optimizer.FORMULA, self._kept[number])  # may refuse it
                 self._parameters.append(p)
                 self._names.append(name)
+                self._members.append(member)
         self._flat = [array_of(p).reshape(-1) for p in self._parameters]
         self._addresses = [p.data_ptr() for p in self._parameters]
-
-    def _make_own(self, optimizer: type[NativeOptimizer], hyper: dict[str, Any]) -> Any:
-        """The optimizer of the own pieces."""
-        groups = [
-            {**{k: v for k, v in group.items() if k != "param_names"}, "params": []}
-            for group in self.param_groups
-        ]
-        number_of = [n for n, group in enumerate(self.param_groups) for _ in group["params"]]
-        self._pieces: list[Any] = []
-        for tensor, start, stop in self._exchange.pieces:
-            memory = _flat(self._parameters[tensor].detach())[start:stop]
-            self._pieces.append(torch.nn.Parameter(memory))
-            groups[number_of[tensor]]["params"].append(self._pieces[-1])
-        made = type(optimizer.__name__, (_OfShard, optimizer), {})
-        own = made(groups, **hyper)
-        own.whole = self
-        return own
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused once the shards are cut: raises ValueError."""
@@ -168,11 +180,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     @property
     def own(self) -> NativeOptimizer:
-        """The optimizer of this process's pieces, whose `clip_norm` and `on_nonfinite` may be set,
-        in all processes alike; its `step` is not to be called.
+        """The optimizer of this process's pieces, whose `clip_norm` and `on_nonfinite` may be set
+        and `reload_masters` called, in all processes alike; its `step` is not to be called.
         """
-        found: NativeOptimizer = self._own
-        return found
+        return self._own
 
     @property
     def grad_norm(self) -> float | None:
@@ -187,8 +198,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Updates the parameters in all processes; returns what closure returns.
 
-        closure: computes the loss and its gradients again. With `reduce`, gradients become the sum
-        where this process's pieces are.
+        closure: computes the loss and its gradients again. With `reduce`, gradients of 32 and 64
+        bits become the sum where this process's pieces are.
 
         Raises TypeError or ValueError for tensors that a step cannot take (in other processes
         DistributedError, which names the rank), and FloatingPointError with `on_nonfinite="raise"`;
@@ -199,12 +210,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._torn:
-            raise DistributedError("a step ended halfway: load the last checkpoint")
+        self._check_whole()
         error: Exception | None = None
         grads: list[Any] = []
         digest = bytes(32)
         try:
+            check_own_values("step", self._own._holds_averages)
             grads = self._read()
             digest = self._follow()
         except Exception as raised:
@@ -216,33 +227,67 @@ class ShardedOptimizer(torch.optim.Optimizer):
         present = np.ones((len(flags), len(own)), np.bool_)
         if any(flag & INCOMPLETE for flag in flags):
             present = self._exchange.presence(own)
-        self._give(grads, present)
+        if not self._reduce:
+            self._check_averaged(present)
         try:
+            self._own.give(grads, present)
             self._own.step()
         except (FloatingPointError, TypeError, ValueError):
-            self._torn = False
+            self._own.torn = False
             raise
+        finally:
+            self._own.release()
         if not self._own.skipped:
             increment_version(self._parameters)
             self._steps += 1
-        self._torn = False
+        self._own.torn = False
+        if self._zero_grads:
+            fill_with_zeros(grad for grad in grads if grad is not None)
         return loss
 
     def _read(self) -> list[Any]:
         """The gradients, flat. Raises TypeError or ValueError."""
+        self._check_memory()
         found: list[Any] = []
-        for i, p in enumerate(self._parameters):
-            what = f"params[{self._names[i]!r}]"
-            if p.data_ptr() != self._addresses[i]:
-                raise ValueError(f"{what}: moved in memory, expected it where the shards were cut")
+        for name, p in zip(self._names, self._parameters, strict=True):
+            what = f"params[{name!r}].grad"
             if p.grad is not None:
-                check_gradient(p.grad, p, f"{what}.grad", "AdamW")
-            found.append(None if p.grad is None else _flat(p.grad.detach()))
+                check_gradient(p.grad, p, what, "AdamW")
+                if self._reduce and p.grad.dtype != p.dtype:
+                    as_in = "as in the parameter: so it travels with reduce=True"
+                    raise TypeError(f"{what}: {p.grad.dtype}, expected {p.dtype} {as_in}")
+            found.append(None if p.grad is None else flat_of(p.grad.detach()))
         return found
+
+    def _check_memory(self) -> None:
+        for name, p, address in zip(self._names, self._parameters, self._addresses, strict=True):
+            if p.data_ptr() != address:
+                where = "expected it where the shards were cut"
+                raise ValueError(f"params[{name!r}]: moved in memory, {where}")
+
+    def _check_whole(self) -> None:
+        if self._own.torn:
+            raise DistributedError("a step ended halfway: load the last checkpoint")
+        self._exchange.alive()
+
+    def _check_averaged(self, present: Any) -> None:
+        """Raises DistributedError, in all processes, where only some have a gradient."""
+        some = np.logical_or.reduce(present)
+        ragged = np.flatnonzero(some != np.logical_and.reduce(present))
+        if ragged.size:
+            raise DistributedError(
+                f"params[{self._names[ragged[0]]!r}].grad: None in some processes, expected "
+                "averaged gradients in all; with reduce=True they are summed here"
+            )
 
     def _follow(self) -> bytes:
         """Takes hyperparameters over from the groups that torch sees; gives their digest."""
         values = []
+        for number, kept in enumerate(Groups.kept(self.param_groups)):
+            for key in FIXED:
+                if kept[key] != self._kept[number][key]:
+                    said = f"{kept[key]!r}, expected {self._kept[number][key]!r} as at first"
+                    raise ValueError(f"param_groups[{number}]: {key}: {said}")
         for theirs, ours in zip(self._own.param_groups, self.param_groups, strict=True):
             new = {k: v for k, v in ours.items() if k not in ("params", "param_names")}
             theirs.update(new)
@@ -250,41 +295,22 @@ class ShardedOptimizer(torch.optim.Optimizer):
         options = [self._own.clip_norm, self._own.on_nonfinite]
         return hashlib.sha256(repr((values, options)).encode()).digest()
 
-    def _give(self, grads: list[Any], present: Any) -> None:
-        """Gives the own pieces their gradients."""
-        some = np.logical_or.reduce(present)
-        self._present, self._summed = some, False
-        pieces = list(zip(self._exchange.pieces, self._pieces, strict=True))
-        if self._reduce:
-            for piece, parameter in pieces:
-                grad = grads[piece.tensor]
-                if not some[piece.tensor]:
-                    parameter.grad = None
-                elif grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                else:
-                    parameter.grad = grad[piece.start : piece.stop]
-            own = [parameter.grad for _, parameter in pieces]
-            self._given = (
-                [None if grad is None else array_of(grad) for grad in grads],
-                [None if grad is None else array_of(grad) for grad in own],
-                present,
-                [False] * len(own),
-            )
-            self._own.grad_scale = float(self._exchange.transport.size)  # it divides by that
-            increment_version([grad for grad in grads if grad is not None])
-            return
-        ragged = np.flatnonzero(some != np.logical_and.reduce(present))
-        if ragged.size:
-            raise DistributedError(
-                f"params[{self._names[ragged[0]]!r}].grad: None in some processes, expected "
-                "averaged gradients in all; with reduce=True they are summed here"
-            )
-        for piece, parameter in pieces:
-            grad = grads[piece.tensor]
-            parameter.grad = None if grad is None else grad[piece.start : piece.stop]
-        totals = [None if p.grad is None else array_of(p.grad) for _, p in pieces]
-        self._given = [], totals, present, [False] * len(totals)
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """In a `with` block, which all processes enter together, parameters with `ema` hold their
+        averages; then what they were before, to the bit. Needs memory for a copy of them.
+
+        Steps, `save`, `load` and a block in it raise RuntimeError. Raises DistributedError, and
+        ValueError for parameters that have moved in memory.
+        """
+        self._check_whole()
+        exchange, own, flat = self._exchange, self._own, self._flat
+        try:
+            with averaged_on_all(exchange, own, flat, self._steps, self._check_memory):
+                increment_version(self._parameters)
+                yield
+        finally:
+            increment_version(self._parameters)
 
     # Checkpoints
 
@@ -297,26 +323,16 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the share of this process from the state of an optimizer of one process.
 
-        state_dict: what the optimizer's class gave, the same in all processes. Raises ValueError,
-        in all of them, where it does not fit, and then nothing has changed.
+        state_dict: what the optimizer's class gave, the same in all processes; it takes what the
+        class takes, and converts it as that does. Raises TypeError or ValueError (in the other
+        processes DistributedError) where it does not fit, and then nothing has changed.
         """
         error: Exception | None = None
-        found: list[_State] = []
-        groups = state_dict["param_groups"]
+        groups: list[Any] = []
+        found: list[Any] = []
         try:
-            numbers = [i for group in groups for i in group["params"]]
-            if len(numbers) != len(self._parameters):
-                found_ = f"state_dict: {len(numbers)} parameters"
-                raise ValueError(f"{found_}, expected {len(self._parameters)}")
-            for piece in self._exchange.pieces:
-                saved = state_dict["state"].get(numbers[piece.tensor], {})
-                arrays, values = _divided(saved, self._own.NUMBERS)
-                own = {
-                    key: array_of(value).reshape(-1)[piece.start : piece.stop].copy()
-                    for key, value in arrays.items()
-                }
-                found.append((own, values))
-            self._check(groups, found)
+            pieces, formula = self._exchange.pieces, self._own.FORMULA
+            groups, found = cut(state_dict, self.param_groups, self._members, pieces, formula)
         except Exception as raised:
             error = raised
         self._exchange.agree("load", 0, bytes(32), 0, error)
@@ -326,6 +342,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Writes parameters and states into a folder that all processes see: as
         `gradstep.distributed.ShardedOptimizer.save` does.
         """
+        self._check_whole()
+        check_no_averages(self._exchange, "save", self._steps, self._own)
         at = iter(range(len(self._parameters)))
         groups = [
             {
@@ -335,148 +353,57 @@ class ShardedOptimizer(torch.optim.Optimizer):
             for group in self.param_groups
         ]
         held = []
-        for piece, p in zip(self._exchange.pieces, self._pieces, strict=True):
-            arrays, numbers = _divided(self._own.state.get(p, {}), self._own.NUMBERS)
-            memory = {key: array_of(value).reshape(-1) for key, value in arrays.items()}
-            held.append(Held(piece, {PARAMETER: array_of(p), **memory}, numbers))
+        for piece, member in zip(self._exchange.pieces, self._own.members, strict=True):
+            arrays, numbers = divided(self._own.state.get(member.parameter, {}))
+            held.append(Held(piece, {PARAMETER: array_of(member.parameter), **arrays}, numbers))
         about = {
             "optimizer": type(self._own).__name__,
             "param_groups": groups,
-            "tensors": tensors_of(self._names, self._shaped()),
+            "tensors": described(self._names, self._parameters),
             "extra": extra,
         }
         save_shards(self._exchange, folder, self._steps, about, held)
 
     def load(self, folder: str | os.PathLike[str]) -> Any:
         """Goes on where `save` was called, by whatever number of processes; returns its `extra`.
-        As `gradstep.distributed.ShardedOptimizer.load`.
+        As `gradstep.distributed.ShardedOptimizer.load`, but that states of another layout are
+        converted as in `load_state_dict`.
         """
         error: Exception | None = None
         try:
+            check_own_values("load", self._own._holds_averages)
+            self._check_memory()
             index = read_index(folder)
             if index["optimizer"] != type(self._own).__name__:
                 expected = type(self._own).__name__
                 raise ValueError(f"the checkpoint: of {index['optimizer']}, expected {expected}")
-            check_tensors(index, tensors_of(self._names, self._shaped()))
+            check_tensors(index, described(self._names, self._parameters))
+            check_groups(self.param_groups, index["param_groups"], "the checkpoint")
             found = load_pieces(folder, index, self._exchange.pieces)
             values = [arrays.pop(PARAMETER) for arrays, _ in found]
-            self._check(index["param_groups"], found)
+            states = read_pieces(found, self._own, self.param_groups)
+            groups = list(map(kept_here, self.param_groups, index["param_groups"]))
         except Exception as raised:
             error = raised
         self._exchange.agree("load", 0, bytes(32), 0, error)
-        self._torn = True
-        self._take_state(index["param_groups"], found)
-        for p, own in zip(self._pieces, values, strict=True):
-            array_of(p)[...] = own
+        self._own.torn = True
+        self._take_state(groups, states)
+        for member, own in zip(self._own.members, values, strict=True):
+            array_of(member.parameter)[...] = own
         self._exchange.spread(self._flat)
         increment_version(self._parameters)
         self._steps = index["step"]
-        self._torn = False
+        self._own.torn = False
         return index["extra"]
 
-    def _shaped(self) -> list[Any]:
-        """What tells dtype and shape: the memory of a parameter that is not contiguous is flat."""
-        return [array_of(p) for p in self._parameters]
-
-    def _check(self, groups: Sequence[Any], found: Sequence[_State]) -> None:
-        """Raises ValueError for a state that does not fit."""
-        if len(groups) != len(self.param_groups):
-            raise ValueError(f"param_groups: {len(groups)}, expected {len(self.param_groups)}")
-        for piece, p, (arrays, _) in zip(self._exchange.pieces, self._pieces, found, strict=True):
-            for key, array in arrays.items():
-                if array.size != piece.size or array.dtype != array_of(p).dtype:
-                    what = f"state of {self._names[piece.tensor]!r}: {key!r}"
-                    raise ValueError(f"{what} does not fit the parameter")
-
-    def _take_state(self, groups: Sequence[Any], found: Sequence[_State]) -> None:
+    def _take_state(self, groups: list[Any], states: list[Any]) -> None:
         for own, saved in zip(self.param_groups, groups, strict=True):
             own.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
         self._own.state.clear()
-        for p, (arrays, numbers) in zip(self._pieces, found, strict=True):
-            state = {key: torch.from_numpy(array) for key, array in arrays.items()}
-            state.update({key: torch.tensor(value) for key, value in numbers.items()})
+        for member, state in zip(self._own.members, states, strict=True):
             if state:
-                self._own.state[p] = state
+                self._own.state[member.parameter] = state
         self._own._participants = None
-
-
-# Arrays and numbers of a parameter's state.
-_State = tuple[dict[str, Any], dict[str, float]]
-
-
-def _divided(state: Any, numbers: Sequence[str]) -> _State:
-    """The tensors of a state that are as the parameter is, and the numbers."""
-    arrays = {key: value for key, value in state.items() if key not in numbers}
-    return (
-        {key: value for key, value in arrays.items() if value is not None},
-        {key: float(state[key]) for key in numbers if key in state},
-    )
-
-
-def to_state_dict(folder: str | os.PathLike[str]) -> tuple[list[Any], dict[str, Any]]:
-    """The parameters and the state of an optimizer of one process, from a checkpoint of shards.
-
-    Returns tensors in the order of the parameters, and what the `load_state_dict` of the class, or
-    of torch's class of its name, takes. Holds all of it in memory. Raises OSError or ValueError.
-    """
-    index = read_index(folder)
-    tensors = index["tensors"]
-    pieces = [Piece(i, 0, math.prod(each["shape"])) for i, each in enumerate(tensors)]
-    values, state = [], {}
-    for i, (arrays, numbers) in enumerate(load_pieces(folder, index, pieces)):
-        shaped = {
-            key: torch.from_numpy(array.reshape(tensors[i]["shape"]))
-            for key, array in arrays.items()
-        }
-        values.append(shaped.pop(PARAMETER))
-        own = {**{key: torch.tensor(value) for key, value in numbers.items()}, **shaped}
-        if own:
-            state[i] = own
-    return values, {"state": state, "param_groups": index["param_groups"]}
-
-
-class _OfShard(NativeOptimizer):
-    """Mixed into an optimizer of pieces: its step sums gradients, and spreads parameters."""
-
-    whole: ShardedOptimizer
-
-    def _sees_a_part(self, participants: Any) -> bool:
-        return True
-
-    def _norm(self, participants: Any, given: list[Any], rows: list[Any]) -> float:
-        whole = self.whole
-        flat, totals, present, begun = whole._given
-        squares = Squares(whole._exchange, totals)
-        if whole._reduce:
-            whole._exchange.reduce(flat, totals, present, begun, squares.add)
-        else:
-            squares.add_all(totals)
-        whole._summed = True
-        return squares.norm(whole._present)
-
-    def _step_of(self, participants: Any) -> Callable[..., tuple[int, float | None, bool]]:
-        """The plan's step in parts, each of which goes to all processes once it is made."""
-        whole, plan = self.whole, participants.plan
-        exchange = whole._exchange
-        place = {position: i for i, position in enumerate(participants.positions)}
-
-        def update(number: int, part: Piece, total: Any) -> None:
-            start = exchange.pieces[number].start
-            plan.update_part(place[number], part.start - start, part.stop - start)
-
-        def step(
-            given: list[Any], scale: float, clip: float, checks: bool, zero_grads: bool
-        ) -> tuple[int, float | None, bool]:
-            flat, totals, present, begun = whole._given
-            plan.begin(given, scale, zero_grads)
-            whole._torn = True
-            if whole._reduce and not whole._summed:
-                exchange.reduce(flat, totals, present, begun, update, whole._flat)
-            else:
-                exchange.spread(whole._flat, totals, update)
-            return plan.end(), None, True
-
-        return step
 
 
 def unreduced(state: Any, bucket: Any) -> Any:
@@ -489,11 +416,6 @@ def unreduced(state: Any, bucket: Any) -> Any:
 
 
 unreduced.__annotations__.clear()  # torch wants its own classes there, or nothing, and no names
-
-
-def _flat(tensor: Any) -> Any:
-    """The memory of a dense tensor."""
-    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def _plain(value: Any) -> Any:

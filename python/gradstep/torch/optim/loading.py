@@ -20,7 +20,14 @@ from gradstep.torch.optim.participants import Member, State
 from gradstep.torch.optim.shards import part_of
 from gradstep.torch.optim.storage import MASTERS, layout_for
 
-__all__ = ["Adapted", "adapted", "copied"]
+__all__ = [
+    "Adapted",
+    "adapted",
+    "adapted_state",
+    "copied",
+    "kept_here",
+    "without_bitsandbytes",
+]
 
 EIGHT = (torch.int8, torch.uint8)
 # Newer versions of bitsandbytes wrap its arrays so in a state dict.
@@ -49,28 +56,28 @@ def adapted(
     sizes = [len(group["params"]) for group in groups]
     if sizes != [len(group["params"]) for group in state_dict["param_groups"]]:
         return state_dict  # torch says so
-    found = _without_bitsandbytes(state_dict, groups, formula)
+    found = without_bitsandbytes(state_dict, groups, formula)
     state, kept = dict(found["state"]), Groups.kept(groups)
     keys = [key for group in found["param_groups"] for key in group["params"]]
     for key, member in zip(keys, members, strict=True):
         if not isinstance(state.get(key), dict):
             continue
-        layout = layout_for(member.parameter, member.name, formula, kept[member.group])
+        layout = layout_for(member, formula, kept[member.group])
         where = f"state_dict['state'][{key!r}]"
-        own = _adapted_state(state[key], member.parameter, layout, where)
+        own = adapted_state(state[key], member.parameter, layout, where)
         state[key] = state[key] if own is None else Adapted(own)
-    given = list(map(_kept_here, groups, found["param_groups"]))
+    given = list(map(kept_here, groups, found["param_groups"]))
     return {**found, "state": state, "param_groups": given}
 
 
-def _kept_here(group: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+def kept_here(group: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
     """A loaded group that keeps its arrays as the present one; a seed that was saved holds."""
     left = {key: value for key, value in saved.items() if key not in KEPT}
     own = {key: group[key] for key in KEPT if key in group}
     return {**left, **own, **({"seed": saved["seed"]} if "seed" in saved else {})}
 
 
-def _adapted_state(
+def adapted_state(
     found: Mapping[str, Any], parameter: Any, layout: Layout | None, where: str
 ) -> State | None:
     """A loaded state as the layout keeps it, in tensors of its own; None: leave it to torch.
@@ -143,7 +150,7 @@ def _check_scale(scale: Any, value: Any, where: str) -> None:
     check_scales(found, where)
 
 
-def _without_bitsandbytes(
+def without_bitsandbytes(
     state_dict: Mapping[str, Any], groups: list[dict[str, Any]], formula: type[Formula]
 ) -> dict[str, Any]:
     """A state dict of bitsandbytes as one of ours with float32 states; any other as it is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,7 +18,10 @@ __all__ = [
     "check_gradient",
     "check_like",
     "check_parameter",
+    "fill_with_zeros",
+    "flat_of",
     "is_dense",
+    "is_fake",
     "same_layout",
 ]
 
@@ -62,8 +65,23 @@ def array_of(tensor: Any) -> Array:
     """
     plain = tensor.detach()  # of its own: it keeps the storage if the tensor gets another
     if not plain.is_contiguous():
-        plain = plain.as_strided((plain.numel(),), (1,))
+        plain = flat_of(plain)
     return cast(Array, _core.tensor_array(plain))
+
+
+def flat_of(tensor: Any) -> Any:
+    """The memory of a dense tensor, as a tensor."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def fill_with_zeros(tensors: Iterable[Any]) -> None:
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.zero_()
+
+
+def is_fake(tensor: Any) -> bool:
+    return isinstance(tensor, torch._subclasses.FakeTensor)
 
 
 def check_parameter(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -35,11 +35,16 @@ from gradstep.torch.optim.groups import (
     kept_as,
 )
 from gradstep.torch.optim.loading import adapted, copied
-from gradstep.torch.optim.memory import array_of
+from gradstep.torch.optim.memory import array_of, fill_with_zeros, is_fake
 from gradstep.torch.optim.participants import Member, Participants
 from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
 from gradstep.torch.optim.shards import sum_over_parts
-from gradstep.torch.optim.storage import averages_in_place, copies_of, reload_all_masters
+from gradstep.torch.optim.storage import (
+    averages_in_place,
+    copies_of,
+    layout_for,
+    reload_all_masters,
+)
 from gradstep.torch.threads import on_team
 
 __all__ = ["NativeOptimizer"]
@@ -70,6 +75,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     _skipped = False
     _holds_averages = False
     _copies: Mapping[int, Any] = MappingProxyType({})  # by the place of the parameter
+    _layout_for: Any = staticmethod(layout_for)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -167,7 +173,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         found_inf = self.__dict__.get("found_inf")
         if found_inf is not None and float(found_inf) != 0:
             self._skip(grads, None)
-        elif self._participants is None and any(map(_is_fake, params)):
+        elif self._participants is None and any(map(is_fake, params)):
             self._step_of_torch()
         else:
             self._step_natively(params, grads)
@@ -301,7 +307,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         if self._zero_grads:
             left = [grad for grad in grads if grad is not None]
             if self.SPARSE:
-                _fill_with_zeros(filter(is_sparse, left))
+                fill_with_zeros(filter(is_sparse, left))
             increment_version(left)
 
     def _count(self, participants: Participants, present: list[int] | None) -> None:
@@ -311,7 +317,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     def _skip(self, grads: list[Any], norm: float | None) -> None:
         self._grad_norm, self._skipped = norm, True
         if self._zero_grads:
-            _fill_with_zeros(grad for grad in grads if grad is not None)
+            fill_with_zeros(grad for grad in grads if grad is not None)
 
     def _refuse(self, participants: Participants, given: list[Any], rows: list[Rows]) -> None:
         if self._on_nonfinite != "raise":
@@ -408,6 +414,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             self.defaults,
             type(self).__name__,
             self._copies,
+            self._layout_for,
         )
         own = participants.own(grads)
         participants.check_gradients(own)
@@ -487,13 +494,3 @@ class NativeOptimizer(torch.optim.Optimizer):
         if kept.keys() == {"state", "param_groups"}:  # load_state_dict: the caller's tensors
             kept["state"] = copied(kept["state"])
         super().__setstate__(kept)
-
-
-def _fill_with_zeros(grads: Iterable[Any]) -> None:
-    with torch.no_grad():
-        for grad in grads:
-            grad.zero_()
-
-
-def _is_fake(tensor: Any) -> bool:
-    return isinstance(tensor, torch._subclasses.FakeTensor)

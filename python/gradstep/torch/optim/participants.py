@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from gradstep.torch.optim.memory import (
     same_layout,
 )
 from gradstep.torch.optim.shards import check_placement, is_spread, part_of
-from gradstep.torch.optim.storage import check_copy, layout_for
+from gradstep.torch.optim.storage import check_copy
 from gradstep.torch.tensors import refusal
 
 __all__ = ["Member", "Participants", "state_array"]
@@ -62,11 +62,13 @@ class Participants:
         defaults: Mapping[str, Any],
         optimizer: str,
         copies: Mapping[int, Any],
+        layout_for: Callable[..., Layout | None],
     ) -> None:
         """Checks everything and changes nothing; `commit` enters new arrays into the state.
 
         keeping: how each group keeps its arrays. numbers: names of states that are one number.
         optimizer: its name, for messages. copies: of parameters, rounded, by their places.
+        layout_for: as in `storage`.
         """
         self.members: Sequence[Member] = members
         self.kernels: list[str] = kernels
@@ -92,21 +94,21 @@ class Participants:
             check_placement(member.parameter, member.parameter, member.label)
             check_parameter(part, member.label, optimizer)
         self.flat: bool = any(not part.is_contiguous() for part in self.parts)
-        self._lay_out(formula)
+        self._lay_out(formula, layout_for)
         self._take_state(state, formula, numbers, defaults)
         scalars = formula._scalars({key: formula.default(key) for key in keys_of(formula)}, 1)
         groups = [(kernel, list(scalars)) for kernel in kernels]
         self.plan: _core.Plan = _core.Plan(groups, list(map(self._given, range(len(members)))))
         self.plan.steps = self._first_steps(state)
 
-    def _lay_out(self, formula: type[Formula]) -> None:
+    def _lay_out(self, formula: type[Formula], layout_for: Callable[..., Layout | None]) -> None:
         self.states: list[tuple[str, ...]] = [
             formula.KERNELS[self.kernels[member.group]] for member in self.members
         ]
         # By the place among all parameters: the bits do not depend on which of them take part.
         tiles = tiles_of_sizes(part_of(p).numel() for p in self.params)
         self.layouts: list[Layout | None] = [
-            layout_for(m.parameter, m.name, formula, self.keeping[m.group], tiles[m.position], copy)
+            layout_for(m, formula, self.keeping[m.group], tiles[m.position], copy)
             for m, copy in zip(self.members, self.copies, strict=True)
         ]
         self.names: list[list[str]] = [

@@ -29,12 +29,7 @@ MASTERS = {"split": "master_low", "float32": "master"}
 
 
 def layout_for(
-    parameter: Any,
-    name: str,
-    formula: type[Formula],
-    group: Mapping[str, Any],
-    tile: int = 0,
-    copy: Any = None,
+    member: Any, formula: type[Formula], group: Mapping[str, Any], tile: int = 0, copy: Any = None
 ) -> Layout | None:
     """How the arrays of a parameter are kept; None where all have its own type.
 
@@ -42,6 +37,7 @@ def layout_for(
     tensor that gets a rounded copy, or None. Raises TypeError or ValueError. A parameter that is
     not in 16 bits is its own master.
     """
+    parameter, name = member.parameter, member.name
     part = part_of(parameter)
     if part.dtype in (torch.float32, torch.float64):
         if group["state_dtype"] == "float32" and group["ema"] is None and copy is None:
