@@ -123,18 +123,19 @@ def test_without_ml_dtypes_bfloat16_gradients_are_refused_on_all_ranks(
 ) -> None:
     from gradstep.distributed import checks
 
+    ml_dtypes = pytest.importorskip("ml_dtypes")
     found = iter([True, False])
 
-    def one_lacks_it(what: str) -> None:
+    def one_lacks_it(what: str) -> Any:
         if not next(found):
             raise ImportError(f"{what} needs ml_dtypes")
+        return np.dtype(ml_dtypes.bfloat16)
 
     monkeypatch.setattr(checks, "bfloat16", one_lacks_it)
 
     def work(transport: Any) -> None:
         gd.ShardedOptimizer(gs.Adam, parameters(), comm=transport, grad_dtype="bfloat16")
 
-    pytest.importorskip("ml_dtypes")
     said = sorted(type(each).__name__ for each in ranks(2, work))
     assert said == ["DistributedError", "ImportError"]
 

@@ -30,6 +30,7 @@ from sharded_layouts import (
     parameters,
     same,
     sharded,
+    summed,
 )
 
 from tests.ranks import on_ranks
@@ -115,6 +116,28 @@ def test_gradients_of_16_bits_are_left_alone_and_can_be_zeroed() -> None:
             assert same(found, [torch.zeros_like(g) for g in expected] if zero else expected)
 
 
+@pytest.mark.parametrize("reduce", [False, True])
+def test_scaled_gradients_of_float16_are_divided_again(reduce: bool) -> None:
+    kind = "float16, float32 master"
+    options = hyper("AdamW", kind, "bfloat16", None, clip_norm=1.0)
+    params, whole = alone("AdamW", kind, options, [])
+    whole.grad_scale = 8.0 * (2 if reduce else 1)
+    advance(params, whole, summed(F16, 2, 2) if reduce else gradient(F16, 2, 0))
+
+    def work(transport: Any) -> tuple[list[Any], Any]:
+        own, optimizer = sharded(transport, "AdamW", kind, options, reduce)
+        optimizer.grad_scale = torch.tensor(8.0)
+        advance(own, optimizer, gradient(F16, 2, transport.rank if reduce else 0))
+        found = [p.detach().clone() for p in own], optimizer.grad_norm
+        optimizer.grad_scale = 1.0 + transport.rank
+        with pytest.raises(gd.DistributedError, match=r"other hyperparameters at step 2"):
+            optimizer.step()
+        return found
+
+    for own, norm in together(2, work):
+        assert same(own, params) and norm == whole.grad_norm
+
+
 # Checkpoints
 
 
@@ -172,33 +195,63 @@ def test_checkpoints_of_every_layout_go_on_with_any_number_of_processes(
         assert same(again, params)
 
 
+def of_bitsandbytes() -> dict[str, Any]:
+    """A state of 8 bits in its format, of the largest tensor, and one of 32 bits."""
+    generator = torch.Generator().manual_seed(4)
+    state: dict[str, Any] = {"step": 5}
+    for number, least in ((1, -1.0), (2, 0.0)):
+        codes = torch.randint(256, (90, 100), dtype=torch.uint8, generator=generator)
+        state[f"state{number}"] = codes
+        state[f"qmap{number}"] = torch.linspace(least, 1, 256)
+        state[f"absmax{number}"] = torch.rand(36, generator=generator)
+    small = {"step": 5, "state1": torch.ones(90), "state2": torch.ones(90)}
+    group = {"lr": 0.03, "betas": [0.8, 0.95], "eps": 1e-6, "weight_decay": 0.5}
+    return {"state": {0: state, 1: small}, "param_groups": [{**group, "params": list(range(6))}]}
+
+
 def test_states_of_other_layouts_and_of_torch_are_converted_as_by_the_class(
     tmp_path: Path,
 ) -> None:
-    grads = [gradient(BF16, 2, rank) for rank in range(2)]
     theirs = parameters(BF16)
     of_torch = torch.optim.AdamW(theirs, lr=0.1)
-    advance(theirs, of_torch, grads[0])
+    advance(theirs, of_torch, gradient(BF16, 2, 0))
     _, of_int8 = alone("AdamW", "bfloat16", hyper("AdamW", "bfloat16", "int8", None), [2])
-    for state in (of_torch.state_dict(), of_int8.state_dict()):
-        for states in ("int8", "float32"):
-            options = hyper("AdamW", "bfloat16, split", states, None)
-            params = parameters(BF16)
-            whole = gt.AdamW(params, **options)
-            whole.load_state_dict(copy.deepcopy(state))
-            advance(params, whole, grads[1])
+    _, plain = alone("AdamW", "float32", hyper("AdamW", "float32", "float32", None), [2])
+    _, of_bf16 = alone("AdamW", "float32", hyper("AdamW", "float32", "bfloat16", None), [2])
+    in_c_order = copy.deepcopy(plain.state_dict())
+    for state in in_c_order["state"].values():
+        state.update({key: value.contiguous() for key, value in state.items()})
+    for kind, states, state in (
+        ("bfloat16, split", "int8", of_torch.state_dict()),
+        ("bfloat16, split", "float32", of_torch.state_dict()),
+        ("bfloat16, split", "int8", of_int8.state_dict()),
+        ("float32", "float32", of_int8.state_dict()),
+        ("float32", "float32", of_bf16.state_dict()),
+        ("float32", "float32", in_c_order),
+        ("float32", "bfloat16", in_c_order),
+        ("bfloat16, split", "int8", of_bitsandbytes()),
+        ("float32", "float32", of_bitsandbytes()),
+    ):
+        dtype, options = KINDS[kind][0], hyper("AdamW", kind, states, None)
+        params = parameters(dtype)
+        whole = gt.AdamW(params, **options)
+        whole.load_state_dict(copy.deepcopy(state))
+        advance(params, whole, gradient(dtype, 2, 1))
 
-            def work(
-                transport: Any, state: Any = state, options: dict[str, Any] = options
-            ) -> tuple[list[Any], Any]:
-                own, optimizer = sharded(transport, "AdamW", "bfloat16, split", options)
-                optimizer.load_state_dict(state)
-                advance(own, optimizer, [None if g is None else g.clone() for g in grads[1]])
-                return own, optimizer
+        def work(
+            transport: Any,
+            state: Any = state,
+            kind: str = kind,
+            options: dict[str, Any] = options,
+        ) -> tuple[list[Any], Any]:
+            own, optimizer = sharded(transport, "AdamW", kind, options)
+            optimizer.load_state_dict(state)
+            advance(own, optimizer, gradient(KINDS[kind][0], 2, 1))
+            return own, optimizer
 
-            for own, optimizer in together(3, work):
-                assert same(own, params)
-                check_states(optimizer, whole, params)
+        for own, optimizer in together(3, work):
+            assert same(own, params)
+            check_states(optimizer, whole, params)
 
     def other(transport: Any) -> tuple[list[Any], Any]:
         options = hyper("AdamW", "bfloat16", "int8", None)
@@ -307,9 +360,10 @@ def test_averages_of_all_are_in_the_parameters_of_all(tmp_path: Path) -> None:
             for step in range(3):
                 advance(own, optimizer, gradient(KINDS[case[0]][0], step, 0))
             before = [memory(p) for p in own]
-            versions = [p._version for p in own]
+            versions = [[p._version for p in own]]
             states = copy.deepcopy(optimizer.own.state_dict()["state"])
             with optimizer.averaged():
+                versions.append([p._version for p in own])
                 assert same(own, averages)
                 for call in (
                     optimizer.step,
@@ -322,7 +376,8 @@ def test_averages_of_all_are_in_the_parameters_of_all(tmp_path: Path) -> None:
                         call()
                 assert same(own, averages)
             assert all(map(torch.equal, map(memory, own), before))
-            assert all(p._version > v for p, v in zip(own, versions, strict=True))
+            versions.append([p._version for p in own])
+            assert all(a < b < c for a, b, c in zip(*versions, strict=True))
             torch.testing.assert_close(optimizer.own.state_dict()["state"], states, rtol=0, atol=0)
             return own
 
@@ -369,6 +424,32 @@ def test_a_process_alone_in_a_block_of_averages_is_an_error_of_all() -> None:
 
     said = "rank 1: calls 'step' of step 2, expected 'averaged' of step 1 as rank 0"
     assert refused(2, work) == [f"DistributedError: {said}"] * 2
+
+
+def test_a_process_that_holds_averages_alone_is_an_error_of_all(tmp_path: Path) -> None:
+    def work(transport: Any) -> list[str]:
+        options = hyper("SGD", "float32", "float32", "float32")
+        own, optimizer = sharded(transport, "SGD", "float32", options)
+        advance(own, optimizer, gradient(F32, 2, 0))
+        optimizer.save(tmp_path / "run")
+        said = []
+        optimizer.own._holds_averages = transport.rank == 1
+        for call in (
+            optimizer.step,
+            lambda: optimizer.save(tmp_path / "run"),
+            lambda: optimizer.load(tmp_path / "run"),
+        ):
+            with pytest.raises((RuntimeError, gd.DistributedError)) as caught:
+                call()
+            said.append(str(caught.value))
+        optimizer.own._holds_averages = False
+        advance(own, optimizer, gradient(F32, 3, 0))  # they go on
+        return said
+
+    first, second = together(2, work)
+    assert first == [f"rank 1: RuntimeError: {said}" for said in second]
+    for said, call in zip(second, ("step", "save", "load"), strict=True):
+        assert said == f"{call}: parameters hold their averages, expected a {call} after that"
 
 
 # Refusals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from gradstep.arrays import Array
 from gradstep.optim.optimizer import Optimizer
 from gradstep.optim.storage import bfloat16
 
-__all__ = ["check_arguments", "check_gradient", "check_parameter", "sum_type", "wire_type"]
+__all__ = ["check_arguments", "check_gradient", "check_parameter", "sum_type", "wire_types"]
 
 
 def sum_type(array: Array) -> np.dtype[Any]:
@@ -20,17 +20,21 @@ def sum_type(array: Array) -> np.dtype[Any]:
     return np.dtype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
-def wire_type(dtype: np.dtype[Any], grad_dtype: str) -> np.dtype[Any]:
-    """The type in which gradients of this type travel."""
-    if grad_dtype == "bfloat16" and dtype == np.float32:
-        return bfloat16("grad_dtype='bfloat16'")
-    return dtype
+def wire_types(sums: Sequence[np.dtype[Any]], grad_dtype: str) -> list[np.dtype[Any]]:
+    """The types in which gradients travel; sums: those in which they are added up.
+
+    Raises ImportError.
+    """
+    if grad_dtype == "float32":
+        return list(sums)
+    half = bfloat16("grad_dtype='bfloat16'")
+    return [half if dtype == np.float32 else dtype for dtype in sums]
 
 
 def check_arguments(
     optimizer: Any, reduction: Any, grad_dtype: Any, hyper: Mapping[str, Any]
 ) -> None:
-    """Raises TypeError, ValueError or ImportError."""
+    """Raises TypeError or ValueError."""
     if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
         raise TypeError(f"optimizer: {kind(optimizer)}, expected a class of gradstep.OPTIMIZERS")
     for name, value, allowed in (
@@ -39,8 +43,6 @@ def check_arguments(
     ):
         if value not in allowed:
             raise ValueError(f"{name}: {value!r}, expected one of {', '.join(map(repr, allowed))}")
-    if grad_dtype == "bfloat16":
-        bfloat16("grad_dtype='bfloat16'")  # all ranks learn of it where one cannot
     if hyper.get("copy_to") is not None:
         raise ValueError("copy_to: given, expected None: a shard keeps no second copy")
 

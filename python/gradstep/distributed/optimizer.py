@@ -32,7 +32,7 @@ from gradstep.distributed.checks import (
     check_gradient,
     check_parameter,
     sum_type,
-    wire_type,
+    wire_types,
 )
 from gradstep.distributed.exchange import Exchange, Squares
 from gradstep.distributed.mpi import connect
@@ -103,20 +103,20 @@ class ShardedOptimizer:
         try:
             check_arguments(optimizer, reduction, grad_dtype, hyper)
             self._take(optimizer, params, hyper)
+            given = {**hyper, "reduction": reduction}
             found = description(
-                optimizer.__name__, self._names, self._arrays, self._groups, hyper, grad_dtype
+                optimizer.__name__, self._names, self._arrays, self._groups, given, grad_dtype
             )
-            found["reduction"] = reduction
+            travels = wire_types(list(map(sum_type, self._arrays)), grad_dtype)
         except Exception as raised:
             error = raised
-            self._arrays = []
-        sums = [sum_type(array) for array in self._arrays]
+            self._arrays, travels = [], []
         self._exchange = Exchange(
             transport,
             [array.size for array in self._arrays],
             [array.itemsize for array in self._arrays],
-            sums,
-            [wire_type(dtype, grad_dtype) for dtype in sums],
+            [sum_type(array) for array in self._arrays],
+            travels,
         )
         agree_on(self._exchange, found, error)
         error = None
@@ -127,6 +127,7 @@ class ShardedOptimizer:
         self._exchange.agree("make", 0, bytes(32), 0, error)
         self._mean = reduction == "mean"
         self._torn = False
+        self._totals: list[Array | None]
         self._reset()
 
     def _take(self, optimizer: type[Optimizer], params: Tree, hyper: Mapping[str, Any]) -> None:
@@ -170,8 +171,7 @@ class ShardedOptimizer:
     def accumulate(self, grads: Tree) -> None:
         """Adds gradients that the next `step` is to use: one micro-batch more of every rank.
 
-        grads: as for `step`. Takes the memory of a shard's gradients until then. Raises as `step`
-        does.
+        grads: as for `step`. Takes the memory of a shard's gradients until then. Raises as it does.
         """
         self._contribute("accumulate", grads)
 
@@ -196,8 +196,7 @@ class ShardedOptimizer:
         self._check_whole()
         error: Exception | None = None
         flat: list[Array | None] = [None] * len(self._arrays)
-        t = self.step_count + 1
-        digest = bytes(32)
+        t, digest = self.step_count + 1, bytes(32)
         own = self._own
         try:
             flat = self._read(grads)
@@ -457,7 +456,7 @@ class ShardedOptimizer:
 
     def _reset(self) -> None:
         """No gradients are held."""
-        self._totals: list[Array | None] = []
+        self._totals = []
         self._micro_batches = 0
         self._present: NDArray[np.bool_] = np.zeros(len(self._arrays), np.bool_)
 

@@ -22,11 +22,11 @@ from gradstep.distributed.checkpoint import (
     read_index,
     save_shards,
 )
-from gradstep.distributed.checks import sum_type, wire_type
+from gradstep.distributed.checks import sum_type, wire_types
 from gradstep.distributed.exchange import Exchange
 from gradstep.distributed.transport import DistributedError, Transport
 from gradstep.optim.hyperparameters import FIXED
-from gradstep.optim.storage import bfloat16, check_own_values, tiles_of_sizes
+from gradstep.optim.storage import check_own_values, tiles_of_sizes
 from gradstep.torch.distributed.gloo import GlooTransport
 from gradstep.torch.distributed.pieces import OfPieces, Whole, of_pieces
 from gradstep.torch.distributed.states import (
@@ -72,7 +72,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
     parameters and states.
 
     What torch changes in `param_groups`, as its schedulers do, holds in all processes, where it
-    must be the same. `save` and `load` are its checkpoints.
+    must be the same, and so must `grad_scale`, an attribute that may be set: a number by which
+    gradients are divided, as those of float16 whose loss was multiplied by it. `save` and `load`
+    are its checkpoints.
 
     All processes make one, and step, together. Raises TypeError or ValueError as `optimizer` does,
     DistributedError where processes bring different parameters, hyperparameters or versions, or do
@@ -87,6 +89,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
     >>> w.data
     tensor([0.5000, 1.5000])
     """
+
+    grad_scale: Any = None
 
     def __init__(
         self,
@@ -110,8 +114,6 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 raise TypeError("optimizer: expected a class of gradstep.torch.OPTIMIZERS")
             if grad_dtype not in ("float32", "bfloat16"):
                 raise ValueError(f"grad_dtype: {grad_dtype!r}, expected 'float32' or 'bfloat16'")
-            if grad_dtype == "bfloat16":
-                bfloat16("grad_dtype='bfloat16'")  # all processes learn of it where one cannot
             if hyper.get("copy_to") is not None:
                 raise ValueError("copy_to: given, expected None: a shard keeps no second copy")
             params = list(params)
@@ -128,19 +130,17 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 {**hyper, "reduce": reduce},
                 grad_dtype,
             )
+            travels = wire_types([array.dtype for array in self._flat], grad_dtype)
         except Exception as raised:
             error = raised
-            self._parameters = []
+            self._parameters, travels = [], []
         flat = [] if error else self._flat
         self._exchange = Exchange(
             transport,
             [array.size for array in flat],
             [array.itemsize for array in flat],
             [sum_type(array) for array in flat],
-            [
-                array.dtype if array.itemsize == 2 else wire_type(array.dtype, grad_dtype)
-                for array in flat
-            ],
+            travels,
         )
         agree_on(self._exchange, found, error)
         tiles = tiles_of_sizes(array.size for array in flat)
@@ -230,7 +230,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if not self._reduce:
             self._check_averaged(present)
         try:
-            self._own.give(grads, present)
+            self._own.give(grads, present, self._scale())
             self._own.step()
         except (FloatingPointError, TypeError, ValueError):
             self._own.torn = False
@@ -258,6 +258,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
                     raise TypeError(f"{what}: {p.grad.dtype}, expected {p.dtype} {as_in}")
             found.append(None if p.grad is None else flat_of(p.grad.detach()))
         return found
+
+    def _scale(self) -> float:
+        return 1.0 if self.grad_scale is None else float(self.grad_scale)
 
     def _check_memory(self) -> None:
         for name, p, address in zip(self._names, self._parameters, self._addresses, strict=True):
@@ -292,7 +295,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             new = {k: v for k, v in ours.items() if k not in ("params", "param_names")}
             theirs.update(new)
             values.append(sorted((k, _plain(v)) for k, v in new.items()))
-        options = [self._own.clip_norm, self._own.on_nonfinite]
+        options = [self._own.clip_norm, self._own.on_nonfinite, self._scale()]
         return hashlib.sha256(repr((values, options)).encode()).digest()
 
     @contextmanager

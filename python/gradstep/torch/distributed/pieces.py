@@ -115,10 +115,11 @@ class OfPieces(NativeOptimizer):
 
     # Steps
 
-    def give(self, grads: Sequence[Any], present: NDArray[np.bool_]) -> None:
+    def give(self, grads: Sequence[Any], present: NDArray[np.bool_], scale: float) -> None:
         """Takes the gradients of all tensors, flat, for the step that follows.
 
-        present: (processes, tensors), who has one of what.
+        present: (processes, tensors), who has one of what. scale: what they are divided by, beside
+        the number of processes.
         """
         whole = self._whole
         some = np.logical_or.reduce(present)
@@ -130,7 +131,8 @@ class OfPieces(NativeOptimizer):
         if whole.reduce:
             flat = [None if grad is None else array_of(grad) for grad in grads]
             increment_version([grad for grad in own if grad is not None])
-            self.grad_scale = float(whole.exchange.transport.size)  # the step divides by it
+            scale *= whole.exchange.transport.size
+        self.grad_scale = scale
         totals = [None if grad is None else array_of(grad) for grad in own]
         self._turn, self._summed = Given(own, totals, flat, present), False
 

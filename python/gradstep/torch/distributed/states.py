@@ -112,7 +112,6 @@ def _fitting(
     state: Mapping[str, Any] = saved if own is None else own
     found: dict[str, Any] = {}
     for name, value in state.items():
-        at = f"{where}[{name!r}]"
         if name in NUMBERS:
             found[name] = torch.tensor(float(value))
         elif not isinstance(value, torch.Tensor):
@@ -121,10 +120,9 @@ def _fitting(
             blocks = slice(piece.start // SCALE_BLOCK, -(-piece.stop // SCALE_BLOCK))
             found[name] = value[blocks].clone()
         else:
-            if layout is None and value.dtype != parameter.dtype:
-                expected = f"expected {parameter.dtype} as in the parameter"
-                raise TypeError(f"{at}: {value.dtype}, {expected}")
-            found[name] = _memory_of(value, parameter, at)[piece.start : piece.stop].clone()
+            part = _memory_of(value, parameter, f"{where}[{name!r}]")[piece.start : piece.stop]
+            # Without a layout as torch's own loading casts it.
+            found[name] = part.to(parameter.dtype if layout is None else value.dtype, copy=True)
     return found
 
 
