@@ -116,3 +116,32 @@ def test_a_rank_that_does_not_enter_is_named(ranks: Ranks) -> None:
 
     said = "rank 1: calls 'step' of step 1, expected 'averaged' of step 0 as rank 0"
     assert [str(each) for each in ranks(2, work)] == [said] * 2
+
+
+def test_checkpoints_hold_averages_and_masters(ranks: Ranks, tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    hyper = {"ema": "bfloat16", "master": "split", "state_dtype": "int8"}
+    alone, optimizer = made(ml_dtypes.bfloat16, gs.AdamW, **hyper)
+    for step in range(3):
+        optimizer.step(gradients(step, 0))
+
+    def begun(transport: Any) -> None:
+        _, own = sharded(transport, ml_dtypes.bfloat16, **hyper)
+        for step in range(2):
+            own.step(gradients(step, 0) if transport.rank == 0 else None)
+        own.save(tmp_path / "run")
+
+    def resumed(transport: Any) -> Any:
+        weights, own = sharded(transport, ml_dtypes.bfloat16, **hyper)
+        own.load(tmp_path / "run")
+        own.step(gradients(2, 0) if transport.rank == 0 else None)
+        with own.averaged():
+            averages = {name: p.copy(order="K") for name, p in weights.items()}
+        return weights, averages
+
+    assert ranks(2, begun) == [None, None]
+    found = ranks(3, resumed)
+    with optimizer.averaged():
+        assert all(same(averages, alone) for _, averages in found)
+    assert all(same(weights, alone) for weights, _ in found)

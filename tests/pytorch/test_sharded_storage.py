@@ -129,6 +129,11 @@ def test_scaled_gradients_of_float16_are_divided_again(reduce: bool) -> None:
         optimizer.grad_scale = torch.tensor(8.0)
         advance(own, optimizer, gradient(F16, 2, transport.rank if reduce else 0))
         found = [p.detach().clone() for p in own], optimizer.grad_norm
+        for wrong in (0.0, torch.inf, "much"):
+            optimizer.grad_scale = wrong if transport.rank else 8.0
+            words = "^grad_scale: " if transport.rank else "^rank 1: .*: grad_scale: "
+            with pytest.raises((TypeError, ValueError, gd.DistributedError), match=words):
+                optimizer.step()
         optimizer.grad_scale = 1.0 + transport.rank
         with pytest.raises(gd.DistributedError, match=r"other hyperparameters at step 2"):
             optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from gradstep.torch.distributed.states import (
     divided,
     read_pieces,
 )
-from gradstep.torch.optim.groups import Groups
+from gradstep.torch.optim.groups import Groups, plain
 from gradstep.torch.optim.loading import kept_here
 from gradstep.torch.optim.memory import (
     array_of,
@@ -68,8 +69,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
     grad_dtype: "float32", or "bfloat16" (with ml_dtypes) for float32 gradients that are reduced
     here. hyper: what `optimizer` takes, except copy_to.
 
-    The bits are those of `optimizer` on the same gradients in one process, in any layout of
-    parameters and states.
+    The bits are those of `optimizer` in one process on averaged gradients, or on that sum with the
+    number of processes as `grad_scale`, whatever the layout of parameters and states.
 
     What torch changes in `param_groups`, as its schedulers do, holds in all processes, where it
     must be the same, and so must `grad_scale`, an attribute that may be set: a number by which
@@ -260,7 +261,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return found
 
     def _scale(self) -> float:
-        return 1.0 if self.grad_scale is None else float(self.grad_scale)
+        scale = 1.0 if self.grad_scale is None else plain("grad_scale", self.grad_scale, 1.0)
+        if not 0 < scale < math.inf:
+            raise ValueError(f"grad_scale: {scale:g}, expected a finite number above 0")
+        return float(scale)
 
     def _check_memory(self) -> None:
         for name, p, address in zip(self._names, self._parameters, self._addresses, strict=True):
