@@ -27,6 +27,7 @@ from sharded_layouts import (
     gradient,
     hyper,
     memory,
+    of_bitsandbytes,
     parameters,
     same,
     sharded,
@@ -198,20 +199,6 @@ def test_checkpoints_of_every_layout_go_on_with_any_number_of_processes(
         one.load_state_dict(state)
         advance(again, one, gradient(dtype, 2, 0))
         assert same(again, params)
-
-
-def of_bitsandbytes() -> dict[str, Any]:
-    """A state of 8 bits in its format, of the largest tensor, and one of 32 bits."""
-    generator = torch.Generator().manual_seed(4)
-    state: dict[str, Any] = {"step": 5}
-    for number, least in ((1, -1.0), (2, 0.0)):
-        codes = torch.randint(256, (90, 100), dtype=torch.uint8, generator=generator)
-        state[f"state{number}"] = codes
-        state[f"qmap{number}"] = torch.linspace(least, 1, 256)
-        state[f"absmax{number}"] = torch.rand(36, generator=generator)
-    small = {"step": 5, "state1": torch.ones(90), "state2": torch.ones(90)}
-    group = {"lr": 0.03, "betas": [0.8, 0.95], "eps": 1e-6, "weight_decay": 0.5}
-    return {"state": {0: state, 1: small}, "param_groups": [{**group, "params": list(range(6))}]}
 
 
 def test_states_of_other_layouts_and_of_torch_are_converted_as_by_the_class(
