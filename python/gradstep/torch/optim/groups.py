@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gradstep.arguments import shown
-from gradstep.optim.hyperparameters import FIXED, check_hyperparameter
+from gradstep.optim.hyperparameters import check_hyperparameter
 from gradstep.optim.optimizer import OPTIONS
 from gradstep.optim.optimizer import Optimizer as Formula
 
@@ -126,7 +126,7 @@ def kept_as(group: Group, key: str) -> Any:
 
 def keys_of(formula: type[Formula]) -> list[str]:
     """The hyperparameters that a group has."""
-    left_out = ("params", *OPTIONS, *FIXED)
+    left_out = ("params", *OPTIONS, *KEPT)
     return [key for key in formula._defaults() if key not in left_out]
 
 
