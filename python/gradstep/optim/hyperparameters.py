@@ -15,6 +15,7 @@ Number: TypeAlias = float | Callable[[int], float]
 __all__ = [
     "EMA_DECAY",
     "FIXED",
+    "RANGES",
     "Number",
     "at_step",
     "check_ema",
