@@ -372,7 +372,8 @@ class ShardedOptimizer:
         """Completes `grads`, given to the latest `step`: every rank gets the sums of all pieces.
 
         grads: writable arrays like params, float32 or float64, on all ranks; on each the pieces of
-        its share hold the sum already, as `step` left them.
+        its share hold the sum already, as `step` left them. Raises TypeError or ValueError for
+        others, DistributedError if a rank does not answer.
         """
         flat = self._read(grads)
         self._exchange.spread([each for each in flat if each is not None])

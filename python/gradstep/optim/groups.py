@@ -38,7 +38,9 @@ class Owner(Protocol):
 class Group(MutableMapping[str, Any]):
     """The hyperparameters of some parameters, by name; a change holds from the next step on.
 
-    "params" gives the names of the parameters and cannot be set.
+    "params" gives the names of the parameters and cannot be set. Setting raises KeyError for a name
+    that is none of a hyperparameter, TypeError or ValueError for a value that cannot be, or for one
+    that holds from when the optimizer was made on.
     """
 
     def __init__(self, values: Mapping[str, Any], names: Sequence[Name], owner: Owner) -> None:

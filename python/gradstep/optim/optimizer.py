@@ -68,7 +68,8 @@ class Optimizer:
     """Base of all optimizers: see `gradstep.OPTIMIZERS` for them.
 
     A subclass is a dataclass whose fields are its hyperparameters. It names its native kernels in
-    `KERNELS`, picks one in `kernel`, and gives the same formula for NumPy in `formula`.
+    `KERNELS`, picks one in `kernel`, and gives the same formula for NumPy in `formula`. All of them
+    raise TypeError or ValueError for arguments, and values assigned later, that cannot be.
     """
 
     # Native kernels this class may use -> their state arrays, in the order of the formula.
@@ -120,7 +121,7 @@ class Optimizer:
 
     @classmethod
     def default(cls, key: str) -> Any:
-        """The default of a hyperparameter."""
+        """The default of a hyperparameter. Raises KeyError for what is none."""
         return cls._defaults()[key]
 
     def __post_init__(self, params: Tree, copy_to: Tree) -> None:

@@ -324,8 +324,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._take_state(groups, found)
 
     def save(self, folder: str | os.PathLike[str], *, extra: Any = None) -> None:
-        """Writes parameters and states into a folder that all processes see: as
-        `gradstep.distributed.ShardedOptimizer.save` does.
+        """Writes parameters and states into a folder that all processes see. Argument and errors as
+        of `gradstep.distributed.ShardedOptimizer.save`.
         """
         at = iter(range(len(self._parameters)))
         groups = [
@@ -350,7 +350,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def load(self, folder: str | os.PathLike[str]) -> Any:
         """Goes on where `save` was called, by whatever number of processes; returns its `extra`.
-        As `gradstep.distributed.ShardedOptimizer.load`.
+        Errors as of `gradstep.distributed.ShardedOptimizer.load`.
         """
         error: Exception | None = None
         try:
