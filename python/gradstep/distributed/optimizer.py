@@ -28,6 +28,7 @@ from gradstep.distributed.checkpoint import (
 from gradstep.distributed.checks import (
     check_arguments,
     check_gradient,
+    check_no_copies,
     check_parameter,
     sum_type,
 )
@@ -127,8 +128,10 @@ class ShardedOptimizer:
         self._reset()
 
     def _take(self, optimizer: type[Optimizer], params: Tree, hyper: Mapping[str, Any]) -> None:
-        known = [key for key in optimizer._defaults() if key not in (*OPTIONS, "copy_to")]
-        parameters, self._groups = arranged(params, known)
+        known = [key for key in optimizer._defaults() if key not in OPTIONS]
+        parameters, self._groups = arranged(params, [*known, "copy_to"])
+        for group in self._groups:
+            check_no_copies(group)
         self._names = [0 if name is None else name for name in parameters.names]
         self._arrays, self._group_of = parameters.arrays, parameters.group_of
         self._shape = parameters.shape
@@ -369,7 +372,8 @@ class ShardedOptimizer:
         """Completes `grads`, given to the latest `step`: every rank gets the sums of all pieces.
 
         grads: writable arrays like params, float32 or float64, on all ranks; on each the pieces of
-        its share hold the sum already, as `step` left them.
+        its share hold the sum already, as `step` left them. Raises TypeError or ValueError for
+        others, DistributedError if a rank does not answer.
         """
         flat = self._read(grads)
         self._exchange.spread([each for each in flat if each is not None])
@@ -470,7 +474,7 @@ def _of_pieces(
         for number, (name, group) in enumerate(zip(self._names, self._group_of, strict=True)):
             piece = pieces[number]
             whole, tile = arrays[piece.tensor], tiles[piece.tensor] + piece.start // 64
-            layout = layout_of(name, whole, None, self._groups[group], names, tile, self.seed)
+            layout = layout_of(name, whole, None, self._groups[group], names, tile)
             found.append(layout and layout._replace(parameter=self._arrays[number]))
         return found
 
@@ -481,5 +485,5 @@ def _of_pieces(
 def _digest_of_values(own: Optimizer) -> bytes:
     """Of the numbers that the coming step uses."""
     numbers = [list(h.items()) for h in own._current]
-    options = [own._scale, own._clip, own.on_nonfinite, own._seed, own._kernels]
+    options = [own._scale, own._clip, own.on_nonfinite, own._seeds, own._kernels]
     return hashlib.sha256(repr((numbers, options)).encode()).digest()

@@ -22,6 +22,7 @@ from gradstep.distributed.checkpoint import (
     save_shards,
     tensors_of,
 )
+from gradstep.distributed.checks import check_no_copies
 from gradstep.distributed.exchange import Exchange, Squares
 from gradstep.distributed.plan import Piece
 from gradstep.distributed.transport import DistributedError, Transport
@@ -47,7 +48,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
     are summed in the order of ranks into the shards and divided by the number of processes, which
     moves half the bytes (under DDP together with its communication hook `unreduced`). grad_dtype:
     "float32", or "bfloat16" (with ml_dtypes) for gradients that are reduced here. hyper: what
-    `optimizer` takes.
+    `optimizer` takes, except copy_to.
 
     What torch changes in `param_groups`, as its schedulers do, holds in all processes, where it
     must be the same. `save` and `load` are its checkpoints.
@@ -89,6 +90,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"grad_dtype: {grad_dtype!r}, expected 'float32' or 'bfloat16'")
             if grad_dtype == "bfloat16":
                 bfloat16("grad_dtype='bfloat16'")  # all processes learn of it where one cannot
+            check_no_copies(hyper)
             params = list(params)
             model = optimizer(params, **hyper)  # checks all arguments; has no states yet
             super().__init__(params, model.defaults)
@@ -116,13 +118,13 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._reduce = reduce
         self._own = self._make_own(optimizer, hyper)
         self._steps = 0
-        self._torn = False
-        self._ready = True
+        self._torn, self._ready = False, True
 
     def _take(self, optimizer: str) -> None:
         self._parameters, self._names = [], []
         for number, group in enumerate(self.param_groups):
             names = group.get("param_names")
+            check_no_copies(group)
             if any(group.get(key, value) != value for key, value in KEPT.items() if key != "seed"):
                 raise ValueError(
                     f"group {number}: kept in fewer bits, or with an average, expected neither; "
@@ -305,9 +307,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         groups = state_dict["param_groups"]
         try:
             numbers = [i for group in groups for i in group["params"]]
-            if len(numbers) != len(self._parameters):
-                found_ = f"state_dict: {len(numbers)} parameters"
-                raise ValueError(f"{found_}, expected {len(self._parameters)}")
+            if len(numbers) != (count := len(self._parameters)):
+                raise ValueError(f"state_dict: {len(numbers)} parameters, expected {count}")
             for piece in self._exchange.pieces:
                 saved = state_dict["state"].get(numbers[piece.tensor], {})
                 arrays, values = _divided(saved, self._own.NUMBERS)
@@ -323,8 +324,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._take_state(groups, found)
 
     def save(self, folder: str | os.PathLike[str], *, extra: Any = None) -> None:
-        """Writes parameters and states into a folder that all processes see: as
-        `gradstep.distributed.ShardedOptimizer.save` does.
+        """Writes parameters and states into a folder that all processes see. Argument and errors as
+        of `gradstep.distributed.ShardedOptimizer.save`.
         """
         at = iter(range(len(self._parameters)))
         groups = [
@@ -349,13 +350,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def load(self, folder: str | os.PathLike[str]) -> Any:
         """Goes on where `save` was called, by whatever number of processes; returns its `extra`.
-        As `gradstep.distributed.ShardedOptimizer.load`.
+        Errors as of `gradstep.distributed.ShardedOptimizer.load`.
         """
         error: Exception | None = None
         try:
             index = read_index(folder)
-            if index["optimizer"] != type(self._own).__name__:
-                expected = type(self._own).__name__
+            if index["optimizer"] != (expected := type(self._own).__name__):
                 raise ValueError(f"the checkpoint: of {index['optimizer']}, expected {expected}")
             check_tensors(index, tensors_of(self._names, self._shaped()))
             found = load_pieces(folder, index, self._exchange.pieces)
