@@ -213,8 +213,8 @@ def test_groups_may_need_different_kernels() -> None:
 
 
 KNOWN = (
-    "maximize, l1, clip_value, master, state_dtype, ema, ema_decay, lr, momentum, dampening, "
-    "weight_decay, nesterov, lr_in_momentum, decoupled_weight_decay"
+    "maximize, l1, clip_value, master, state_dtype, ema, ema_decay, seed, lr, momentum, dampening, "
+    "weight_decay, nesterov, lr_in_momentum, decoupled_weight_decay, copy_to"
 )
 BAD_GROUPS: list[tuple[Any, type[Exception], str]] = [
     (
@@ -264,11 +264,11 @@ def test_a_group_is_a_mapping_of_its_hyperparameters(refused: Refused) -> None:
     optimizer = gs.Adam([{"params": good(), "lr": 0.5}, {"params": good()}], betas=[0.8, 0.9])
     first, second = optimizer.param_groups
     assert list(first) == [
-        "params", "maximize", "l1", "clip_value", "master", "state_dtype", "ema", "ema_decay", "lr",
-        "betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay",
+        "params", "maximize", "l1", "clip_value", "master", "state_dtype", "ema", "ema_decay",
+        "seed", "lr", "betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay",
     ]  # fmt: skip
     assert (dict(first)["lr"], second["lr"], optimizer.lr) == (0.5, 1e-3, 0.5)
-    assert (first["betas"], optimizer.betas, len(first)) == ((0.8, 0.9), (0.8, 0.9), 14)
+    assert (first["betas"], optimizer.betas, len(first)) == ((0.8, 0.9), (0.8, 0.9), 15)
     second["lr"] = 0.25
     assert (first["lr"], second["lr"], optimizer.lr) == (0.5, 0.25, 0.5)
     first["eps"] = 0.75

@@ -13,37 +13,30 @@ namespace {
 
 constexpr Types kHalves = types(kBfloat16, kFloat16), kFloats = types(kFloat32);
 
-void check_shape(const Input& out, const char* argument, const Input& x) {
-  if (out.shape != x.shape)
-    throw py::value_error(std::string(argument) + ": shape " + shape_text(out.shape) +
-                          ", expected " + shape_text(x.shape) + ", that of x");
+template <class Convert>
+void converted(py::handle x, Types x_types, py::handle out, const char* argument, Types out_types,
+               Convert convert) {
+  const Input from = check_c_order(x, "x", x_types);
+  const Input to = check_c_order(out, Access::kWrite, argument, out_types);
+  if (to.shape != from.shape)
+    throw py::value_error(std::string(argument) + ": shape " + shape_text(to.shape) +
+                          ", expected " + shape_text(from.shape) + ", that of x");
+  Memory memory;
+  memory.reads(from, "x");
+  memory.writes(to, argument);
+  memory.check();
+  without_gil(from.view.n, [&] { convert(from.view, to.view); });
 }
 
 void narrowed(py::handle x, py::handle out) {
-  const Input from = check_c_order(x, "x", kFloats);
-  const Input to = check_c_order(out, Access::kWrite, "out", kHalves);
-  check_shape(to, "out", from);
-  Memory memory;
-  memory.reads(from, "x");
-  memory.writes(to, "out");
-  memory.check();
-  without_gil(from.view.n, [&] {
-    narrow_array(to.view.type, from.view.n, static_cast<const float*>(from.view.data),
-                 to.view.data);
+  converted(x, kFloats, out, "out", kHalves, [](const ArrayView& from, const ArrayView& to) {
+    narrow_array(to.type, from.n, static_cast<const float*>(from.data), to.data);
   });
 }
 
 void widened(py::handle x, py::handle into, bool add) {
-  const Input from = check_c_order(x, "x", kHalves);
-  const Input to = check_c_order(into, Access::kWrite, "into", kFloats);
-  check_shape(to, "into", from);
-  Memory memory;
-  memory.reads(from, "x");
-  memory.writes(to, "into");
-  memory.check();
-  without_gil(from.view.n, [&] {
-    widen_array(from.view.type, from.view.n, from.view.data, static_cast<float*>(to.view.data),
-                add);
+  converted(x, kHalves, into, "into", kFloats, [&](const ArrayView& from, const ArrayView& to) {
+    widen_array(from.type, from.n, from.data, static_cast<float*>(to.data), add);
   });
 }
 

@@ -129,6 +129,8 @@ def number(
     Traceback (most recent call last):
     ValueError: rate: -1, expected a number >= 0
     """
+    if type(value) is float and math.isfinite(value) and allowed(value):  # most are
+        return value
     found = real(name, value, expected)
     if not math.isfinite(found):
         expected = expected.replace("a number", "a finite number", 1)

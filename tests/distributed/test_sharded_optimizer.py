@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -62,6 +63,34 @@ def test_states_of_fewer_bits_have_the_random_bits_of_the_whole(
     expected, _ = trained_alone(gs.AdamW, np.float32, 3, **hyper)
     for n in (2, 5):
         for found, _ in trained_together(ranks, n, gs.AdamW, np.float32, 3, **hyper):
+            assert same(found, expected), n
+
+
+def test_groups_have_random_bits_of_their_own_seeds(ranks: Ranks) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    halves = [["w", "b", "scalar", "empty"], ["v", "c"]]
+
+    def trained(seeds: list[int], rank: int, make: Any) -> dict[str, Any]:
+        weights = {name: p.astype(ml_dtypes.bfloat16) for name, p in parameters().items()}
+        groups = [
+            {"params": {name: weights[name] for name in names}, "seed": seed}
+            for names, seed in zip(halves, seeds, strict=True)
+        ]
+        optimizer = make(groups)
+        for step in range(2):
+            grads = gradients(step, 0)
+            given = [{name: grads[name] for name in names} for names in halves]
+            optimizer.step(None if rank else given)
+            getattr(optimizer, "own", optimizer).param_groups[0]["seed"] = 5
+        return weights
+
+    def sharded(groups: Any, transport: Any) -> Any:
+        return gd.ShardedOptimizer(gs.SGD, groups, comm=transport, lr=0.01)
+
+    expected = trained([3, 7], 0, partial(gs.SGD, lr=0.01))
+    assert not same(trained([3, 3], 0, partial(gs.SGD, lr=0.01)), expected)
+    for n in (1, 3):
+        for found in ranks(n, lambda t: trained([3, 7], t.rank, partial(sharded, transport=t))):
             assert same(found, expected), n
 
 
@@ -378,6 +407,8 @@ def test_arguments_are_checked_on_all_ranks(ranks: Ranks) -> None:
     assert refused(gs.SGD, w, reduction="max").startswith("ValueError: reduction: 'max', expected")
     assert refused(gs.SGD, w, grad_dtype="int8").startswith("ValueError: grad_dtype: 'int8'")
     assert refused(gs.SGD, w, copy_to=w).startswith("ValueError: copy_to: given, expected None")
+    group = [{"params": {"w": w}, "copy_to": {"w": w.astype(np.float16)}}]
+    assert refused(gs.SGD, group).startswith("ValueError: copy_to: given, expected None")
     assert refused(gs.SGD, [w, w[::2]]).startswith("ValueError: params[1]: not contiguous")
     assert refused(gs.SGD, [1.0]).startswith("TypeError: params[0]: float, expected a numpy")
     assert refused(gs.SGD, w.astype(np.int32)).startswith("TypeError: params")

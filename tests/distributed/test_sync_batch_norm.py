@@ -130,3 +130,5 @@ def test_what_one_rank_refuses_is_an_error_of_all(ranks: Ranks) -> None:
     assert all("one value per channel over all ranks" in str(each) for each in ranks(2, one_row))
     with pytest.raises(TypeError, match="comm: NoneType, expected a Transport, such as"):
         gd.sync_batch_norm(np.ones((4, 3)), None, None, None, None, comm=None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^model: int, expected a layer or network of gradstep.nn"):
+        gd.synchronize(3, gd.in_process(1)[0])  # type: ignore[arg-type]

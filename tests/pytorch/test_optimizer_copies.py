@@ -95,6 +95,84 @@ def test_a_step_sees_that_a_copy_lies_elsewhere() -> None:
     assert torch.equal(c, p.to(BF16))
 
 
+def test_groups_have_copies_of_their_own() -> None:
+    params, plain = parameters(), parameters()
+    copies = [torch.zeros_like(p, dtype=d) for p, d in zip(params, (BF16, F16, BF16), strict=True)]
+    given: list[Any] = [
+        {"params": params[:1]},
+        {"params": [("named", params[1])], "copy_to": copies[1]},
+    ]
+    given[0]["params"] = [("first", params[0])]
+    opt = gt.AdamW(given, lr=0.1, copy_to=[copies[0], None])
+    opt.add_param_group({"params": [("last", params[2])], "copy_to": [copies[2]]})
+    twin = gt.AdamW(plain, lr=0.1)
+    for t in range(2):
+        give(params, t)
+        give(plain, t)
+        opt.step()
+        twin.step()
+        assert same(params, plain)
+        assert same(copies, [p.to(c.dtype) for p, c in zip(params, copies, strict=True)])
+    assert not any("copy_to" in group for group in opt.state_dict()["param_groups"])
+    assert given[1]["copy_to"] is copies[1], "the caller's dict stays as it was"
+    before, again = [c.clone() for c in copies], copy.deepcopy(opt)
+    again.load_state_dict(opt.state_dict())
+    for p in again.param_groups[2]["params"]:
+        p.grad = torch.ones_like(p)
+    again.step()
+    assert same(copies, before)
+    assert torch.equal(again._copies[2], again.param_groups[2]["params"][0].to(BF16))
+    assert not torch.equal(again._copies[2], copies[2])
+
+
+GROUPS: dict[str, tuple[Any, Any, type[Exception], str]] = {
+    "count": (
+        lambda c: [c, c],
+        None,
+        ValueError,
+        r"^param_groups\[1\]: copy_to: 2 tensors, expected 1, one or None for each of params$",
+    ),
+    "no sequence": (
+        lambda c: 3,
+        None,
+        TypeError,
+        r"^param_groups\[1\]: copy_to: int, expected a sequence$",
+    ),
+    "dtype": (
+        lambda c: [c.float()],
+        None,
+        TypeError,
+        r"^copy_to\['group 1, parameter 0'\]: torch.float32",
+    ),
+    "both": (
+        lambda c: [c],
+        lambda c: [None, c.clone()],
+        ValueError,
+        r"^param_groups\[1\]: copy_to: given, and the optimizer's copy_to too, expected one",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_what_does_not_fit_a_group_is_refused(case: str) -> None:
+    own, all_, kind, message = GROUPS[case]
+    params = [torch.nn.Parameter(torch.ones(5)) for _ in range(2)]
+    c = torch.zeros(5, dtype=BF16)
+    first, second = {"params": params[0]}, {"params": params[1], "copy_to": own(c)}
+    with pytest.raises(kind, match=message):
+        gt.AdamW([first, second], copy_to=all_ and all_(c))
+    if all_:
+        return
+    opt = gt.AdamW([params[0]])
+    with pytest.raises(kind, match=message):
+        opt.add_param_group({"params": params[1], "copy_to": own(c)})
+    assert len(opt.param_groups) == 1 and not opt._copies
+    opt.add_param_group({"params": params[1], "copy_to": [c]})
+    give(params, 0)
+    opt.step()
+    assert torch.equal(c, params[1].to(BF16))
+
+
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "count": (lambda p, c: [c], ValueError, r"^copy_to: 1 tensors, expected 2, one or None for"),
     "kind": (lambda p, c: [c, 1.0], TypeError, r"^copy_to\['group 0, parameter 1'\]: float, exp"),

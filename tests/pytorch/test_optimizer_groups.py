@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -63,6 +64,51 @@ def test_what_only_gradstep_knows_may_stand_in_a_group_or_not() -> None:
     p.grad = q.grad = torch.zeros(3)
     opt.step()
     assert p.tolist() == [0.5] * 3 and q.tolist() == [1.0] * 3
+
+
+IMPOSSIBLE: list[tuple[str, Any, type[Exception], str]] = [
+    (
+        "ema_decay",
+        2.0,
+        ValueError,
+        r"param_groups\[1\]: ema_decay: 2, expected a number in \[0, 1\)",
+    ),
+    ("ema_decay", math.nan, ValueError, r"param_groups\[1\]: ema_decay: nan, expected a number in"),
+    ("ema_decay", "x", TypeError, r"param_groups\[1\]: ema_decay: str, expected a number"),
+    ("ema_decay", torch.tensor(-1.0), ValueError, r"param_groups\[1\]: ema_decay: -1, expected"),
+    ("l1", -1.0, ValueError, r"param_groups\[1\]: l1: -1, expected a number in \[0, inf\)"),
+    (
+        "clip_value",
+        0.0,
+        ValueError,
+        r"param_groups\[1\]: clip_value: 0, expected a number in \(0, in",
+    ),
+    ("seed", -1, ValueError, "seed: -1, expected an integer"),
+    ("seed", 0.5, TypeError, "seed: float, expected an integer"),
+    ("state_dtype", "int4", ValueError, "state_dtype: 'int4', expected 'float32', 'bfloat16' or"),
+    ("ema", "float16", ValueError, "ema: 'float16', expected 'float32' or 'bfloat16'"),
+    ("master", 1, TypeError, "master: int, expected a string"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "kind", "message"), IMPOSSIBLE)
+def test_what_torchs_class_does_not_know_is_checked_at_the_next_step(
+    key: str, value: Any, kind: type[Exception], message: str
+) -> None:
+    p, q = params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    opt = ours("AdamW", [{"params": [p]}, {"params": [q]}], ema="float32")
+    for started in (False, True):
+        give([params], started)
+        before_it = dict(opt.param_groups[1])
+        opt.param_groups[1][key] = value
+        before = snapshot(params, opt)
+        for _ in range(2):
+            with pytest.raises(kind, match=f"^{message}"):
+                opt.step()
+            assert_unchanged(before, params, opt)
+        opt.param_groups[1].clear()
+        opt.param_groups[1].update(before_it)
+        opt.step()
 
 
 def one_rate(step: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +245,15 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         assert said[2] == "state_dict: groups of [1] parameters, expected [5]"
         assert said[3].startswith("state_dict: in parts over processes")
         assert said[4].startswith("add_param_group: the shards are cut")
+
+
+def test_copies_are_refused_by_name() -> None:
+    p, c = torch.nn.Parameter(torch.ones(4)), torch.zeros(4, dtype=torch.bfloat16)
+
+    def work(transport: Any) -> None:
+        make = partial(gt.distributed.ShardedOptimizer, gt.SGD, group=transport)
+        for given, hyper in (([p], {"copy_to": [c]}), ([{"params": [p], "copy_to": [c]}], {})):
+            with pytest.raises(ValueError, match=r"^copy_to: given, expected None: a shard keeps"):
+                make(given, **hyper)
+
+    together(work, 1)

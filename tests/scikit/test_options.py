@@ -389,3 +389,32 @@ def test_balanced_weights_need_all_labels() -> None:
 def test_counts_are_not_negative() -> None:
     with raised("y: -1.0, expected numbers >= 0 with loss='poisson'"):
         MLPRegressor("poisson").fit(X, -np.ones(300))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"hidden_layer_sizes": (6, 5)}, "hidden_layer_sizes: [6, 5], expected [6, 4]"),
+        ({"hidden_layer_sizes": 6}, "hidden_layer_sizes: [6], expected [6, 4]"),
+        ({"layer_norm": False}, "layer_norm: False, expected True"),
+        ({"layer_norm": False, "batch_norm": True}, "batch_norm: True, expected False"),
+    ],
+)
+def test_another_network_than_the_fitted_one_is_not_gone_on_with(
+    changed: dict[str, Any], message: str
+) -> None:
+    model = fitted(hidden_layer_sizes=[6, 4], layer_norm=True, warm_start=True)
+    before, weights = model.get_params(), [w.copy() for w in model.coefs_]
+    model.set_params(**changed)
+    why = " as in the fitted network, which warm_start=True and partial_fit go on with"
+    for again in (model.fit, model.partial_fit):
+        with raised(message + why):
+            again(X, Y)
+        assert all(map(np.array_equal, model.coefs_, weights)) and model.n_iter_ == 5
+    assert model.predict(X).shape == Y.shape
+    model.set_params(**before).fit(X, Y)
+    model.set_params(**changed, warm_start=False).fit(X, Y)
+    assert len(model.coefs_) == 1 + len(model._hidden_sizes())
+    for norm in ({}, {"batch_norm": True}, {"layer_norm": True}):
+        fitted(hidden_layer_sizes=[], warm_start=True, **norm).fit(X, Y)
+        fitted(hidden_layer_sizes=3, warm_start=True, **norm).fit(X, Y)

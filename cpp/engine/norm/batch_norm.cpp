@@ -323,7 +323,7 @@ void batch_moments(const NormShape& shape, const void* x, Moments* channels) {
       [&](int64_t first, int64_t last) {
         total(tiles, partial, first, last - first, channels + first);
       },
-      [](const NormTiles&, int64_t, int64_t, int64_t) {});
+      nullptr);
 }
 
 void forward(const BatchNormForward& job) {

@@ -1,6 +1,7 @@
 // The tiles of a NormShape, and how two sweeps over them are shared among threads.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 
 #include "engine/norm/batch_norm.hpp"
 #include "engine/share_out.hpp"
@@ -77,18 +78,22 @@ class NormTiles {
   // channels are reduced, then apply(tiles, t, first, last), last tiles first. A block of channels
   // that fits the cache is finished before the next is begun; otherwise threads share the tiles.
   // Where all fits, they share channels, then rows: results that two of them write side by side in
-  // every row would go back and forth between their caches.
+  // every row would go back and forth between their caches. apply: nullptr for nothing.
   template <class Reduce, class Finish, class Apply>
   void two_sweeps(int64_t bytes_per_element, const Reduce& reduce, const Finish& finish,
                   const Apply& apply) const {
     const int64_t channels = shape_.channels, tiles = count();
     const int64_t elements = shape_.elements(), block = channel_block(bytes_per_element);
+    constexpr bool kTwo = !std::is_null_pointer_v<Apply>;
+    const auto second = [&] {
+      if constexpr (kTwo) one_sweep(apply);
+    };
     if (block == 0 || !worth_sharing(elements)) {
       run_tasks(elements, tiles, [&](int64_t first, int64_t last) {
         for (int64_t t = first; t < last; ++t) reduce(t, 0, channels);
       });
       finish(0, channels);
-      return one_sweep(apply);
+      return second();
     }
     if (shape_.lanes == kChannelLanes && elements * bytes_per_element <= kNormCache) {
       const int64_t threads = ThreadPool::instance().threads(),
@@ -99,14 +104,15 @@ class NormTiles {
         for (int64_t t = 0; t < tiles; ++t) reduce(t, first, last);
         finish(first, last);
       });
-      return one_sweep(apply);
+      return second();
     }
     run_tasks(elements, (channels + block - 1) / block, [&](int64_t first, int64_t last) {
       for (int64_t b = first; b < last; ++b) {
         const int64_t c = b * block, end = std::min(c + block, channels);
         for (int64_t t = 0; t < tiles; ++t) reduce(t, c, end);
         finish(c, end);
-        for (int64_t t = tiles - 1; t >= 0; --t) apply(*this, t, c, end);
+        if constexpr (kTwo)
+          for (int64_t t = tiles - 1; t >= 0; --t) apply(*this, t, c, end);
       }
     });
   }

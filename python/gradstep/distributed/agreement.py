@@ -14,9 +14,10 @@ from gradstep.arrays import Array, Name
 from gradstep.distributed.exchange import Exchange
 from gradstep.distributed.transport import DistributedError
 from gradstep.optim.hyperparameters import is_schedule
+from gradstep.optim.optimizer import Optimizer
 from gradstep.runtime import build_info
 
-__all__ = ["agree_on", "description", "digest_of", "flat_view"]
+__all__ = ["agree_on", "description", "digest_of", "digest_of_values", "flat_view"]
 
 
 def flat_view(array: Array) -> Array:
@@ -106,3 +107,10 @@ def _difference(where: str, expected: Any, found: Any) -> tuple[str, Any, Any]:
             if ours != theirs:
                 return _difference(f"{where}[{i}]", ours, theirs)
     return where, expected, found
+
+
+def digest_of_values(own: Optimizer) -> bytes:
+    """Of the numbers that the coming step uses."""
+    numbers = [list(h.items()) for h in own._current]
+    options = [own._scale, own._clip, own.on_nonfinite, own._seeds, own._kernels]
+    return hashlib.sha256(repr((numbers, options)).encode()).digest()

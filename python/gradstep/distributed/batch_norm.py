@@ -34,6 +34,7 @@ def synchronize(model: Layer, comm: Transport) -> None:
 
     model: a layer or a network, in training; each rank calls it with its part of a batch, which may
     have no rows. comm: a `Transport`. The gradients of weights are those of this rank's rows.
+    Raises TypeError; `forward` and `backward` of the layers raise as `sync_batch_norm` does.
 
     >>> import numpy as np, gradstep.distributed as gd
     >>> from gradstep.nn import BatchNorm
@@ -44,6 +45,8 @@ def synchronize(model: Layer, comm: Transport) -> None:
     [[-1.0], [1.0]]
     """
     transport = _checked(comm)
+    if not isinstance(model, Layer):
+        raise TypeError(f"model: {kind(model)}, expected a layer or network of gradstep.nn")
     for layer in walk(model):
         if isinstance(layer, BatchNorm):
             layer.functions = (

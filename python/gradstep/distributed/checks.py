@@ -12,7 +12,14 @@ from gradstep.arrays import Array
 from gradstep.optim.optimizer import Optimizer
 from gradstep.optim.storage import bfloat16
 
-__all__ = ["check_arguments", "check_gradient", "check_parameter", "sum_type", "wire_types"]
+__all__ = [
+    "check_arguments",
+    "check_gradient",
+    "check_no_copies",
+    "check_parameter",
+    "sum_type",
+    "wire_types",
+]
 
 
 def sum_type(array: Array) -> np.dtype[Any]:
@@ -43,7 +50,12 @@ def check_arguments(
     ):
         if value not in allowed:
             raise ValueError(f"{name}: {value!r}, expected one of {', '.join(map(repr, allowed))}")
-    if hyper.get("copy_to") is not None:
+    check_no_copies(hyper)
+
+
+def check_no_copies(given: Mapping[str, Any]) -> None:
+    """Raises ValueError for `copy_to` among the arguments, or in a group."""
+    if given.get("copy_to") is not None:
         raise ValueError("copy_to: given, expected None: a shard keeps no second copy")
 
 

@@ -34,7 +34,7 @@ class MpiTransport:
     machine, bytes go through memory that they share (near: what does that, or None). timeout:
     seconds without a byte after which a rank gives up. After that, the end of the program ends all
     ranks (Abort): MPI's own end would wait for ranks that never come. Raises TypeError or
-    ValueError, ImportError without mpi4py.
+    ValueError, ImportError without mpi4py; DistributedError as a Transport does.
     """
 
     def __init__(self, comm: Any = None, *, timeout: float = 600.0) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep.arrays import Array, Tree, as_array, label, leaves_like
-from gradstep.distributed.agreement import agree_on, description, digest_of, flat_view
+from gradstep.distributed.agreement import (
+    agree_on,
+    description,
+    digest_of,
+    digest_of_values,
+    flat_view,
+)
 from gradstep.distributed.averages import averaged_on_all, check_no_averages
 from gradstep.distributed.checkpoint import (
     PARAMETER,
@@ -30,6 +35,7 @@ from gradstep.distributed.checkpoint import (
 from gradstep.distributed.checks import (
     check_arguments,
     check_gradient,
+    check_no_copies,
     check_parameter,
     sum_type,
     wire_types,
@@ -131,8 +137,10 @@ class ShardedOptimizer:
         self._reset()
 
     def _take(self, optimizer: type[Optimizer], params: Tree, hyper: Mapping[str, Any]) -> None:
-        known = [key for key in optimizer._defaults() if key not in (*OPTIONS, "copy_to")]
-        parameters, self._groups = arranged(params, known)
+        known = [key for key in optimizer._defaults() if key not in OPTIONS]
+        parameters, self._groups = arranged(params, [*known, "copy_to"])
+        for group in self._groups:
+            check_no_copies(group)
         self._names = [0 if name is None else name for name in parameters.names]
         self._arrays, self._group_of = parameters.arrays, parameters.group_of
         self._shape = parameters.shape
@@ -202,7 +210,7 @@ class ShardedOptimizer:
             flat = self._read(grads)
             with own._lock:
                 own._refresh(t)
-                digest = _digest_of_values(own)
+                digest = digest_of_values(own)
         except Exception as raised:
             error = raised
         has = [each is not None for each in flat]
@@ -383,7 +391,8 @@ class ShardedOptimizer:
         """Completes `grads`, given to the latest `step`: every rank gets the sums of all pieces.
 
         grads: writable arrays like params, float32 or float64, on all ranks; on each the pieces of
-        its share hold the sum already, as `step` left them.
+        its share hold the sum already, as `step` left them. Raises TypeError or ValueError for
+        others, DistributedError if a rank does not answer.
         """
         flat = self._read(grads)
         self._exchange.spread([each for each in flat if each is not None])
@@ -485,16 +494,9 @@ def _of_pieces(
         for number, (name, group) in enumerate(zip(self._names, self._group_of, strict=True)):
             piece = pieces[number]
             whole, tile = arrays[piece.tensor], tiles[piece.tensor] + piece.start // 64
-            layout = layout_of(name, whole, None, self._groups[group], names, tile, self.seed)
+            layout = layout_of(name, whole, None, self._groups[group], names, tile)
             found.append(layout and layout._replace(parameter=self._arrays[number]))
         return found
 
     made: type[Optimizer] = type(optimizer.__name__, (optimizer,), {"_make_layouts": layouts})
     return made
-
-
-def _digest_of_values(own: Optimizer) -> bytes:
-    """Of the numbers that the coming step uses."""
-    numbers = [list(h.items()) for h in own._current]
-    options = [own._scale, own._clip, own.on_nonfinite, own._seed, own._kernels]
-    return hashlib.sha256(repr((numbers, options)).encode()).digest()

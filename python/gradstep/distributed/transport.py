@@ -81,7 +81,10 @@ class Transport(Protocol):
     timeout: float
 
     def start(self, sends: Sequence[Parcel], receives: Sequence[Parcel]) -> Pending:
-        """Starts an exchange with other ranks. The memory belongs to it until `wait` returns."""
+        """Starts an exchange with other ranks. The memory belongs to it until `wait` returns.
+
+        Raises DistributedError.
+        """
 
 
 def largest_loan(transport: Transport) -> int:
@@ -135,7 +138,7 @@ class _Hub:
 
 
 class LocalTransport:
-    """A rank that is a thread: see `in_process`."""
+    """A rank that is a thread, made by `in_process`. Errors as of Transport."""
 
     def __init__(self, hub: _Hub, rank: int, size: int, timeout: float) -> None:
         self._hub, self.rank, self.size, self.timeout = hub, rank, size, timeout
@@ -153,7 +156,10 @@ class LocalTransport:
         self._hub.gone.add(self.rank)
 
     def fill(self, rank: int, memory: Bytes) -> None:
-        """Returns when this memory is filled, and all that was to be filled before it."""
+        """Returns when this memory is filled, and all that was to be filled before it.
+
+        Raises DistributedError where the rank is gone, silent, or sent bytes of another number.
+        """
         waiting = self._waiting[rank]
         while any(each is memory for each in waiting):
             found = self._take(rank, time.monotonic() + self.timeout)

@@ -67,7 +67,7 @@ class Activation(Layer):
 
 
 class ReLU(Activation):
-    """y = max(x, 0); the gradient at 0 is 0. Nair & Hinton 2010.
+    """y = max(x, 0) of x (N, ...); the gradient at 0 is 0. Nair & Hinton 2010. Errors as of Layer.
 
     >>> ReLU().forward(np.array([[-1.0, 2.0]]))
     array([[0., 2.]])
@@ -81,7 +81,9 @@ class ReLU(Activation):
 
 
 class LeakyReLU(Activation):
-    """y = x where x > 0, else slope x. Maas, Hannun & Ng 2013.
+    """y = x where x > 0, else slope x, of x (N, ...). Maas, Hannun & Ng 2013.
+
+    slope: a finite number. Raises TypeError or ValueError.
 
     >>> LeakyReLU(0.5).forward(np.array([[-1.0, 2.0]]))
     array([[-0.5,  2. ]])
@@ -98,7 +100,7 @@ class LeakyReLU(Activation):
 
 
 class Sigmoid(Activation):
-    """y = 1 / (1 + exp(-x)).
+    """y = 1 / (1 + exp(-x)) of x (N, ...). Errors as of Layer.
 
     >>> Sigmoid().forward(np.zeros((1, 2)))
     array([[0.5, 0.5]])
@@ -112,7 +114,7 @@ class Sigmoid(Activation):
 
 
 class Tanh(Activation):
-    """y = tanh(x).
+    """y = tanh(x) of x (N, ...). Errors as of Layer.
 
     >>> Tanh().forward(np.zeros((1, 2)))
     array([[0., 0.]])
@@ -126,7 +128,9 @@ class Tanh(Activation):
 
 
 class SiLU(Activation):
-    """y = x sigmoid(x). Elfwing, Uchibe & Doya 2018 (arXiv:1702.03118).
+    """y = x sigmoid(x) of x (N, ...). Errors as of Layer.
+
+    Source: Elfwing, Uchibe & Doya 2018 (arXiv:1702.03118).
 
     >>> SiLU().forward(np.array([[1000.0]]))
     array([[1000.]])
@@ -140,7 +144,9 @@ class SiLU(Activation):
 
 
 class GELU(Activation):
-    """y = x P(normal < x); approximate: "none" or "tanh". Hendrycks & Gimpel 2016.
+    """y = x P(normal < x) of x (N, ...). Hendrycks & Gimpel 2016.
+
+    approximate: "none" or "tanh". Raises TypeError or ValueError.
 
     >>> GELU().forward(np.array([[1.0]])).round(4)
     array([[0.8413]])
@@ -158,7 +164,9 @@ class GELU(Activation):
 
 
 class SELU(Activation):
-    """y = λ x where x > 0, else λ α (exp(x) - 1). Klambauer et al. 2017 (arXiv:1706.02515).
+    """y = λ x where x > 0, else λ α (exp(x) - 1), of x (N, ...). Errors as of Layer.
+
+    Source: Klambauer et al. 2017 (arXiv:1706.02515).
 
     >>> SELU().forward(np.array([[1.0]])).round(4)
     array([[1.0507]])
@@ -172,7 +180,9 @@ class SELU(Activation):
 
 
 class Mish(Activation):
-    """y = x tanh(log(1 + exp(x))). Misra 2019 (arXiv:1908.08681).
+    """y = x tanh(log(1 + exp(x))) of x (N, ...). Errors as of Layer.
+
+    Source: Misra 2019 (arXiv:1908.08681).
 
     >>> Mish().forward(np.array([[1000.0]]))
     array([[1000.]])
@@ -198,6 +208,8 @@ class _AlongAxis(Activation):
 class Softmax(_AlongAxis):
     """y = exp(x) / sum of these along an axis. To train a classifier, use `gs.cross_entropy`.
 
+    axis: of x (N, ...), the last one by default. Raises TypeError or ValueError.
+
     >>> Softmax().forward(np.zeros((1, 2)))
     array([[0.5, 0.5]])
     """
@@ -206,7 +218,7 @@ class Softmax(_AlongAxis):
 
 
 class LogSoftmax(_AlongAxis):
-    """The logarithm of Softmax.
+    """The logarithm of Softmax, with its argument and errors as there.
 
     >>> LogSoftmax().forward(np.zeros((1, 2))).round(3)
     array([[-0.693, -0.693]])

@@ -158,7 +158,7 @@ class Dropout:
 
 
 class DropConnect(Dropout):
-    """`gs.drop_connect` as a layer over weights; see Dropout.
+    """`gs.drop_connect` as a layer over weights; arguments and errors as of Dropout.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.DropConnect(0.5, seed=110)(np.ones(4))
@@ -167,7 +167,9 @@ class DropConnect(Dropout):
 
 
 class SpatialDropout(Dropout):
-    """`gs.spatial_dropout` as a layer; see Dropout. axis: that of the channels, 1 or -1 as a rule.
+    """`gs.spatial_dropout` as a layer; arguments and errors as of Dropout.
+
+    axis: that of the channels, 1 or -1 as a rule.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.SpatialDropout(0.5, seed=110)(np.ones((1, 2, 3)))
@@ -193,7 +195,7 @@ class SpatialDropout(Dropout):
 
 
 class DropPath(Dropout):
-    """`gs.drop_path` as a layer; see Dropout.
+    """`gs.drop_path` as a layer; arguments and errors as of Dropout.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.DropPath(0.5, seed=110)(np.ones((2, 2)))
@@ -209,7 +211,7 @@ class DropPath(Dropout):
 
 
 class AlphaDropout(Dropout):
-    """`gs.alpha_dropout` as a layer; see Dropout.
+    """`gs.alpha_dropout` as a layer; arguments and errors as of Dropout.
 
     >>> import numpy as np, gradstep as gs
     >>> gs.AlphaDropout(0.5, seed=110)(np.zeros(2)).round(3)

@@ -2,7 +2,8 @@
 
 shape: of a linear layer (in, out), as in `x @ w`; or of a convolution (out, in, k1, ...), whose
 fans are in and out times the kernel's size. rng: a numpy.random.Generator, or a seed for a new
-one. dtype: float32 or float64. All raise TypeError or ValueError.
+one. dtype: float32 or float64. All raise TypeError for another kind or dtype, ValueError for a
+number or shape that cannot be.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ AT_LEAST_0: tuple[str, Callable[[Any], bool]] = ("a number >= 0", lambda x: x >=
 
 def fans(shape: Shape) -> tuple[int, int]:
     """(fan-in, fan-out): how many inputs an output sums, how many outputs an input reaches.
+
+    shape: (in, out) or (out, in, k1, ...). Raises TypeError, ValueError for fewer than two sizes.
 
     >>> import gradstep as gs
     >>> gs.init.fans((784, 256)), gs.init.fans((64, 3, 5, 5))
@@ -83,6 +86,8 @@ def xavier_uniform(
 ) -> Array:
     """Uniform, standard deviation gain √(2 / (fan-in + fan-out)). Glorot & Bengio 2010.
 
+    shape, rng, dtype: see `gradstep.init`. gain: at least 0. Raises TypeError or ValueError.
+
     >>> import gradstep as gs
     >>> abs(gs.init.xavier_uniform((300, 100), rng=0)).max() <= (6 / 400) ** 0.5
     np.True_
@@ -95,6 +100,8 @@ def xavier_normal(
     shape: Shape, *, gain: float = 1.0, rng: Seed = None, dtype: Any = np.float32
 ) -> Array:
     """Normal, standard deviation gain √(2 / (fan-in + fan-out)). Glorot & Bengio 2010.
+
+    shape, rng, dtype: see `gradstep.init`. gain: at least 0. Raises TypeError or ValueError.
 
     >>> import gradstep as gs
     >>> round(float(gs.init.xavier_normal((200, 200), rng=0).std()), 3)
@@ -109,7 +116,8 @@ def he_uniform(
 ) -> Array:
     """Uniform, standard deviation √(2 / ((1 + slope²) fan-in)). He et al. 2015 (arXiv:1502.01852).
 
-    slope: of the leaky ReLU that follows; 0 for ReLU.
+    shape, rng, dtype: see `gradstep.init`. slope: at least 0, of the leaky ReLU that follows; 0 for
+    ReLU. Raises TypeError or ValueError.
 
     >>> import gradstep as gs
     >>> abs(gs.init.he_uniform((150, 100), rng=0)).max() <= (6 / 150) ** 0.5
@@ -124,7 +132,7 @@ def he_normal(
 ) -> Array:
     """Normal, standard deviation √(2 / ((1 + slope²) fan-in)). He et al. 2015 (arXiv:1502.01852).
 
-    Also called MSRA. slope: of the leaky ReLU that follows; 0 for ReLU.
+    Also called MSRA. Arguments and errors as of `he_uniform`.
 
     >>> import gradstep as gs
     >>> round(float(gs.init.he_normal((200, 200), rng=0).std()), 3)
@@ -137,6 +145,8 @@ def he_normal(
 def normal(shape: Shape, std: float = 0.01, *, rng: Seed = None, dtype: Any = np.float32) -> Array:
     """Normal with mean 0 and a constant deviation, as in Krizhevsky, Sutskever & Hinton 2012.
 
+    shape: any. std: at least 0. rng, dtype: see `gradstep.init`. Raises TypeError or ValueError.
+
     >>> import gradstep as gs
     >>> gs.init.normal((2, 3), rng=0).shape
     (2, 3)
@@ -145,7 +155,7 @@ def normal(shape: Shape, std: float = 0.01, *, rng: Seed = None, dtype: Any = np
 
 
 def zeros(shape: Shape, *, dtype: Any = np.float32) -> Array:
-    """Zeros, for biases.
+    """Zeros, for biases. shape: any. dtype: float32 or float64. Raises TypeError or ValueError.
 
     >>> import gradstep as gs
     >>> gs.init.zeros((2,))
@@ -155,7 +165,7 @@ def zeros(shape: Shape, *, dtype: Any = np.float32) -> Array:
 
 
 def constant(shape: Shape, value: float, *, dtype: Any = np.float32) -> Array:
-    """One value everywhere.
+    """One value everywhere. shape: any. dtype: float32 or float64. Raises TypeError or ValueError.
 
     >>> import gradstep as gs
     >>> gs.init.constant((2,), 0.25)

@@ -80,6 +80,9 @@ class Layer(ABC):
     same objects for the whole life of the layer. layers: the layers inside, if any. seconds: kind
     of layer -> time spent in such layers, which networks count. smallest_batch: rows that a batch
     needs in training.
+    Layers here take float32 and float64. They raise TypeError for another kind or type and
+    ValueError for a value or a shape, where they are made, in `forward` and in `backward`, and
+    RuntimeError in `backward` before any `forward`.
 
     >>> class Double(Layer):
     ...     def forward(self, x, training=True):
@@ -104,14 +107,23 @@ class Layer(ABC):
 
     @abstractmethod
     def forward(self, x: FloatArray, training: bool = True) -> FloatArray:
-        """Return y of x (N, ...), and keep what `backward` needs; x must not change until then."""
+        """Return y of x (N, ...), and keep what `backward` needs; x must not change until then.
+
+        Raises TypeError or ValueError.
+        """
 
     @abstractmethod
     def backward(self, dy: FloatArray) -> FloatArray:
-        """Fill `grads` from dy, the gradient of the loss in y, and return the gradient in x."""
+        """Fill `grads` from dy, the gradient of the loss in y, and return the gradient in x.
+
+        Raises TypeError or ValueError, RuntimeError before any forward call.
+        """
 
     def parameter_gradients(self, dy: FloatArray) -> None:
-        """Fill `grads` only: all that the first layer of a network has to do."""
+        """Fill `grads` only: all that the first layer of a network has to do.
+
+        Raises as `backward` does.
+        """
         if self.grads:
             self.backward(dy)
 

@@ -41,7 +41,7 @@ def bias_activation(
 
     x: (..., C), float32 or float64 in C order. bias: (C,) of x's type. activation: a name of
     `BIASED`; a leaky ReLU has the slope 0.01. p, seed, offset: as in `gradstep.dropout`. out: where
-    the result goes, like x or x itself; a new array if None.
+    the result goes, like x or x itself; a new array if None. Raises TypeError or ValueError.
 
     >>> import numpy as np
     >>> bias_activation(np.array([[1.0, -2.0]]), np.array([0.5, 1.0]), "relu")
@@ -66,7 +66,7 @@ def bias_activation_backward(
 
     saved: what forward returned; or, with `bias`, its x. The latter is needed for "silu", "gelu"
     and "mish", and with dropout for all but the two ReLUs. out: where dx goes, like dy or dy
-    itself; a new array if None.
+    itself; a new array if None. Raises TypeError or ValueError.
 
     >>> import numpy as np
     >>> bias_activation_backward(np.array([[5.0, 5.0]]), np.array([[1.5, 0.0]]), "relu")

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gradstep.arguments import kind
-from gradstep.arrays import Array, Name, Tree, check_names, flatten, is_branch, listed, skeleton
+from gradstep.arrays import (
+    Array,
+    Name,
+    Tree,
+    as_array,
+    check_names,
+    flatten,
+    is_branch,
+    leaves_like,
+    listed,
+    skeleton,
+)
 from gradstep.optim.hyperparameters import FIXED, check_hyperparameter, likely
 
 __all__ = ["Group", "Parameters", "arranged"]
@@ -27,7 +38,9 @@ class Owner(Protocol):
 class Group(MutableMapping[str, Any]):
     """The hyperparameters of some parameters, by name; a change holds from the next step on.
 
-    "params" gives the names of the parameters and cannot be set.
+    "params" gives the names of the parameters and cannot be set. Setting raises KeyError for a name
+    that is none of a hyperparameter, TypeError or ValueError for a value that cannot be, or for one
+    that holds from when the optimizer was made on.
     """
 
     def __init__(self, values: Mapping[str, Any], names: Sequence[Name], owner: Owner) -> None:
@@ -91,6 +104,41 @@ class Parameters:
     def of(self, group: int) -> list[Name]:
         """The names of a group's parameters."""
         return [name for name, g in zip(self.names, self.group_of, strict=True) if g == group]
+
+    def copies(self, copy_to: Tree, own: Sequence[Tree]) -> list[Any]:
+        """The array that gets a rounded copy of each parameter, None where there is none.
+
+        copy_to: arranged like all params. own: those of the groups, each like the group's params.
+        Raises TypeError or ValueError.
+        """
+        found: list[Any] = [None] * len(self.arrays)
+        if copy_to is not None:
+            found = leaves_like(self.shape, copy_to, "copy_to")
+            found = [
+                as_array(c, "copy_to", name) for c, name in zip(found, self.names, strict=True)
+            ]
+        for group, tree in enumerate(own):
+            if tree is None:
+                continue
+            where = f"params[{group}]"
+            places = [i for i, number in enumerate(self.group_of) if number == group]
+            if any(found[i] is not None for i in places):
+                raise ValueError(
+                    f"{where}['copy_to']: given, and the optimizer's copy_to too, expected one of "
+                    "them for a group"
+                )
+            for i, copy in zip(places, self.copies_of(group, tree, where), strict=True):
+                found[i] = copy
+        return found
+
+    def copies_of(self, group: int, copy_to: Tree, where: str) -> list[Any]:
+        """The same for the parameters of a group, which messages call `where`."""
+        names = self.of(group)
+        if copy_to is None:
+            return [None] * len(names)
+        argument, model = f"{where}['copy_to']", f"{where}['params']"
+        found = leaves_like(self.branches[group], copy_to, argument, model)
+        return [as_array(copy, "copy_to", name) for copy, name in zip(found, names, strict=True)]
 
     def added(self, params: Tree) -> Parameters:
         """These and those of one more group. Raises ValueError for a name that is there."""

@@ -15,6 +15,7 @@ Number: TypeAlias = float | Callable[[int], float]
 __all__ = [
     "EMA_DECAY",
     "FIXED",
+    "RANGES",
     "Number",
     "at_step",
     "check_ema",
@@ -28,6 +29,8 @@ INF = math.inf
 
 # How a group keeps its numbers: fixed when the optimizer is made, and no numbers.
 FIXED = ("master", "state_dtype", "ema")
+# What else in a group is no scalar of a formula.
+NO_SCALARS = ("params", "seed", *FIXED)
 
 # The share of the past in an average of weights where nothing is said.
 EMA_DECAY = 0.999
@@ -121,7 +124,7 @@ def scalars(group: Mapping[str, Any], t: int, decoupled: bool) -> dict[str, floa
             h["beta1"], h["beta2"] = (at_step(key, beta, t) for beta in value)
         elif key == "clip_value":
             h[key] = INF if value is None else at_step(key, value, t)
-        elif key != "params" and key not in FIXED:
+        elif key not in NO_SCALARS:
             h[key] = at_step(key, value, t)
     decay = h.pop("weight_decay", 0.0)
     h["l2"], h["decay"] = (0.0, decay) if decoupled else (decay, 0.0)

@@ -46,7 +46,7 @@ __all__ = ["Group", "OnNonfinite", "Optimizer", "StepInfo"]
 
 FLOATS = (np.float32, np.float64)
 # Keywords that hold for the whole optimizer; all others belong to a group.
-OPTIONS = ("clip_norm", "grad_scale", "on_nonfinite", "seed")
+OPTIONS = ("clip_norm", "grad_scale", "on_nonfinite")
 
 
 class StepInfo(NamedTuple):
@@ -68,7 +68,8 @@ class Optimizer:
     """Base of all optimizers: see `gradstep.OPTIMIZERS` for them.
 
     A subclass is a dataclass whose fields are its hyperparameters. It names its native kernels in
-    `KERNELS`, picks one in `kernel`, and gives the same formula for NumPy in `formula`.
+    `KERNELS`, picks one in `kernel`, and gives the same formula for NumPy in `formula`. All of them
+    raise TypeError or ValueError for arguments, and values assigned later, that cannot be.
     """
 
     # Native kernels this class may use -> their state arrays, in the order of the formula.
@@ -120,7 +121,7 @@ class Optimizer:
 
     @classmethod
     def default(cls, key: str) -> Any:
-        """The default of a hyperparameter."""
+        """The default of a hyperparameter. Raises KeyError for what is none."""
         return cls._defaults()[key]
 
     def __post_init__(self, params: Tree, copy_to: Tree) -> None:
@@ -128,16 +129,10 @@ class Optimizer:
             raise TypeError(f"{type(self).__name__}: has no formula, expected one of OPTIMIZERS")
         self._lock = new_lock(self)  # one call at a time works on an optimizer
         hyper = {key: getattr(self, key) for key in self._defaults() if key not in OPTIONS}
-        parameters, given = arranged(params, list(hyper))
+        parameters, given = arranged(params, [*hyper, "copy_to"])
+        self._copies = parameters.copies(copy_to, [own.pop("copy_to", None) for own in given])
         groups = [Group({**hyper, **own}, parameters.of(i), self) for i, own in enumerate(given)]
         self._hyper = hyper  # of groups that are added later
-        copies: list[Any] = [None] * len(parameters.arrays)
-        if copy_to is not None:
-            found = leaves_like(parameters.shape, copy_to, "copy_to")
-            copies = [
-                as_array(c, "copy_to", n) for c, n in zip(found, parameters.names, strict=True)
-            ]
-        self._copies = copies
         check_ema(groups)
         self._take(parameters, groups)
         self.__dict__.update((key, self._groups[0][key]) for key in hyper)
@@ -162,9 +157,9 @@ class Optimizer:
     def add_param_group(self, group: Mapping[str, Any]) -> None:
         """Adds parameters, with a state of their own, as `torch.optim` does.
 
-        group: `{"params": ..., "lr": ..., ...}`; what it leaves out is as the optimizer has it.
-        From then on gradients come one entry per group, and buffers must be bound anew. Raises
-        TypeError or ValueError, and then nothing has changed.
+        group: `{"params": ..., "lr": ..., ...}`; what it leaves out is as the optimizer has it, but
+        for `copy_to`: none. From then on gradients come one entry per group, and buffers must be
+        bound anew. Raises TypeError or ValueError, and then nothing has changed.
 
         >>> import numpy as np, gradstep as gs
         >>> head, body = np.zeros(2), np.zeros(3)
@@ -177,15 +172,16 @@ class Optimizer:
         """
         with self._lock:
             check_own_values("add_param_group", self._holds_averages)
-            own = given_by(group, "group", list(self._hyper))
+            own = given_by(group, "group", [*self._hyper, "copy_to"])
             parameters = self._parameters.added(group["params"])
             number = len(self._groups)
+            copies = parameters.copies_of(number, own.pop("copy_to", None), "group")
             new = Group({**self._hyper, **own}, parameters.of(number), self)
             count, steps, states = self.step_count, self._plan.steps, self._states
             before = dict(self.__dict__)
             names = [(one, one._names) for one in self._groups]
             try:
-                self._copies = [*self._copies, *[None] * len(parameters.of(number))]
+                self._copies = [*self._copies, *copies]
                 self._take(parameters, [*self._groups, new])
                 self._states[: len(states)] = states
                 self._replace_plan(steps + [0] * (len(self._states) - len(steps)), count)
@@ -267,7 +263,7 @@ class Optimizer:
         defaults = {k: v for k, v in self._defaults().items() if k not in (*OPTIONS, "params")}
         scalars = list(self._scalars(defaults, 1))
         plan = _core.Plan([(kernel, scalars) for kernel in kernels], tensors)
-        self._kernels, self._seed = kernels, self.seed
+        self._kernels, self._seeds = kernels, self._current_seeds()
         self._states, self._layouts = kept, layouts
         return plan
 
@@ -281,7 +277,6 @@ class Optimizer:
                 self._groups[number],
                 list(dict.fromkeys(chain.from_iterable(self.KERNELS.values()))),
                 tiles[i],
-                self.seed,
             )
             for i, (array, number) in enumerate(zip(self._arrays, self._group_of, strict=True))
         ]
@@ -404,10 +399,13 @@ class Optimizer:
 
     def _needs_plan(self) -> bool:
         kernels = [self.kernel(group) for group in self._groups]
-        return kernels != self._kernels or self.seed != self._seed
+        return kernels != self._kernels or self._current_seeds() != self._seeds
+
+    def _current_seeds(self) -> list[int]:
+        return [group["seed"] for group in self._groups]
 
     def _replace_plan(self, steps: list[int], step_count: int) -> None:
-        before = self._kernels, self._states, self._layouts, self._seed
+        before = self._kernels, self._states, self._layouts, self._seeds
         try:
             plan = self._make_plan(before[1])
             plan.steps = steps
@@ -416,7 +414,7 @@ class Optimizer:
                 plan.bind(self._bound)
             self.__dict__["_plan"] = plan
         except BaseException:  # Ctrl-C: the plan before stays in force
-            self._kernels, self._states, self._layouts, self._seed = before
+            self._kernels, self._states, self._layouts, self._seeds = before
             raise
 
     # Steps

@@ -54,10 +54,11 @@ def verify(state_dict: Any, expected: Expected) -> Loaded:
     if kind != expected.optimizer:
         raise ValueError(f"state_dict: of {kind}, expected {expected.optimizer}")
     count = _step(state_dict, "state_dict")
-    groups = _groups(entry(state_dict, "param_groups", "state_dict"), expected)
+    # States of earlier versions have no options, or the seed of all groups among them.
+    found = dict(mapping("state_dict['options']", state_dict.get("options", {})))
+    common = {key: found.pop(key) for key in ("seed",) if key in found}
+    groups = _groups(entry(state_dict, "param_groups", "state_dict"), common, expected)
     saved = entry(state_dict, "state", "state_dict")
-    # States of earlier versions have no options.
-    found = mapping("state_dict['options']", state_dict.get("options", {}))
     options = _values(found, expected.options, expected, "state_dict['options']")
     return Loaded(count, options, groups, *_state(saved, groups, expected))
 
@@ -84,7 +85,8 @@ def check_scales(found: Array, where: str) -> None:
         raise ValueError(f"{where}: not finite or negative, expected the scales of 8-bit states")
 
 
-def _groups(saved: Any, expected: Expected) -> list[dict[str, Any]]:
+def _groups(saved: Any, common: Mapping[str, Any], expected: Expected) -> list[dict[str, Any]]:
+    """The hyperparameters of each. common: those of all that say nothing of them."""
     groups = expected.groups
     if not isinstance(saved, (list, tuple)) or len(saved) != len(groups):
         raise ValueError(f"state_dict['param_groups']: expected a list of {len(groups)}")
@@ -93,7 +95,7 @@ def _groups(saved: Any, expected: Expected) -> list[dict[str, Any]]:
         where = f"state_dict['param_groups'][{number}]"
         names = entry(found, "params", where)
         _check_names(names, group["params"], f"{where}['params']")
-        values = {key: value for key, value in found.items() if key != "params"}
+        values = {**common, **{key: value for key, value in found.items() if key != "params"}}
         values = _values(values, group, expected, where)
         expected.kernel({**group, **values})  # raises for what does not go together
         checked.append(values)

@@ -258,7 +258,6 @@ def layout_of(
     group: Mapping[str, Any],
     names: Iterable[str],
     first_tile: int,
-    seed: int,
 ) -> Layout | None:
     """The layout of a parameter, or None where all is of its own type.
 
@@ -315,4 +314,4 @@ def layout_of(
     average = None
     if ema is not None:
         average = bfloat16("ema='bfloat16'") if ema == "bfloat16" else np.dtype(np.float32)
-    return Layout(array, master, copy, states, first_tile, seed, average)
+    return Layout(array, master, copy, states, first_tile, group["seed"], average)

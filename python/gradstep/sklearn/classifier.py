@@ -203,7 +203,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return result
 
     def predict(self, X: Any) -> Array:
-        """The labels (N,), or 0 and 1 (N, K) in multi-label problems, of X (N, I)."""
+        """The labels (N,), or 0 and 1 (N, K) in multi-label problems, of X (N, I).
+
+        Raises NotFittedError before a fit, ValueError or TypeError for an X unlike that of the fit.
+        """
         return self._labels(self._outputs(X))
 
     def _outputs(self, X: Any) -> Array:
@@ -211,14 +214,17 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return self._objective().predict(raw)
 
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities (N, K) of the classes, in the order of `classes_`, for X (N, I)."""
+        """Probabilities (N, K) of the classes, in the order of `classes_`, for X (N, I).
+
+        Raises as `predict` does.
+        """
         outputs = self._outputs(X)
         if self.n_outputs_ > 1:
             return outputs
         return np.hstack([1 - outputs, outputs])
 
     def predict_log_proba(self, X: Any) -> Array:
-        """The logarithms of `predict_proba`."""
+        """The logarithms of `predict_proba`. Raises as `predict` does."""
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 

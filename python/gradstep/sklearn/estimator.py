@@ -146,6 +146,8 @@ class Perceptron(Arguments, BaseEstimator, ABC):
     ) -> None:
         if first:
             self._initialize(X, self._hidden_sizes(), objective)
+        else:
+            self._check_goes_on([b.size for b in self.intercepts_], getattr(self, "norms_", []))
         with threads_of_fit(self.n_threads):
             if self._lbfgs:
                 self._fit_lbfgs(Rows(X, objective.targets(y, np.float64), weight), objective)

@@ -19,7 +19,7 @@ from sklearn.utils._param_validation import (
 from gradstep.arguments import function, integer, is_integer, kind, number, several, shown
 from gradstep.nn.layers import INITIALISERS
 from gradstep.optim.optimizer import Optimizer
-from gradstep.sklearn.network import ACTIVATIONS
+from gradstep.sklearn.network import ACTIVATIONS, Norm
 from gradstep.train.tabular import Recipe
 
 __all__ = ["Arguments", "documented"]
@@ -223,6 +223,23 @@ class Arguments:
         if any(size <= 0 for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {shown(sizes)}.")
         return sizes
+
+    def _check_goes_on(self, sizes: list[int], norms: list[Norm]) -> None:
+        """Raises ValueError where the parameters are those of another network than the fitted one.
+
+        sizes: of its layers, the last one too. norms: those after the others.
+        """
+        batch, hidden = [norm.batch for norm in norms], self._hidden_sizes()
+        found: dict[str, tuple[Any, Any]] = {"hidden_layer_sizes": (hidden, sizes[:-1])}
+        if hidden:
+            found["batch_norm"] = bool(self.batch_norm), True in batch
+            found["layer_norm"] = bool(self.layer_norm), False in batch
+        for name, (given, fitted) in found.items():
+            if given != fitted:
+                raise ValueError(
+                    f"{name}: {shown(given)}, expected {shown(fitted)} as in the fitted network, "
+                    "which warm_start=True and partial_fit go on with"
+                )
 
     def _dropouts(self) -> list[float]:
         """A probability for each hidden layer."""

@@ -143,6 +143,9 @@ class MLPRegressor(RegressorMixin, Perceptron):
         return result
 
     def predict(self, X: Any) -> Array:
-        """Predictions (N,), or (N, K) for several targets, for X (N, I)."""
+        """Predictions (N,), or (N, K) for several targets, for X (N, I).
+
+        Raises NotFittedError before a fit, ValueError or TypeError for an X unlike that of the fit.
+        """
         outputs = self._objective().predict(self._raw(X))
         return outputs.ravel() if outputs.shape[1] == 1 else outputs

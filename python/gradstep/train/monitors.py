@@ -91,7 +91,10 @@ class EarlyStopping:
         return self._watch.since >= self._patience
 
     def update(self, value: float) -> bool:
-        """Take the value of the next epoch; return whether training should stop."""
+        """Take the value of the next epoch; return whether training should stop.
+
+        NaN is no improvement. Raises TypeError for what is no number.
+        """
         if self._watch.better(value):
             put(self._kept, self._live)
         self._epochs += 1
@@ -181,7 +184,10 @@ class ReduceOnPlateau:
         return self._watch.best
 
     def update(self, value: float) -> bool:
-        """Take the value of the next epoch; return whether the rates were lowered."""
+        """Take the value of the next epoch; return whether the rates were lowered.
+
+        NaN is no improvement. Raises TypeError for what is no number.
+        """
         self._watch.better(value)
         if self._cooling:
             self._cooling -= 1

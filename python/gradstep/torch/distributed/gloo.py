@@ -26,7 +26,7 @@ class GlooTransport:
 
     group: a group, or None for all processes. Where all are on one machine, bytes go through memory
     that they share (near: what does that, or None). timeout: seconds without a byte after which a
-    process gives up. Raises TypeError or ValueError.
+    process gives up. Raises TypeError or ValueError; DistributedError as a Transport does.
     """
 
     def __init__(self, group: Any = None, *, timeout: float = 600.0) -> None:

@@ -23,7 +23,7 @@ from gradstep.distributed.checkpoint import (
     read_index,
     save_shards,
 )
-from gradstep.distributed.checks import sum_type, wire_types
+from gradstep.distributed.checks import check_no_copies, sum_type, wire_types
 from gradstep.distributed.exchange import Exchange
 from gradstep.distributed.transport import DistributedError, Transport
 from gradstep.optim.hyperparameters import FIXED
@@ -115,8 +115,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 raise TypeError("optimizer: expected a class of gradstep.torch.OPTIMIZERS")
             if grad_dtype not in ("float32", "bfloat16"):
                 raise ValueError(f"grad_dtype: {grad_dtype!r}, expected 'float32' or 'bfloat16'")
-            if hyper.get("copy_to") is not None:
-                raise ValueError("copy_to: given, expected None: a shard keeps no second copy")
+            check_no_copies(hyper)
             params = list(params)
             model = optimizer(params, **hyper)  # checks all arguments; has no states yet
             super().__init__(params, model.defaults)
@@ -157,6 +156,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._kept = Groups.kept(self.param_groups)
         for number, group in enumerate(self.param_groups):
             names = group.get("param_names")
+            check_no_copies(group)
             for i, p in enumerate(group["params"]):
                 name = names[i] if names else f"group {number}, parameter {i}"
                 if is_spread(p):
@@ -346,8 +346,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._take_state(groups, found)
 
     def save(self, folder: str | os.PathLike[str], *, extra: Any = None) -> None:
-        """Writes parameters and states into a folder that all processes see: as
-        `gradstep.distributed.ShardedOptimizer.save` does.
+        """Writes parameters and states into a folder that all processes see. Argument and errors as
+        of `gradstep.distributed.ShardedOptimizer.save`.
         """
         self._check_whole()
         check_no_averages(self._exchange, "save", self._steps, self._own)
@@ -373,7 +373,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def load(self, folder: str | os.PathLike[str]) -> Any:
         """Goes on where `save` was called, by whatever number of processes; returns its `extra`.
-        As `gradstep.distributed.ShardedOptimizer.load`, but that states of another layout are
+        Errors as of `gradstep.distributed.ShardedOptimizer.load`, but states of another layout are
         converted as in `load_state_dict`.
         """
         error: Exception | None = None
@@ -381,8 +381,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             check_own_values("load", self._own._holds_averages)
             self._check_memory()
             index = read_index(folder)
-            if index["optimizer"] != type(self._own).__name__:
-                expected = type(self._own).__name__
+            if index["optimizer"] != (expected := type(self._own).__name__):
                 raise ValueError(f"the checkpoint: of {index['optimizer']}, expected {expected}")
             check_tensors(index, described(self._names, self._parameters))
             check_groups(self.param_groups, index["param_groups"], "the checkpoint")

@@ -2,6 +2,7 @@
 
 Each is a subclass of torch's module that overrides the computation only: constructor, parameters,
 buffers, state dict and repr are torch's own. See `gradstep.torch.functional` for what is native.
+Errors are torch's own too, raised when it is made and in `forward`.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def _running(module: nn.Module) -> tuple[Any, Any]:
 class Dropout(nn.Dropout):
     """torch.nn.Dropout; the mask follows torch.manual_seed and is not stored.
 
+    Arguments and errors as of torch's.
+
     >>> import torch, gradstep.torch as gt
     >>> gt.Dropout(0.5).eval()(torch.ones(3))
     tensor([1., 1., 1.])
@@ -88,7 +91,7 @@ class Dropout(nn.Dropout):
 
 
 class Dropout1d(nn.Dropout1d):
-    """torch.nn.Dropout1d: whole channels of (N, C, L)."""
+    """torch.nn.Dropout1d: whole channels of (N, C, L); arguments and errors as of torch's."""
 
     @_scripted_as(nn.Dropout1d.forward)
     def forward(self, input: Tensor) -> Tensor:
@@ -98,7 +101,7 @@ class Dropout1d(nn.Dropout1d):
 
 
 class Dropout2d(nn.Dropout2d):
-    """torch.nn.Dropout2d: whole channels of (N, C, H, W)."""
+    """torch.nn.Dropout2d: whole channels of (N, C, H, W); arguments and errors as of torch's."""
 
     @_scripted_as(nn.Dropout2d.forward)
     def forward(self, input: Tensor) -> Tensor:
@@ -108,7 +111,7 @@ class Dropout2d(nn.Dropout2d):
 
 
 class Dropout3d(nn.Dropout3d):
-    """torch.nn.Dropout3d: whole channels of (N, C, D, H, W)."""
+    """torch.nn.Dropout3d: whole channels of (N, C, D, H, W); arguments and errors as of torch's."""
 
     @_scripted_as(nn.Dropout3d.forward)
     def forward(self, input: Tensor) -> Tensor:
@@ -118,7 +121,9 @@ class Dropout3d(nn.Dropout3d):
 
 
 class AlphaDropout(nn.AlphaDropout):
-    """torch.nn.AlphaDropout, for SELU networks. As there, `inplace` does nothing."""
+    """torch.nn.AlphaDropout, for SELU networks; arguments and errors as of torch's. As there,
+    `inplace` does nothing.
+    """
 
     @_scripted_as(nn.AlphaDropout.forward)
     def forward(self, input: Tensor) -> Tensor:
@@ -220,6 +225,9 @@ class _FusedBatchNorm(nn.modules.batchnorm._BatchNorm):
 class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
     """torch.nn.BatchNorm1d. relu: True applies a ReLU in the same pass.
 
+    Other arguments and errors as of torch's; TypeError for another `relu`. With one, reading `eps`
+    raises RuntimeError: what is made from it would lose the ReLU.
+
     >>> import torch, gradstep.torch as gt
     >>> gt.BatchNorm1d(1, relu=True)(torch.tensor([[1.0], [3.0]])).round().detach()
     tensor([[0.],
@@ -228,15 +236,15 @@ class BatchNorm1d(_FusedBatchNorm, nn.BatchNorm1d):
 
 
 class BatchNorm2d(_FusedBatchNorm, nn.BatchNorm2d):
-    """torch.nn.BatchNorm2d. relu: True applies a ReLU in the same pass."""
+    """torch.nn.BatchNorm2d. Its `relu` and errors as of BatchNorm1d."""
 
 
 class BatchNorm3d(_FusedBatchNorm, nn.BatchNorm3d):
-    """torch.nn.BatchNorm3d. relu: True applies a ReLU in the same pass."""
+    """torch.nn.BatchNorm3d. Its `relu` and errors as of BatchNorm1d."""
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch.nn.LayerNorm.
+    """torch.nn.LayerNorm, with arguments and errors as of torch's.
 
     >>> import torch, gradstep.torch as gt
     >>> gt.LayerNorm(2, eps=0.0)(torch.tensor([[1.0, 3.0]])).detach()
@@ -251,7 +259,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.RMSNorm):
-    """torch.nn.RMSNorm."""
+    """torch.nn.RMSNorm, with arguments and errors as of torch's."""
 
     @_scripted_as(nn.RMSNorm.forward)
     def forward(self, x: Tensor) -> Tensor:
@@ -261,7 +269,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch.nn.GroupNorm."""
+    """torch.nn.GroupNorm, with arguments and errors as of torch's."""
 
     @_scripted_as(nn.GroupNorm.forward)
     def forward(self, input: Tensor) -> Tensor:
@@ -288,12 +296,12 @@ class _InstanceNorm(nn.modules.instancenorm._InstanceNorm):
 
 
 class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
-    """torch.nn.InstanceNorm1d."""
+    """torch.nn.InstanceNorm1d, with arguments and errors as of torch's."""
 
 
 class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
-    """torch.nn.InstanceNorm2d."""
+    """torch.nn.InstanceNorm2d, with arguments and errors as of torch's."""
 
 
 class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
-    """torch.nn.InstanceNorm3d."""
+    """torch.nn.InstanceNorm3d, with arguments and errors as of torch's."""

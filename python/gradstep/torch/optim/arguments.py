@@ -30,7 +30,7 @@ EXTRA = """
         One bfloat16 or float16 tensor (or None) for each parameter, in order: a step writes the new
         weights there too, rounded to nearest.
 
-    `master` to `seed` may also stand in a group.
+    `master` to `copy_to` may also stand in a group, and `copy_to` is then of its parameters.
     `foreach` and `fused` change nothing; `differentiable=True` and `capturable=True` are refused.
     Parameters are dense float32, float64, bfloat16 or (with `master="float32"`) float16 tensors on
     the CPU, or DTensors of such parts, and gradients lie in memory as they do; for others `step`

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gradstep.arguments import shown
-from gradstep.optim.hyperparameters import FIXED, check_hyperparameter
+from gradstep.optim.hyperparameters import RANGES, check_hyperparameter, check_range
 from gradstep.optim.optimizer import OPTIONS
 from gradstep.optim.optimizer import Optimizer as Formula
 
@@ -72,6 +72,8 @@ class Groups:
         self.needed: list[str] = [key for key in keys if key in torchs and key not in optional]
         extra = [key for key in keys if key not in self.needed]
         self.extra: list[str] = [*extra, *KEPT]
+        # Checked whenever they are read; torch's own only by its constructor, as in torch.
+        self.own: Group = {key: formula.default(key) for key in extra if key in RANGES}
         self.fallbacks: list[Any] = [*map(formula.default, extra), *KEPT.values()]
         self._get: Callable[[Group], Any] = itemgetter(*self.needed)
 
@@ -90,9 +92,11 @@ class Groups:
             check_flags(group, where)
             given = dict(zip(keys, own, strict=True))
             default = self.formula.default
-            found.append(
-                {key: plain(f"{where}{key}", given[key], default(key)) for key in self.keys}
-            )
+            values = {key: plain(f"{where}{key}", given[key], default(key)) for key in self.keys}
+            for key, usual in self.own.items():
+                if values[key] != usual and values[key] is not None:
+                    check_range(key, values[key], f"{where}{key}")
+            found.append(values)
         return found
 
     @staticmethod
@@ -126,7 +130,7 @@ def kept_as(group: Group, key: str) -> Any:
 
 def keys_of(formula: type[Formula]) -> list[str]:
     """The hyperparameters that a group has."""
-    left_out = ("params", *OPTIONS, *FIXED)
+    left_out = ("params", *OPTIONS, *KEPT)
     return [key for key in formula._defaults() if key not in left_out]
 
 

@@ -197,7 +197,7 @@ class OffloadOptimizer:
         """As the optimizer's own, for the weights that the device has now, which go to the host.
 
         Load the weights first. After weights that come later call `reload`, which costs a split
-        master its missing bits.
+        master its missing bits. Raises as the optimizer's own, RuntimeError inside of `averaged`.
         """
         check_own_values("load_state_dict", self.optimizer._holds_averages)
         self.optimizer.load_state_dict(state_dict)

@@ -20,7 +20,6 @@ from torch.autograd.graph import increment_version
 from torch.optim import optimizer as torch_optimizer
 
 from gradstep import _core
-from gradstep.optim.gradients import nonfinite
 from gradstep.optim.hyperparameters import EMA_DECAY, check_ema, check_range
 from gradstep.optim.optimizer import Optimizer as Formula
 from gradstep.optim.storage import check_own_values
@@ -36,14 +35,16 @@ from gradstep.torch.optim.groups import (
 )
 from gradstep.torch.optim.loading import adapted, copied
 from gradstep.torch.optim.memory import array_of, fill_with_zeros, is_fake
-from gradstep.torch.optim.participants import Member, Participants
+from gradstep.torch.optim.participants import Member, Participants, raise_nonfinite
 from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
 from gradstep.torch.optim.shards import sum_over_parts
 from gradstep.torch.optim.storage import (
     averages_in_place,
+    copies_beside,
     copies_of,
     layout_for,
     reload_all_masters,
+    without_copies,
 )
 from gradstep.torch.threads import on_team
 
@@ -113,15 +114,27 @@ class NativeOptimizer(torch.optim.Optimizer):
         check_flags(self.defaults, "")
         fallback = {"ema": None, "ema_decay": EMA_DECAY}
         check_ema([{**fallback, **group} for group in self.param_groups])
-        self._copies = copies_of(copy_to, self._members())
+        self._copies = copies_beside(copy_to, self._members(), self._copies)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, as torch's class does."""
+        """Adds a group, as torch's class does.
+
+        param_group: also with `copy_to` for its parameters, and with what else differs for them.
+        Raises TypeError or ValueError, and then nothing was added.
+        """
         if isinstance(param_group, dict):
             check_flags(param_group, "param_group: ")
             Groups.kept([param_group])
+        param_group, copy_to = without_copies(param_group)
         self.defaults.update(self._given)
         super().add_param_group(param_group)
+        if copy_to is not None:
+            try:
+                own = copies_of(copy_to, self._members(), len(self.param_groups) - 1)
+            except (TypeError, ValueError):
+                del self.param_groups[-1]
+                raise
+            self._copies = {**self._copies, **own}
 
     @property
     def grad_norm(self) -> float | None:
@@ -320,26 +333,10 @@ class NativeOptimizer(torch.optim.Optimizer):
             fill_with_zeros(grad for grad in grads if grad is not None)
 
     def _refuse(self, participants: Participants, given: list[Any], rows: list[Rows]) -> None:
-        if self._on_nonfinite != "raise":
-            return
-        found = [
-            *zip(participants.members, given, strict=True),
-            *((r.member, r.values) for r in rows),
-        ]
-        for member, grad in found:
-            if grad is None:
-                continue
-            array = array_of(grad) if isinstance(grad, torch.Tensor) else grad
-            bad = nonfinite(array).get(None, 0)
-            if bad:
-                raise FloatingPointError(
-                    f"{member.label}.grad: {bad} of {array.size} elements are not finite"
-                )
-        part = self._sees_a_part(participants)
-        elsewhere = "not finite on another process, or " if part else ""
-        raise FloatingPointError(
-            f"gradients: {elsewhere}the sum of their squares overflows float64"
-        )
+        if self._on_nonfinite == "raise":
+            found = list(zip(participants.members, given, strict=True))
+            found += [(row.member, row.values) for row in rows]
+            raise_nonfinite(found, self._sees_a_part(participants))
 
     def _step_of_torch(self) -> None:
         """The step of torch's class, for tensors without memory."""

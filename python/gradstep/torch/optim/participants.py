@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
 from gradstep import _core
+from gradstep.optim.gradients import nonfinite
 from gradstep.optim.optimizer import Optimizer as Formula
 from gradstep.optim.storage import SCALE, Layout, tiles_of_sizes
 from gradstep.spec.storage import SCALE_BLOCK
@@ -25,7 +26,7 @@ from gradstep.torch.optim.shards import check_placement, is_spread, part_of
 from gradstep.torch.optim.storage import check_copy
 from gradstep.torch.tensors import refusal
 
-__all__ = ["Member", "Participants", "state_array"]
+__all__ = ["Member", "Participants", "raise_nonfinite", "state_array"]
 
 State = dict[str, Any]
 NO_STATE: State = {}
@@ -223,6 +224,24 @@ class Participants:
         """Counts a step of the members at these places, or of all."""
         if self.numbers:
             self.numbers["step"].count(present)
+
+
+def raise_nonfinite(grads: Iterable[tuple[Member, Any]], part: bool) -> NoReturn:
+    """Raises FloatingPointError for gradients, some None, whose norm is not finite.
+
+    part: whether other processes have some too.
+    """
+    for member, grad in grads:
+        if grad is None:
+            continue
+        array = array_of(grad) if isinstance(grad, torch.Tensor) else grad
+        bad = nonfinite(array).get(None, 0)
+        if bad:
+            raise FloatingPointError(
+                f"{member.label}.grad: {bad} of {array.size} elements are not finite"
+            )
+    elsewhere = "not finite on another process, or " if part else ""
+    raise FloatingPointError(f"gradients: {elsewhere}the sum of their squares overflows float64")
 
 
 def numbers_of(

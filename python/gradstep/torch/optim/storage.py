@@ -19,9 +19,11 @@ __all__ = [
     "MASTERS",
     "averages_in_place",
     "check_copy",
+    "copies_beside",
     "copies_of",
     "layout_for",
     "reload_all_masters",
+    "without_copies",
 ]
 
 # The state with the missing bits of a parameter, by `master`.
@@ -45,7 +47,7 @@ def layout_for(
         group = {**group, "master": None}
     names = list(dict.fromkeys(chain.from_iterable(formula.KERNELS.values())))
     rounded = None if copy is None else array_of(copy)
-    layout = layout_of(name, array_of(part), rounded, group, names, tile, group["seed"])
+    layout = layout_of(name, array_of(part), rounded, group, names, tile)
     if layout and is_spread(parameter) and group["state_dtype"] == "int8":
         raise ValueError(
             f"params[{name!r}]: a DTensor with state_dtype='int8', expected 'float32' or "
@@ -54,19 +56,46 @@ def layout_for(
     return layout
 
 
-def copies_of(copy_to: Any, members: Sequence[Any]) -> dict[int, Any]:
-    """The tensors of `copy_to` by the places of their parameters, these being all members.
+def without_copies(group: Any) -> tuple[Any, Any]:
+    """A group as torch is to keep it, and its `copy_to`; the caller's dict stays as it is."""
+    if not (isinstance(group, dict) and "copy_to" in group):  # torch says what is no dict
+        return group, None
+    return {key: value for key, value in group.items() if key != "copy_to"}, group["copy_to"]
+
+
+def copies_beside(copy_to: Any, members: Sequence[Any], there: Mapping[int, Any]) -> dict[int, Any]:
+    """Those of the optimizer's `copy_to` and those of groups, which are there already.
+
+    members: all parameters. Raises TypeError or ValueError.
+    """
+    found = copies_of(copy_to, members)
+    groups = {member.group for member in members if member.position in found}
+    for member in members:
+        if member.position in there and member.group in groups:
+            raise ValueError(
+                f"param_groups[{member.group}]: copy_to: given, and the optimizer's copy_to too, "
+                "expected one of them for a group"
+            )
+    return {**found, **there}
+
+
+def copies_of(copy_to: Any, members: Sequence[Any], group: int | None = None) -> dict[int, Any]:
+    """The tensors of `copy_to` by the places of their parameters: all members, or a group's.
 
     Raises TypeError or ValueError.
     """
     if copy_to is None:
         return {}
+    argument = "copy_to"
+    if group is not None:
+        argument = f"param_groups[{group}]: copy_to"
+        members = [member for member in members if member.group == group]
     given = [copy_to]
     if not isinstance(copy_to, torch.Tensor):
-        given = list(several("copy_to", copy_to, lambda name, entry: entry))
+        given = list(several(argument, copy_to, lambda name, entry: entry))
     if len(given) != len(members):
         expected = f"expected {len(members)}, one or None for each of params"
-        raise ValueError(f"copy_to: {len(given)} tensors, {expected}")
+        raise ValueError(f"{argument}: {len(given)} tensors, {expected}")
     found = {m.position: c for m, c in zip(members, given, strict=True) if c is not None}
     for member in members:
         if member.position in found:
