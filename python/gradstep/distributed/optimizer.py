@@ -133,7 +133,6 @@ class ShardedOptimizer:
         self._exchange.agree("make", 0, bytes(32), 0, error)
         self._mean = reduction == "mean"
         self._torn = False
-        self._totals: list[Array | None]
         self._reset()
 
     def _take(self, optimizer: type[Optimizer], params: Tree, hyper: Mapping[str, Any]) -> None:
@@ -204,8 +203,7 @@ class ShardedOptimizer:
         self._check_whole()
         error: Exception | None = None
         flat: list[Array | None] = [None] * len(self._arrays)
-        t, digest = self.step_count + 1, bytes(32)
-        own = self._own
+        t, digest, own = self.step_count + 1, bytes(32), self._own
         try:
             flat = self._read(grads)
             with own._lock:
@@ -465,7 +463,7 @@ class ShardedOptimizer:
 
     def _reset(self) -> None:
         """No gradients are held."""
-        self._totals = []
+        self._totals: list[Array | None] = []
         self._micro_batches = 0
         self._present: NDArray[np.bool_] = np.zeros(len(self._arrays), np.bool_)
 
