@@ -131,8 +131,8 @@ class ShardedOptimizer:
         except Exception as raised:
             error = raised
         self._exchange.agree("make", 0, bytes(32), 0, error)
-        self._mean = reduction == "mean"
-        self._torn = False
+        self._mean, self._torn = reduction == "mean", False
+        self._totals: list[Array | None]
         self._reset()
 
     def _take(self, optimizer: type[Optimizer], params: Tree, hyper: Mapping[str, Any]) -> None:
@@ -463,7 +463,7 @@ class ShardedOptimizer:
 
     def _reset(self) -> None:
         """No gradients are held."""
-        self._totals: list[Array | None] = []
+        self._totals = []
         self._micro_batches = 0
         self._present: NDArray[np.bool_] = np.zeros(len(self._arrays), np.bool_)
 
