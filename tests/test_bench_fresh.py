@@ -40,11 +40,14 @@ def test_one_bad_process_is_enough_to_fail(
 ) -> None:
     found = {64: [1.9, 1.8], 128: [2.0, 1.79]}
     monkeypatch.setattr(fresh, "several", lambda processes, sizes: {n: found[n] for n in sizes})
+    monkeypatch.setattr(fresh, "given", lambda threads, sizes: {64: 1.25 * threads})
     with gs.threads(2):
         assert fresh.main(["64"]) == 0
         assert fresh.main(["64", "128"]) == 1
         assert fresh.main(["64", "128", "--goal", "1.7"]) == 0
-    assert "| 128        | 1.79  |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| 64         | 1.80  | 1.85   | 1.90 | 2/2   | 2.50               |" in printed
+    assert "| 128        | 1.79  |" in printed
 
 
 @pytest.mark.parametrize(
@@ -79,3 +82,37 @@ def test_every_process_is_fresh_and_gives_a_ratio(monkeypatch: pytest.MonkeyPatc
     assert len(started) == 2
     assert [len(times) for times in found.values()] == [2, 2]
     assert all(times > 0 for both in found.values() for times in both)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no process is put on a CPU here")
+def test_separate_processes_step_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    found = fresh.given(2, [64, 256], runs=1)
+    assert list(found) == [64, 256]
+    assert all(value > 0 for value in found.values())
+
+
+def test_steps_are_counted_in_the_time_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [10.0]
+    begun: dict[int, list[float]] = {1: [], 2: []}
+
+    def step(sizes: list[tuple[int, ...]]) -> object:
+        [[size]] = sizes
+
+        def call() -> None:
+            begun[size].append(now[0])
+            now[0] += size / 8
+
+        return call
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(fresh, "step", step)
+    monkeypatch.setattr(fresh.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(fresh.time, "sleep", sleep)
+    assert fresh.steps_from(20.0, [1, 2], window=1.0) == [8, 4]
+    assert [begun[1][1], begun[2][1]] == [20.0, 21.0]  # the first is before
+    with pytest.raises(RuntimeError, match="too late"):
+        fresh.steps_from(now[0], [1])
