@@ -195,10 +195,15 @@ void ThreadPool::run(int64_t tasks, TaskRange body, Wake wake, bool coarse) noex
     // All of OpenMP's, although some may find nothing to do: another size is a new team.
     team->parallel(team_main, const_cast<OpenMP*>(team), static_cast<unsigned>(size), 0);
   } else {
-    const bool some_parked = invite_awake();
-    if (some_parked && (wake == Wake::kAll || worth_waking(tasks, coarse))) wake_parked();
-    drain(0);
-    join();
+    const int awake = invite_awake();
+    const bool waking = awake < wanted - 1 && (wake == Wake::kAll || worth_waking(tasks, coarse));
+    if (waking) wake_parked();
+    if (waking || awake > 0) {
+      drain(0);
+      join();
+    } else if (const int64_t left = members_[0].next; left < tasks) {
+      body(left, tasks);  // nobody comes: all shares, which lie one after the other
+    }
     ended_ = nanoseconds();
   }
   busy_.store(false, std::memory_order_release);
@@ -275,15 +280,15 @@ void ThreadPool::place_workers(int64_t now) noexcept {
 #endif
 }
 
-// Returns whether one is parked. A word for each worker, rather than one for all: it wakes nobody
-// who is not meant, and a futex call for each sleeper costs little beside the wake-up itself.
-bool ThreadPool::invite_awake() noexcept {
-  bool some_parked = false;
+// Returns how many there are. A word for each worker, rather than one for all: it wakes nobody who
+// is not meant, and a futex call for each sleeper costs little beside the wake-up itself.
+int ThreadPool::invite_awake() noexcept {
+  int awake = 0;
   for (int i = 1; i < active_; ++i) {
     uint32_t seen = kIdle;
-    some_parked |= !members_[i].phase.compare_exchange_strong(seen, kInvited) && seen == kParked;
+    awake += members_[i].phase.compare_exchange_strong(seen, kInvited);
   }
-  return some_parked;
+  return awake;
 }
 
 // Whether there is enough left to do here, or in what seems to come: where runs follow each other
@@ -311,9 +316,10 @@ bool ThreadPool::do_one_task() noexcept {
 // Nanoseconds of work for the caller alone above which a wake-up gains. With a worker that comes
 // after `arrival`, of which the caller loses `cost`, work of length w takes (w + arrival + cost) /
 // 2; and a worker's caches are cold, which was found to take about as long as the half of the cost.
+// A quarter more, since some arrive later than on average and there is little to gain at the edge.
 int64_t ThreadPool::worthwhile() const noexcept {
-  const int64_t fixed = tuning.wake;
-  return fixed > 0 ? fixed * 1000 : arrival_ + wake_cost_ + wake_cost_ / 2;
+  const int64_t fixed = tuning.wake, even = arrival_ + wake_cost_ + wake_cost_ / 2;
+  return fixed > 0 ? fixed * 1000 : even + even / 4;
 }
 
 // The last first: a worker that is parked itself wakes those two that it is the parent of in a

@@ -149,7 +149,7 @@ class ThreadPool {
   void start_workers(int wanted) noexcept;
   void place_workers(int64_t now) noexcept;
   void share_out(int64_t tasks) noexcept;
-  bool invite_awake() noexcept;
+  int invite_awake() noexcept;
   bool do_one_task() noexcept;
   bool worth_waking(int64_t tasks, bool coarse) noexcept;
   void wake_parked() noexcept;

@@ -9,6 +9,7 @@
 #include <mutex>
 #include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "engine/thread_pool.hpp"
@@ -219,6 +220,23 @@ TEST(a_parked_worker_is_woken_where_the_work_left_is_worth_it) {
   CHECK(holds_once([] { return runs_of_two(16, 2ms) >= 6; }));
   CHECK(holds_once([] { return runs_of_two(2, 5ms, false) <= 4; }));
   CHECK(holds_once([] { return runs_of_two(2, 5ms, true) >= 6; }));
+}
+
+TEST(a_run_that_wakes_nobody_does_the_rest_at_once) {
+  pool().set_threads(2);
+  CHECK(holds_once([] {
+    sleep_for(3ms);  // the worker is parked
+    std::mutex lock;
+    std::vector<std::pair<int64_t, int64_t>> ranges;
+    pool().run(
+        16,
+        [&](int64_t begin, int64_t end) {
+          const std::lock_guard guard(lock);
+          ranges.emplace_back(begin, end);
+        },
+        gradstep::Wake::kIfWorth);
+    return ranges == std::vector<std::pair<int64_t, int64_t>>{{0, 1}, {1, 2}, {2, 16}};
+  }));
 }
 
 TEST(a_worker_stays_awake_where_short_runs_follow_each_other) {
