@@ -186,8 +186,8 @@ def name(path: Path) -> str:
 
 
 def of_report(path: Path) -> str:
-    folder = path.parent.name
-    return "All suites" if folder == "results" else folder.capitalize()
+    folders = path.parent.relative_to(ROOT / "bench" / "results").parts
+    return " ".join(folders).capitalize() or "All suites"
 
 
 def example(path: Path) -> str:
