@@ -103,9 +103,9 @@ ALWAYS_INLINE void ask_ahead(int64_t i, int64_t n, X*... x) {
 
 // Whether walks that read a row more than once ask for the next one in the last sweep, given the
 // bytes of all arrays: what that sweep reads is in L1, so memory would be idle. In caches it costs
-// up to a tenth. (Not tried with vectors of a whole line.)
+// up to a tenth.
 inline constexpr int64_t kFar = int64_t{8} << 20;
-ALWAYS_INLINE bool asks_last(int64_t bytes) { return kBytes < 64 && bytes > kFar; }
+ALWAYS_INLINE bool asks_last(int64_t bytes) { return bytes > kFar; }
 
 // Asks for the lines of x[i + ahead]..., i going up by vectors, once a line.
 template <class T, class... X>

@@ -12,10 +12,15 @@ ALWAYS_INLINE bool in_range(double squares) {
   return squares > kLeast && squares < __builtin_inf();
 }
 
+// Forward, vectors of a whole line gain nothing: their last sweep is too short for it.
+ALWAYS_INLINE bool forward_asks_last(const NormRows& rows) {
+  return kBytes < 64 && asks_last(rows.bytes);
+}
+
 // Moments of a tile in two passes: the mean rounded to T, then deviations from it.
 template <class T>
 ALWAYS_INLINE Moments row_moments(const T* x, int64_t n, const NormRows& rows) {
-  const bool asks = !asks_last(rows.bytes);
+  const bool asks = !forward_asks_last(rows);
   double sums[2];
   paired_sums<1>(
       n, T{}, sums,
@@ -90,7 +95,7 @@ template <class T, bool kCentred>
 static void normalise_rows_as(const T* x, T* y, const NormRows& rows, const T* weight,
                               const T* bias, bool past_cache) {
   const int64_t n = rows.size;
-  const bool last = asks_last(rows.bytes);
+  const bool last = forward_asks_last(rows);
   for (int64_t r = 0; r < rows.rows; ++r, x += n, y += n) {
     double mean, invstd;
     row_statistics<T, kCentred>(x, rows, &mean, &invstd);
