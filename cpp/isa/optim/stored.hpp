@@ -1,6 +1,7 @@
 // A step on arrays that are not all float32: the formula between loads and stores that convert, in
-// one pass. How an array is kept is asked at each run of elements: branches that the CPU foresees
-// cost less than a loop for each of the many combinations.
+// one pass. How an array is kept is asked at each run of elements: branches that the CPU foresees,
+// in place of a loop for each of the many combinations. The commonest have one: with fewer
+// instructions between the formulas of two runs the CPU works on more of them at once.
 #pragma once
 #include <cstring>
 
@@ -166,6 +167,12 @@ __attribute__((noinline)) static void store_codes(const Run& run, int64_t n,
     store_codes_as<storage::Positive8, kTurn>(run, n, words);
 }
 
+// The pair that is asked for at i, of those in `reach` elements from there on.
+ALWAYS_INLINE int64_t asked_for(int64_t i, int64_t reach) {
+  constexpr int64_t kAhead = 512;
+  return i + (kAhead < reach ? kAhead : reach - 1);
+}
+
 // A block of a tensor: its arrays, and their random bits.
 template <int kStates>
 struct Block {
@@ -189,14 +196,12 @@ struct Block {
     if (average.first) f(average);
     for (int k = 0; k < kStates; ++k) f(state[k]);
   }
-  // Asks for what follows in `reach` elements from i on, but for 8 bits, where memory is not the
-  // limit.
+  // Not for 8 bits, where memory is not the limit.
   ALWAYS_INLINE void ask_ahead(int64_t i, int64_t reach) {
-    constexpr int64_t kAhead = 512;
     if constexpr (kBytes == 64) {
       for (int k = 0; k < kStates; ++k)
         if (state[k].is_coded()) return;
-      const int64_t at = i + (kAhead < reach ? kAhead : reach - 1);
+      const int64_t at = asked_for(i, reach);
       p.ask<unsigned char>(at), g.ask<const unsigned char>(at);
       if (copy.first) copy.ask<unsigned char>(at);
       if (average.first) average.ask<unsigned char>(at);
@@ -236,6 +241,53 @@ __attribute__((noinline)) static void draw(const Layout& layout, int64_t step, i
                         words);
 }
 
+// The pairs of n elements, whole ones, of arrays that are kept so, where nothing else is written.
+// reach: as in update_stored, from the first of them on.
+template <Keep kParameter, Keep kStates, class F, int... kState>
+__attribute__((noinline)) static void update_pairs(const F& formula,
+                                                   const Preparation<float>& preparation,
+                                                   const Block<sizeof...(kState)>& block, int64_t n,
+                                                   int64_t reach, const storage::Random& bits) {
+  const F f = formula;  // copies, which no store can change
+  const Preparation<float> prepare = preparation;
+  Run p = block.p, g = block.g, states[] = {block.state[kState]..., {}};
+  p.as = kParameter, g.as = Keep::kBfloat16;
+  ((states[kState].as = kStates), ...);
+  for (int64_t i = 0; i < n; i += storage::kPair) {
+    if constexpr (kBytes == 64) {
+      const int64_t at = asked_for(i, reach - i);
+      p.ask<unsigned char>(at), g.ask<const unsigned char>(at);
+      (states[kState].template ask<unsigned char>(at), ...);
+    }
+    storage::Pair parameter = load_as<kParameter>(p, i), gradient = load_as<Keep::kBfloat16>(g, i);
+    storage::Pair state[] = {load_as<kStates>(states[kState], i)..., {}};
+    if (prepare.active)
+      gradient = {prepare(gradient.even, parameter.even), prepare(gradient.odd, parameter.odd)};
+    f(parameter.even, gradient.even, state[kState].even...);
+    f(parameter.odd, gradient.odd, state[kState].odd...);
+    store_as<kParameter, kTurns[0]>(p, i, parameter, bits);
+    (store_as<kStates, kTurns[1 + kState]>(states[kState], i, state[kState], bits), ...);
+  }
+}
+
+// Whether this block has been done by update_pairs.
+template <class F, int... kState>
+ALWAYS_INLINE bool update_common(const F& f, const Preparation<float>& prepare,
+                                 const Block<sizeof...(kState)>& block, int64_t n, int64_t reach,
+                                 const storage::Random& bits) {
+  const auto is = [&](Keep parameter, [[maybe_unused]] Keep states) __attribute__((always_inline)) {
+    return block.p.as == parameter && ((block.state[kState].as == states) && ...);
+  };
+  const auto done = [&]<Keep kParameter, Keep kStates>() __attribute__((always_inline)) {
+    if (!is(kParameter, kStates)) return false;
+    update_pairs<kParameter, kStates, F, kState...>(f, prepare, block, n, reach, bits);
+    return true;
+  };
+  return done.template operator()<Keep::kSplit, Keep::kBfloat16>() ||
+         done.template operator()<Keep::kSplit, Keep::kPlain>() ||
+         done.template operator()<Keep::kBfloat16, Keep::kBfloat16>();
+}
+
 // reach: elements from the item's first on that the caller has to do.
 template <class F, int... kState>
 ALWAYS_INLINE void update_stored(const F& f, const Preparation<float>& prepare,
@@ -253,7 +305,11 @@ ALWAYS_INLINE void update_stored(const F& f, const Preparation<float>& prepare,
       draw(layout, step, at, item.end - at < kStoredBlock ? item.end - at : kStoredBlock,
            block.words);
     const storage::Random bits{block.words + within / 2};
-    for (int64_t i = 0; i < n; i += storage::kPair) {
+    const bool common =
+        !layout.copy && !layout.average && !zero_gradient && block.g.as == Keep::kBfloat16 &&
+        n % storage::kPair == 0 &&
+        update_common<F, kState...>(f, prepare, block, n, item.begin + reach - at, bits);
+    for (int64_t i = common ? n : 0; i < n; i += storage::kPair) {
       block.ask_ahead(i, item.begin + reach - at - i);
       if (i + storage::kPair > n) block.move_out(i, n - i);
       storage::Pair p = load_any<PARAMETER_KEEPS>(block.p, i);
