@@ -80,9 +80,12 @@ def check_array(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> N
 
 
 def check_scales(found: Array, where: str) -> None:
-    """Raises ValueError for what cannot be the scales of 8-bit states."""
-    if not (np.isfinite(found) & (found >= 0)).all():
-        raise ValueError(f"{where}: not finite or negative, expected the scales of 8-bit states")
+    """Raises ValueError for what no step writes as the scales of 8-bit states.
+
+    NaN is the scale of a block that holds something that is not finite.
+    """
+    if (np.isinf(found) | (np.signbit(found) & ~np.isnan(found))).any():
+        raise ValueError(f"{where}: infinite or negative, expected numbers >= 0 or NaN")
 
 
 def _groups(saved: Any, common: Mapping[str, Any], expected: Expected) -> list[dict[str, Any]]:
