@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from gradstep.distributed.agreement import agree_on, description
 from gradstep.distributed.checkpoint import (
     PARAMETER,
     Held,
+    State,
     check_tensors,
     load_pieces,
     read_index,
@@ -27,13 +27,15 @@ from gradstep.distributed.exchange import Exchange, Squares
 from gradstep.distributed.plan import Piece
 from gradstep.distributed.transport import DistributedError, Transport
 from gradstep.optim.storage import bfloat16
+from gradstep.torch.distributed.checkpoint import divided, part_of_state
 from gradstep.torch.distributed.gloo import GlooTransport
 from gradstep.torch.optim.groups import KEPT
+from gradstep.torch.optim.loading import check_state_dict
 from gradstep.torch.optim.memory import array_of, check_gradient, check_parameter
 from gradstep.torch.optim.optimizer import NativeOptimizer
 from gradstep.torch.optim.shards import is_spread
 
-__all__ = ["ShardedOptimizer", "to_state_dict", "unreduced"]
+__all__ = ["ShardedOptimizer", "unreduced"]
 
 INCOMPLETE = 2  # flag: some tensors have no gradient
 
@@ -299,25 +301,25 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the share of this process from the state of an optimizer of one process.
 
-        state_dict: what the optimizer's class gave, the same in all processes. Raises ValueError,
-        in all of them, where it does not fit, and then nothing has changed.
+        state_dict: what the optimizer's class gave, the same in all processes. Raises TypeError or
+        ValueError where it does not fit, in other processes DistributedError, and then nothing has
+        changed.
         """
         error: Exception | None = None
-        found: list[_State] = []
-        groups = state_dict["param_groups"]
+        found: list[State] = []
+        groups: Any = ()
         try:
-            numbers = [i for group in groups for i in group["params"]]
-            if len(numbers) != (count := len(self._parameters)):
-                raise ValueError(f"state_dict: {len(numbers)} parameters, expected {count}")
+            check_state_dict(state_dict)
+            groups = state_dict["param_groups"]
+            sizes = [len(group["params"]) for group in groups]
+            if sizes != (own := [len(group["params"]) for group in self.param_groups]):
+                raise ValueError(f"state_dict: groups of {sizes} parameters, expected {own}")
+            keys = [key for group in groups for key in group["params"]]
             for piece in self._exchange.pieces:
-                saved = state_dict["state"].get(numbers[piece.tensor], {})
-                arrays, values = _divided(saved, self._own.NUMBERS)
-                own = {
-                    key: array_of(value).reshape(-1)[piece.start : piece.stop].copy()
-                    for key, value in arrays.items()
-                }
-                found.append((own, values))
-            self._check(groups, found)
+                key, parameter = keys[piece.tensor], self._parameters[piece.tensor]
+                saved = state_dict["state"].get(key, {})
+                where = f"state_dict['state'][{key!r}]"
+                found.append(part_of_state(saved, self._own.NUMBERS, parameter, piece, where))
         except Exception as raised:
             error = raised
         self._exchange.agree("load", 0, bytes(32), 0, error)
@@ -337,7 +339,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         ]
         held = []
         for piece, p in zip(self._exchange.pieces, self._pieces, strict=True):
-            arrays, numbers = _divided(self._own.state.get(p, {}), self._own.NUMBERS)
+            where = f"state[{self._names[piece.tensor]!r}]"
+            arrays, numbers = divided(self._own.state.get(p, {}), self._own.NUMBERS, where)
             memory = {key: array_of(value).reshape(-1) for key, value in arrays.items()}
             held.append(Held(piece, {PARAMETER: array_of(p), **memory}, numbers))
         about = {
@@ -378,7 +381,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """What tells dtype and shape: the memory of a parameter that is not contiguous is flat."""
         return [array_of(p) for p in self._parameters]
 
-    def _check(self, groups: Sequence[Any], found: Sequence[_State]) -> None:
+    def _check(self, groups: Sequence[Any], found: Sequence[State]) -> None:
         """Raises ValueError for a state that does not fit."""
         if len(groups) != len(self.param_groups):
             raise ValueError(f"param_groups: {len(groups)}, expected {len(self.param_groups)}")
@@ -388,7 +391,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                     what = f"state of {self._names[piece.tensor]!r}: {key!r}"
                     raise ValueError(f"{what} does not fit the parameter")
 
-    def _take_state(self, groups: Sequence[Any], found: Sequence[_State]) -> None:
+    def _take_state(self, groups: Sequence[Any], found: Sequence[State]) -> None:
         for own, saved in zip(self.param_groups, groups, strict=True):
             own.update({k: v for k, v in saved.items() if k not in ("params", "param_names")})
         self._own.state.clear()
@@ -398,41 +401,6 @@ class ShardedOptimizer(torch.optim.Optimizer):
             if state:
                 self._own.state[p] = state
         self._own._participants = None
-
-
-# Arrays and numbers of a parameter's state.
-_State = tuple[dict[str, Any], dict[str, float]]
-
-
-def _divided(state: Any, numbers: Sequence[str]) -> _State:
-    """The tensors of a state that are as the parameter is, and the numbers."""
-    arrays = {key: value for key, value in state.items() if key not in numbers}
-    return (
-        {key: value for key, value in arrays.items() if value is not None},
-        {key: float(state[key]) for key in numbers if key in state},
-    )
-
-
-def to_state_dict(folder: str | os.PathLike[str]) -> tuple[list[Any], dict[str, Any]]:
-    """The parameters and the state of an optimizer of one process, from a checkpoint of shards.
-
-    Returns tensors in the order of the parameters, and what the `load_state_dict` of the class, or
-    of torch's class of its name, takes. Holds all of it in memory. Raises OSError or ValueError.
-    """
-    index = read_index(folder)
-    tensors = index["tensors"]
-    pieces = [Piece(i, 0, math.prod(each["shape"])) for i, each in enumerate(tensors)]
-    values, state = [], {}
-    for i, (arrays, numbers) in enumerate(load_pieces(folder, index, pieces)):
-        shaped = {
-            key: torch.from_numpy(array.reshape(tensors[i]["shape"]))
-            for key, array in arrays.items()
-        }
-        values.append(shaped.pop(PARAMETER))
-        own = {**{key: torch.tensor(value) for key, value in numbers.items()}, **shaped}
-        if own:
-            state[i] = own
-    return values, {"state": state, "param_groups": index["param_groups"]}
 
 
 class _OfShard(NativeOptimizer):

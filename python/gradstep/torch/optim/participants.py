@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from gradstep import _core
+from gradstep.arguments import number
 from gradstep.optim.gradients import nonfinite
 from gradstep.optim.optimizer import Optimizer as Formula
+from gradstep.optim.state import MAX_STEP
 from gradstep.optim.storage import SCALE, Layout, tiles_of_sizes
 from gradstep.spec.storage import SCALE_BLOCK
-from gradstep.torch.optim.groups import keys_of
+from gradstep.torch.optim.groups import keys_of, plain
 from gradstep.torch.optim.memory import (
     array_of,
     check_gradient,
@@ -26,7 +28,7 @@ from gradstep.torch.optim.shards import check_placement, is_spread, part_of
 from gradstep.torch.optim.storage import check_copy, layout_for
 from gradstep.torch.tensors import refusal
 
-__all__ = ["Member", "Participants", "raise_nonfinite", "state_array"]
+__all__ = ["Member", "Participants", "raise_nonfinite", "state_array", "step_of", "steps_taken"]
 
 State = dict[str, Any]
 NO_STATE: State = {}
@@ -140,7 +142,7 @@ class Participants:
             for member, names, layout in zip(self.members, self.names, self.layouts, strict=True)
         ]
         self.scalars: dict[str, list[Any]] = {
-            name: numbers_of(state, name, self.parameters, first[name]) for name in numbers
+            name: numbers_of(state, name, self.members, first[name]) for name in numbers
         }
         # Of their own: these keep the memory where the numbers are counted.
         kept = {name: [t.detach() for t in tensors] for name, tensors in self.scalars.items()}
@@ -151,7 +153,9 @@ class Participants:
 
     def _first_steps(self, state: Mapping[Any, State]) -> list[int]:
         if self.numbers:
-            return [int(count) for count in self.numbers["step"].values]
+            counts = self.numbers["step"].values
+            names = [f"state[{member.name!r}]['step']" for member in self.members]
+            return list(map(step_of, names, counts))
         # Only whether it is 0 matters: the first gradient enters a momentum buffer undampened.
         return list(map(int, self._begun(state)))
 
@@ -242,20 +246,32 @@ def raise_nonfinite(grads: Iterable[tuple[Member, Any]], part: bool) -> NoReturn
     raise FloatingPointError(f"gradients: {elsewhere}the sum of their squares overflows float64")
 
 
+def step_of(what: str, count: Any) -> int:
+    """The steps taken, as a state tells. Raises TypeError or ValueError, calling it `what`."""
+    expected = f"a number from 0 to 2**{MAX_STEP.bit_length() - 1}"
+    return int(number(what, plain(what, count, 0.0), expected, lambda n: 0 <= n <= MAX_STEP))
+
+
+def steps_taken(state: Mapping[Any, State], member: Member) -> int:
+    """Those of a parameter. Raises TypeError or ValueError."""
+    count = state.get(member.parameter, NO_STATE).get("step", 0.0)
+    return step_of(f"state[{member.name!r}]['step']", count)
+
+
 def numbers_of(
-    state: Mapping[Any, State], name: str, parameters: list[Any], first: Sequence[float]
+    state: Mapping[Any, State], name: str, members: Sequence[Member], first: Sequence[float]
 ) -> list[Any]:
     """The state `name` of each as a tensor with memory of its own, new ones where need be.
 
-    first: their values there.
+    first: their values there. Raises TypeError or ValueError.
     """
     found: list[Any] = []
     taken: set[int] = set()
     kind = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-    for parameter, initial in zip(parameters, first, strict=True):
-        value = state.get(parameter, NO_STATE).get(name, initial)
+    for member, initial in zip(members, first, strict=True):
+        value = state.get(member.parameter, NO_STATE).get(name, initial)
         if not is_number(value) or value.data_ptr() in taken:
-            value = torch.tensor(float(value), dtype=kind)
+            value = torch.tensor(plain(f"state[{member.name!r}][{name!r}]", value, 0.0), dtype=kind)
         taken.add(value.data_ptr())
         found.append(value)
     return found
