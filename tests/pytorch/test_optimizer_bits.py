@@ -396,6 +396,39 @@ def test_a_block_of_nans_is_loaded() -> None:
             assert nans[:256].all() and not nans[256:].any()
 
 
+@pytest.mark.parametrize("key", ["master", "state_dtype", "ema"])
+def test_how_arrays_are_kept_does_not_change_on_the_way(key: str) -> None:
+    """The bits that a state has and another layout lacks would be lost without a word."""
+    opt, params = made("AdamW", "bfloat16, split", "int8", ema="float32")
+    give(params, 0)
+    opt.step()
+    before = contents(params, opt)
+    group, kept = opt.param_groups[0], opt.param_groups[0][key]
+    for value in {"master": ["float32", None], "state_dtype": ["float32"], "ema": [None]}[key]:
+        group[key] = value
+        with pytest.raises((TypeError, ValueError), match=r"^state\['group 0, parameter 0'\]\['"):
+            opt.step()
+        assert contents(params, opt) == before
+    group[key] = kept
+    opt.step()
+    assert contents(params, opt) != before
+
+
+def test_parameters_that_become_float32_go_on_without_a_master() -> None:
+    for kind in ("bfloat16, split", "bfloat16, float32 master"):
+        opt, params = trained("AdamW", kind, "float32")
+        for p in params:
+            p.data = p.data.float()
+        give(params, 3)
+        opt.step()
+        fresh, weights = made("AdamW", kind, "float32")
+        for p in weights:
+            p.data = p.data.float()
+        fresh.load_state_dict(written(opt.state_dict()))
+        assert fresh.state_dict()["state"].keys() == opt.state_dict()["state"].keys()
+        assert not any(name.startswith("master") for own in opt.state.values() for name in own)
+
+
 REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "float16 alone": (
         lambda: stepped(gt.SGD, F16),
@@ -423,6 +456,11 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
         "^master: 'float64', expected",
     ),
     "a seed": (lambda: gt.Adam([torch.ones(2)], seed=-1), ValueError, "^seed: -1, expected"),
+    "a copy of its own type": (
+        lambda: gt.SGD([torch.ones(2)], copy_to=[torch.ones(2)]),
+        TypeError,
+        r"^copy_to\['group 0, .*'\]: torch.float32, expected torch.bfloat16 or torch.float16$",
+    ),
     "sparse bfloat16": (
         lambda: sparse(BF16, "float32"),
         TypeError,

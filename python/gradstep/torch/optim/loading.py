@@ -19,7 +19,7 @@ from gradstep.torch.optim.groups import KEPT, Groups
 from gradstep.torch.optim.memory import array_of, is_dense, same_layout
 from gradstep.torch.optim.participants import Member, State, step_of
 from gradstep.torch.optim.shards import part_of
-from gradstep.torch.optim.storage import MASTERS, layout_for
+from gradstep.torch.optim.storage import MASTERS, check_kept, layout_for
 
 __all__ = ["Adapted", "adapted", "check_state_dict", "copied", "laid_out"]
 
@@ -94,12 +94,7 @@ def _adapted_state(
     States of another type are converted, rounded to nearest. where: what messages call it. Raises
     TypeError or ValueError.
     """
-    master = None if layout is None else layout.master
-    for kind, name in MASTERS.items():
-        if name in found and kind != master:
-            raise ValueError(f"{where}[{name!r}]: of master={kind!r}, expected master={master!r}")
-    if "ema" in found and (layout is None or layout.ema is None):
-        raise ValueError(f"{where}['ema']: an average, expected none as ema=None here")
+    check_kept(found, layout, False, where)
     if layout is None and not any(f"{name}{SCALE}" in found for name in found):
         return None
     model = part_of(parameter).detach()

@@ -18,6 +18,7 @@ from gradstep.optim.storage import SCALE, Layout, tiles_of_sizes
 from gradstep.spec.storage import SCALE_BLOCK
 from gradstep.torch.optim.groups import keys_of, plain
 from gradstep.torch.optim.memory import (
+    WHOLE,
     array_of,
     check_gradient,
     check_like,
@@ -25,7 +26,7 @@ from gradstep.torch.optim.memory import (
     same_layout,
 )
 from gradstep.torch.optim.shards import check_placement, is_spread, part_of
-from gradstep.torch.optim.storage import check_copy, layout_for
+from gradstep.torch.optim.storage import MASTERS, check_copy, check_kept, layout_for
 from gradstep.torch.tensors import refusal
 
 __all__ = ["Member", "Participants", "raise_nonfinite", "state_array", "step_of", "steps_taken"]
@@ -133,6 +134,9 @@ class Participants:
         numbers: Sequence[str],
         defaults: Mapping[str, Any],
     ) -> None:
+        for member, part, layout in zip(self.members, self.parts, self.layouts, strict=True):
+            own = state.get(member.parameter, NO_STATE)
+            check_kept(own, layout, part.dtype in WHOLE, f"state[{member.name!r}]")
         begun = self._begun(state)
         first = {name: [value] * len(begun) for name, value in NUMBERS.items()}
         if not numbers and any(self.layouts):  # whose random bits are by the number of the step
@@ -172,7 +176,11 @@ class Participants:
             own = {name: tensors[i] for name, tensors in self.scalars.items()}
             own.update(zip(self.names[i], self.arrays[i], strict=True))
             if own:
-                state.setdefault(member.parameter, {}).update(own)
+                kept = state.setdefault(member.parameter, {})
+                kept.update(own)
+                for name in MASTERS.values():
+                    if name not in own:
+                        kept.pop(name, None)
         self.entered: list[Any] = [array for own in self.arrays for array in own]
         moving = [*self.parts, *map(part_of, self.entered)]
         for tensors in self.scalars.values():
