@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 from typing import Any
 
 import pytest
@@ -304,7 +305,9 @@ def test_nothing_is_written_where_a_later_bucket_is_refused() -> None:
     before = [p.detach().clone() for p in far]
     with pytest.raises(TypeError, match=r"parameter 4'\].grad: torch.float64, expected"):
         away.step()
-    with pytest.raises(TypeError, match=r"^gradients: torch\.float64, expected torch\.float32, "):
+    with pytest.raises(
+        TypeError, match=r"parameter 4'\].grad: torch\.float64, expected torch\.float32, "
+    ):
         away.accumulate()
     assert all(place.total is None for place in away._places[4:])
     assert same(far, before) and not any(map(len, away.optimizer.state.values()))
@@ -320,6 +323,35 @@ def test_a_step_without_gradients_is_none() -> None:
     assert same(far, before)
 
 
+def test_sparse_gradients_are_named_and_nothing_is_written() -> None:
+    table, other = (torch.nn.Embedding(5, 2, sparse=sparse).weight for sparse in (True, False))
+    away = gt.OffloadOptimizer([("other", other), ("table", table)], gt.SGD, lr=1.0)
+    other.grad = torch.ones(5, 2)
+    table.grad = torch.ones(5, 2).to_sparse(1)
+    before = [p.detach().clone() for p in (other, table)]
+    for call in (away.step, away.accumulate):
+        with pytest.raises(TypeError, match=r"^params\['table'\]\.grad: layout torch\.sparse_coo"):
+            call()
+    assert same([other, table], before) and other.grad is not None
+    assert all(place.total is None and place.grad is None for place in away._places)
+
+
+def test_copies_go_on_alone() -> None:
+    far = parameters(BF16)
+    away = gt.OffloadOptimizer(far, lr=0.01, master="split", state_dtype="int8", clip_norm=1.0)
+    give(far, 1)
+    away.step()
+    give(far, 2)
+    away.accumulate()
+    others = [copy.deepcopy(away), pickle.loads(pickle.dumps(away))]
+    for optimizer in (away, *others):
+        own = [p for group in optimizer.param_groups for p in group["params"]]
+        give(own, 3)
+        optimizer.step()
+        assert same(own, far) and same(states(optimizer), states(away))
+        assert optimizer is away or own[0] is not far[0]
+
+
 REFUSED: list[tuple[Any, type[Exception], str]] = [
     (lambda w: gt.OffloadOptimizer([w], torch.optim.AdamW), TypeError, "^optimizer: .*expected a"),
     (lambda w: gt.OffloadOptimizer([w], zero_grads=True), ValueError, "^zero_grads: True"),
@@ -330,6 +362,23 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
         ValueError,
         "^params: on meta, expected cpu as the first",
     ),
+    (
+        lambda w: gt.OffloadOptimizer([torch.ones(2, device="meta")]),
+        TypeError,
+        "^params: on meta, expected a device with memory",
+    ),
+    (
+        lambda w: gt.OffloadOptimizer([{"params": [w]}, {"params": [w]}]),
+        ValueError,
+        "^params: a tensor that comes twice, expected each once",
+    ),
+    (lambda w: gt.OffloadOptimizer([{"lr": 1.0}]), ValueError, r"^params\[0\]: no 'params'"),
+    (
+        lambda w: gt.OffloadOptimizer([{"params": [w]}, w]),
+        TypeError,
+        r"^params\[1\]: Parameter, expected a mapping",
+    ),
+    (lambda w: gt.OffloadOptimizer(w), TypeError, "^params: a tensor, expected a sequence of them"),
     (lambda w: gt.OffloadOptimizer([w], state_dtype="int4"), ValueError, "^state_dtype: 'int4'"),
 ]
 
