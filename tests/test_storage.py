@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from cases import variants
 from gradstep import _core
+from gradstep import distributed as gd
+from gradstep.optim.storage import state_values
 from gradstep.spec import storage as spec
 
 BF16 = ml_dtypes.bfloat16
@@ -382,6 +384,44 @@ def test_a_block_of_nans_is_saved_and_loaded(tmp_path: Path) -> None:
     for made in (ours, theirs):
         made.step(gradients(1, F4))
     assert contents(ours, params, []) == contents(theirs, copied, [])
+
+
+@pytest.mark.parametrize("through", ["state dict", "file", "ranks"])
+@pytest.mark.parametrize("orders", ["CC", "CF", "FC", "FF"])
+def test_8_bit_states_keep_their_values_in_another_order(
+    orders: Any, through: str, tmp_path: Path
+) -> None:
+    """Their scales are of blocks of memory."""
+    rng = np.random.default_rng(0)
+    grads = 10 ** rng.uniform(-3, 3, (70, 80)).astype(F4)
+
+    def made(order: Any) -> Any:
+        return gs.AdamW({"w": np.zeros((70, 80), F4, order=order)}, state_dtype="int8")
+
+    def moments(optimizer: Any) -> list[Any]:
+        own, order = optimizer.state["w"], orders[optimizer is theirs]
+        return [
+            state_values(own[name], own[f"{name}_scale"]).reshape((70, 80), order=order)
+            for name in ("exp_avg", "exp_avg_sq")
+        ]
+
+    ours, theirs = map(made, orders)
+    ours.step({"w": np.asarray(grads, order=orders[0])})
+    if through == "file":
+        gs.save(tmp_path / "run", optimizer=ours)
+        gs.load(tmp_path / "run", optimizer=theirs)
+    elif through == "state dict":
+        theirs.load_state_dict(ours.state_dict())
+    else:
+        [alone] = gd.in_process(1)
+        weights = {"w": np.zeros((70, 80), F4, order=orders[1])}
+        sharded = gd.ShardedOptimizer(gs.AdamW, weights, comm=alone, state_dtype="int8")
+        sharded.load_state_dict(ours.state_dict())
+        theirs.load_state_dict(sharded.state_dict())
+    for found, expected in zip(moments(theirs), moments(ours), strict=True):
+        if orders[0] == orders[1]:
+            assert found.tobytes() == expected.tobytes()
+        np.testing.assert_allclose(found, expected, rtol=1 / 8, atol=expected.max() * 2**-15)
 
 
 def test_weights_loaded_elsewhere_reach_their_masters() -> None:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradstep.arguments import entry, integer, kind, mapping
+from gradstep.arguments import choice, entry, integer, kind, mapping
 from gradstep.arrays import Array, Name
 from gradstep.optim.hyperparameters import FIXED, check_hyperparameter, is_schedule
-from gradstep.optim.storage import SCALE, Layout
+from gradstep.optim.storage import SCALE, Layout, laid_out, order_of
 
 __all__ = ["Expected", "Loaded", "check_array", "check_scales", "copies_between", "verify"]
 
@@ -162,15 +162,17 @@ def _state(
         where = f"state_dict['state'][{key!r}]"
         found = entry(saved, key, "state_dict['state']")
         kernel = expected.kernel({**expected.groups[number], **groups[number]})
-        own = {}
         names = expected.kernels[kernel]
         specs = {name: (array.dtype, array.shape) for name in names}
-        for name, (dtype, shape) in (layout.specs(names) if layout else specs).items():
-            own[name] = entry(found, name, where)
-            check_array(own[name], dtype, shape, f"{where}[{name!r}]")
+        wanted = layout.specs(names) if layout else specs
+        for name, (dtype, shape) in wanted.items():
+            check_array(entry(found, name, where), dtype, shape, f"{where}[{name!r}]")
             if layout and name.endswith(SCALE):
-                check_scales(own[name], f"{where}[{name!r}]")
-        arrays.append(own)
+                check_scales(found[name], f"{where}[{name!r}]")
+        if "order" in found:
+            choice(f"{where}['order']", found["order"], ("C", "F"))
+        own = laid_out(found, order_of(array))
+        arrays.append({name: own[name] for name in wanted})
         steps.append(_step(found, where))
     return arrays, steps
 
