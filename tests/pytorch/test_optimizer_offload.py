@@ -74,6 +74,25 @@ def test_steps_are_those_of_the_optimizer_in_any_buckets(
     assert pointers == [p.data_ptr() for p in far]
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_parameters_may_lack_a_gradient_in_any_step(several: bool) -> None:
+    """As experts do that no token was sent to."""
+    far, near = parameters(BF16), parameters(BF16)
+    away = gt.OffloadOptimizer(far, lr=0.1, master="split", bucket=1, clip_norm=1.0)
+    here = gt.AdamW(near, lr=0.1, master="split", clip_norm=1.0)
+    for t, absent in enumerate([(), (0,), (1, 4), (3,), ()]):
+        for params in (far, near):
+            give(params, t + 1)
+            for i in absent:
+                params[i].grad = None
+        if several:
+            away.accumulate()
+        away.step()
+        here.step()
+        assert same(far, near)
+    assert same(states(away), states(here))
+
+
 def test_a_batch_that_fails_between_buckets_is_not_added_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

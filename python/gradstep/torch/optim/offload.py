@@ -282,7 +282,7 @@ class OffloadOptimizer:
         # All is checked before the first bucket is written.
         every = [grads.get(id(host)) for host in hosts]
         participants = optimizer._current(hosts, every)
-        participants.check_gradients([g for g in every if g is not None])
+        participants.check_gradients(participants.own(every))
         checks = optimizer.on_nonfinite != "apply"
         try:
             if checks or optimizer.clip_norm:
