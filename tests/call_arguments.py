@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from numbers import Real
 
 import gradstep as gs
 import numpy as np
@@ -47,6 +46,8 @@ from argument_kinds import (
     tree,
 )
 from gradstep import nn
+
+LARGEST = float(np.finfo(F4).max)
 
 
 def descend(lr: float) -> Callable[[], float]:
@@ -109,8 +110,8 @@ ARGUMENTS: dict[str, Argument] = {
     "beta": number(0.5, BELOW_1),
     "step": optional(integer(2, 1, 2**62)),
     "max_norm": number(1.0, POSITIVE),
-    "gain": number(1.0, RATE),
-    "std": number(1.0, RATE),
+    "gain": number(1.0, between(0, LARGEST)),
+    "std": number(1.0, between(0, LARGEST)),
     # hyperparameters
     "lr": hyper(0.1, RATE),
     "eps": hyper(1e-5, RATE),
@@ -229,7 +230,7 @@ SPECIAL: dict[str, Argument] = {
     "Dropout.backward.dy": array(4, 6, dtype=STORED),
     "global_norm.grads": tree(written=False),
     "clip_value_.value": number(1.0, POSITIVE),
-    "constant.value": Argument(lambda: 0.5, lambda v: isinstance(v, Real)),
+    "constant.value": number(0.5, lambda x: abs(x) <= LARGEST),
     **{f"{name}.lr": number(0.1, RATE) for name in gs.SCHEDULES},
     **{f"{name}.alpha": number(0.5, RATE) for name in gs.SCHEDULES},
     **{f"{name}.__call__.step": COUNT for name in gs.SCHEDULES},

@@ -134,6 +134,18 @@ def test_in_a_block_the_parameters_are_their_averages() -> None:
     assert opt.step([good(2), good(3)]).step == 2
 
 
+def test_weights_come_back_to_arrays_that_were_frozen_meanwhile() -> None:
+    frozen, other = good(), good(1)
+    opt = gs.SGD([frozen, other], lr=1.0, ema="float32")
+    opt.step([good(2), good(3)])
+    before = frozen.copy(), other.copy()
+    with opt.averaged():
+        frozen.flags.writeable = False
+    assert np.array_equal(frozen, before[0]) and np.array_equal(other, before[1])
+    frozen.flags.writeable = True
+    opt.step([good(2), good(3)])
+
+
 def test_masters_are_not_reloaded_from_averages() -> None:
     w = good(dtype=BF16)
     opt = gs.SGD(w, lr=1.0, master="float32", ema="float32", ema_decay=0.5)

@@ -52,6 +52,11 @@ def test_a_seed_repeats_and_a_generator_goes_on() -> None:
     assert (first == gs.init.normal((4, 4), rng=5)).all() and (first != second).any()
 
 
+def test_constants_are_those_that_their_type_holds() -> None:
+    for dtype, value in ((np.float32, -3e38), (np.float64, 1e300)):
+        assert gs.init.constant((2,), value, dtype=dtype).tolist() == [float(dtype(value))] * 2
+
+
 def test_fans() -> None:
     assert gs.init.fans((3, 7)) == (3, 7)
     assert gs.init.fans((8, 4, 3, 2)) == (24, 48)
@@ -69,6 +74,26 @@ def test_fans() -> None:
         (lambda: gs.init.he_normal((2, 2), rng=-1), ValueError, r"^rng: -1, expected a seed"),
         (lambda: gs.init.normal((2, 2), dtype=int), TypeError, r"^dtype: int64, expected float32"),
         (lambda: gs.init.xavier_normal((2, 2), gain="1"), TypeError, r"^gain: str, expected"),
+        (
+            lambda: gs.init.xavier_uniform((2, 2), gain=1e300),
+            ValueError,
+            r"^gain: 1e\+300, .*float32",
+        ),
+        (
+            lambda: gs.init.normal((2, 2), 1e39),
+            ValueError,
+            r"^std: 1e\+39, expected a number that fl",
+        ),
+        (
+            lambda: gs.init.constant(2, math.inf),
+            ValueError,
+            r"^value: inf, expected a finite number",
+        ),
+        (
+            lambda: gs.init.constant(2, -1e300),
+            ValueError,
+            r"^value: -1e\+300, expected a number that",
+        ),
     ],
 )
 def test_errors_name_the_argument(call: Any, kind: type[Exception], message: str) -> None:

@@ -71,3 +71,17 @@ def test_block_sums_are_those_that_a_norm_is_made_of() -> None:
     x = np.random.default_rng(0).standard_normal(3 * BLOCK + 5).astype(np.float32)
     sums = _core.block_sums(x, "x")
     assert sums.size == 4 and np.sqrt(np.add.accumulate(sums)[-1]) == gs.global_norm(x)
+
+
+def test_numbers_of_steps_are_not_negative() -> None:
+    plan = gs.Adam([np.zeros(2), np.zeros(2)])._plan
+    plan.steps = [3, 4]
+    for bad, message in (
+        ([5, -1], r"^steps: -1, expected >= 0$"),
+        ([1], r"^steps: 1, expected 2$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan.steps = bad
+    with pytest.raises(ValueError, match=r"^step_count: -1, expected >= 0$"):
+        plan.step_count = -1
+    assert (plan.steps, plan.step_count) == ([3, 4], 0)

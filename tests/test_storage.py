@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from cases import variants
 from gradstep import _core
+from gradstep import distributed as gd
+from gradstep.optim.storage import state_values
 from gradstep.spec import storage as spec
 
 BF16 = ml_dtypes.bfloat16
@@ -353,6 +355,75 @@ def test_what_is_not_finite_stays_so() -> None:
             assert np.isnan(pair[0][1][0].astype(F4)[0])
 
 
+def test_the_sign_of_a_nan_leaves_no_trace_in_8_bits() -> None:
+    """Which differs by machine."""
+    found = set()
+    for level in LEVELS:
+        gs.use_simd(level)
+        for sign in (1, -1):
+            for method in ("step", "reference_step"):
+                made, params, _ = optimizer("AdamW", "bfloat16, split", "int8")
+                grads = gradients(0, F4)
+                grads[0][:300:7] = np.copysign(F4(np.nan), F4(sign))
+                getattr(made, method)(grads)
+                found.add(tuple(contents(made, params, [])[:-2]))
+                codes = made.state[0]["exp_avg"]
+                assert not codes[:512].any() and codes[512:].any()
+    assert len(found) == 1
+
+
+def test_a_block_of_nans_is_saved_and_loaded(tmp_path: Path) -> None:
+    ours, params, _ = optimizer("AdamW", "bfloat16, split", "int8")
+    grads = gradients(0, F4)
+    grads[0][3] = np.nan
+    ours.step(grads)
+    assert np.isnan(ours.state[0]["exp_avg_scale"][0])
+    theirs, copied, _ = optimizer("AdamW", "bfloat16, split", "int8")
+    gs.save(tmp_path / "run", params=params, optimizer=ours)
+    gs.load(tmp_path / "run", params=copied, optimizer=theirs)
+    for made in (ours, theirs):
+        made.step(gradients(1, F4))
+    assert contents(ours, params, []) == contents(theirs, copied, [])
+
+
+@pytest.mark.parametrize("through", ["state dict", "file", "ranks"])
+@pytest.mark.parametrize("orders", ["CC", "CF", "FC", "FF"])
+def test_8_bit_states_keep_their_values_in_another_order(
+    orders: Any, through: str, tmp_path: Path
+) -> None:
+    """Their scales are of blocks of memory."""
+    rng = np.random.default_rng(0)
+    grads = 10 ** rng.uniform(-3, 3, (70, 80)).astype(F4)
+
+    def made(order: Any) -> Any:
+        return gs.AdamW({"w": np.zeros((70, 80), F4, order=order)}, state_dtype="int8")
+
+    def moments(optimizer: Any) -> list[Any]:
+        own, order = optimizer.state["w"], orders[optimizer is theirs]
+        return [
+            state_values(own[name], own[f"{name}_scale"]).reshape((70, 80), order=order)
+            for name in ("exp_avg", "exp_avg_sq")
+        ]
+
+    ours, theirs = map(made, orders)
+    ours.step({"w": np.asarray(grads, order=orders[0])})
+    if through == "file":
+        gs.save(tmp_path / "run", optimizer=ours)
+        gs.load(tmp_path / "run", optimizer=theirs)
+    elif through == "state dict":
+        theirs.load_state_dict(ours.state_dict())
+    else:
+        [alone] = gd.in_process(1)
+        weights = {"w": np.zeros((70, 80), F4, order=orders[1])}
+        sharded = gd.ShardedOptimizer(gs.AdamW, weights, comm=alone, state_dtype="int8")
+        sharded.load_state_dict(ours.state_dict())
+        theirs.load_state_dict(sharded.state_dict())
+    for found, expected in zip(moments(theirs), moments(ours), strict=True):
+        if orders[0] == orders[1]:
+            assert found.tobytes() == expected.tobytes()
+        np.testing.assert_allclose(found, expected, rtol=1 / 8, atol=expected.max() * 2**-15)
+
+
 def test_weights_loaded_elsewhere_reach_their_masters() -> None:
     for parameter in ("bfloat16, split", "bfloat16, float32 master", "float16, float32 master"):
         made, params, _ = optimizer("SGD", parameter, "float32", lr=1.0)
@@ -489,7 +560,7 @@ def test_a_state_of_another_layout_is_refused() -> None:
         other = gs.Adam([p.copy() for p in params], master=master, state_dtype=states)
         with pytest.raises(ValueError, match=r"expected '.*' as this optimizer has"):
             other.load_state_dict(saved)
-    for bad, message in ((np.nan, "not finite"), (-1.0, "negative")):
+    for bad, message in ((np.inf, "infinite"), (-1.0, "negative"), (-0.0, "negative")):
         broken = copy.deepcopy(saved)
         broken["state"][0]["exp_avg_scale"][2] = bad
         with pytest.raises(ValueError, match=rf"exp_avg_scale'\]: .*{message}"):

@@ -398,6 +398,7 @@ int64_t Plan::step_count() const {
 
 void Plan::set_step_count(int64_t count) {
   const Busy busy(*this);
+  if (count < 0) throw py::value_error("step_count: " + std::to_string(count) + ", expected >= 0");
   plan_.set_step_count(count);
 }
 
@@ -413,6 +414,8 @@ void Plan::set_steps(const std::vector<int64_t>& steps) {
   if (static_cast<int64_t>(steps.size()) != plan_.size())
     throw py::value_error("steps: " + std::to_string(steps.size()) + ", expected " +
                           std::to_string(plan_.size()));
+  for (const int64_t count : steps)
+    if (count < 0) throw py::value_error("steps: " + std::to_string(count) + ", expected >= 0");
   for (int64_t i = 0; i < plan_.size(); ++i) plan_.set_steps(i, steps[i]);
 }
 

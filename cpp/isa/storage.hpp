@@ -198,7 +198,8 @@ ALWAYS_INLINE void store_bytes(uint8_t* y, u32 v) {
 // each octave has as many: 8 for signed numbers, 16 for those >= 0, over 16 octaves. What is less
 // becomes 0, and the least code where all are >= 0, because these are divided by. Rounded with
 // random bits, so that what changes by less than a step moves on average. Where a block holds
-// something not finite, all of it becomes NaN.
+// something not finite, all of it becomes NaN: its codes are 0, as the sign of a NaN is not
+// defined.
 inline constexpr int32_t kInfinity = 0x7f800000;
 // The bits of the least scale that codes count from: 2^-111. All codes but 0 then stand for numbers
 // above 0, and 0 has code 0.
@@ -260,8 +261,13 @@ ALWAYS_INLINE void store_block(float* x, int64_t n, uint8_t* y, float* scale,
     }
   const auto larger = [](i32 a, i32 b) __attribute__((always_inline)) { return a > b ? a : b; };
   int32_t bits = fold_lanes<int32_t>(larger(most[0], most[1]), larger);
-  if (bits >= kInfinity) bits = 0x7fc00000;
+  const bool finite = bits < kInfinity;
+  if (!finite) bits = 0x7fc00000;
   __builtin_memcpy(scale, &bits, sizeof bits);
+  if (!finite) {
+    __builtin_memset(y, 0, static_cast<size_t>(n));
+    return;
+  }
   const i32 origin = i32{} + S::origin(bits);
   const auto coded = [&](i32 own, u32 random_bits) __attribute__((always_inline)) {
     return S::code((own & 0x7fffffff) - origin + (i32)random_bits, own);

@@ -79,9 +79,17 @@ def test_nothing_is_kept_where_references_are_not_seen(monkeypatch: pytest.Monke
         blind.setattr(sys, "getrefcount", lambda storage: 2)
         assert memory._idle_uses() is None
     monkeypatch.setattr(memory, "_IDLE", None)
-    with pytest.raises(RuntimeError, match="limit: 1, expected 0: with torch"):
-        gt.keep_memory(1)
+    with pytest.raises(RuntimeError, match="limit: 8388608, expected 0: with torch"):
+        gt.keep_memory(memory.LARGE)
     gt.keep_memory(0)
+
+
+def test_less_than_any_result_is_no_limit() -> None:
+    """Bytes, not megabytes."""
+    before = memory._blocks.limit
+    with pytest.raises(ValueError, match=r"^limit: 512 bytes, expected 0, or at least 8388608"):
+        gt.keep_memory(512)
+    assert memory._blocks.limit == before
 
 
 @pytest.mark.parametrize("change", ("resize", "share"))

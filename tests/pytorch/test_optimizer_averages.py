@@ -61,6 +61,17 @@ def test_averages_are_those_of_torchs_averaged_model() -> None:
     opt.step()
 
 
+def test_weights_come_back_to_memory_that_moved_meanwhile() -> None:
+    params = parameters()
+    opt = gt.AdamW(params, lr=0.1, ema="float32", ema_decay=0.5)
+    trained(params, opt)
+    before = [p.detach().clone() for p in params]
+    with opt.averaged():
+        for p in params:
+            p.data = p.data.clone()  # as .to() does
+    assert all(map(torch.equal, params, before))
+
+
 def test_checkpoints_hold_averages_and_convert_them() -> None:
     for kind in ("float32", "bfloat16"):
         options: dict[str, Any] = {"lr": 0.1, "master": "split", "ema": kind, "ema_decay": 0.5}

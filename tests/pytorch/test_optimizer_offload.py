@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 from typing import Any
 
 import pytest
@@ -71,6 +72,25 @@ def test_steps_are_those_of_the_optimizer_in_any_buckets(
         assert same(far, near) and away.grad_norm == here.grad_norm
     assert same(states(away), states(here))
     assert pointers == [p.data_ptr() for p in far]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_parameters_may_lack_a_gradient_in_any_step(several: bool) -> None:
+    """As experts do that no token was sent to."""
+    far, near = parameters(BF16), parameters(BF16)
+    away = gt.OffloadOptimizer(far, lr=0.1, master="split", bucket=1, clip_norm=1.0)
+    here = gt.AdamW(near, lr=0.1, master="split", clip_norm=1.0)
+    for t, absent in enumerate([(), (0,), (1, 4), (3,), ()]):
+        for params in (far, near):
+            give(params, t + 1)
+            for i in absent:
+                params[i].grad = None
+        if several:
+            away.accumulate()
+        away.step()
+        here.step()
+        assert same(far, near)
+    assert same(states(away), states(here))
 
 
 def test_a_batch_that_fails_between_buckets_is_not_added_twice(
@@ -304,7 +324,9 @@ def test_nothing_is_written_where_a_later_bucket_is_refused() -> None:
     before = [p.detach().clone() for p in far]
     with pytest.raises(TypeError, match=r"parameter 4'\].grad: torch.float64, expected"):
         away.step()
-    with pytest.raises(TypeError, match=r"^gradients: torch\.float64, expected torch\.float32, "):
+    with pytest.raises(
+        TypeError, match=r"parameter 4'\].grad: torch\.float64, expected torch\.float32, "
+    ):
         away.accumulate()
     assert all(place.total is None for place in away._places[4:])
     assert same(far, before) and not any(map(len, away.optimizer.state.values()))
@@ -320,6 +342,35 @@ def test_a_step_without_gradients_is_none() -> None:
     assert same(far, before)
 
 
+def test_sparse_gradients_are_named_and_nothing_is_written() -> None:
+    table, other = (torch.nn.Embedding(5, 2, sparse=sparse).weight for sparse in (True, False))
+    away = gt.OffloadOptimizer([("other", other), ("table", table)], gt.SGD, lr=1.0)
+    other.grad = torch.ones(5, 2)
+    table.grad = torch.ones(5, 2).to_sparse(1)
+    before = [p.detach().clone() for p in (other, table)]
+    for call in (away.step, away.accumulate):
+        with pytest.raises(TypeError, match=r"^params\['table'\]\.grad: layout torch\.sparse_coo"):
+            call()
+    assert same([other, table], before) and other.grad is not None
+    assert all(place.total is None and place.grad is None for place in away._places)
+
+
+def test_copies_go_on_alone() -> None:
+    far = parameters(BF16)
+    away = gt.OffloadOptimizer(far, lr=0.01, master="split", state_dtype="int8", clip_norm=1.0)
+    give(far, 1)
+    away.step()
+    give(far, 2)
+    away.accumulate()
+    others = [copy.deepcopy(away), pickle.loads(pickle.dumps(away))]
+    for optimizer in (away, *others):
+        own = [p for group in optimizer.param_groups for p in group["params"]]
+        give(own, 3)
+        optimizer.step()
+        assert same(own, far) and same(states(optimizer), states(away))
+        assert optimizer is away or own[0] is not far[0]
+
+
 REFUSED: list[tuple[Any, type[Exception], str]] = [
     (lambda w: gt.OffloadOptimizer([w], torch.optim.AdamW), TypeError, "^optimizer: .*expected a"),
     (lambda w: gt.OffloadOptimizer([w], zero_grads=True), ValueError, "^zero_grads: True"),
@@ -330,6 +381,23 @@ REFUSED: list[tuple[Any, type[Exception], str]] = [
         ValueError,
         "^params: on meta, expected cpu as the first",
     ),
+    (
+        lambda w: gt.OffloadOptimizer([torch.ones(2, device="meta")]),
+        TypeError,
+        "^params: on meta, expected a device with memory",
+    ),
+    (
+        lambda w: gt.OffloadOptimizer([{"params": [w]}, {"params": [w]}]),
+        ValueError,
+        "^params: a tensor that comes twice, expected each once",
+    ),
+    (lambda w: gt.OffloadOptimizer([{"lr": 1.0}]), ValueError, r"^params\[0\]: no 'params'"),
+    (
+        lambda w: gt.OffloadOptimizer([{"params": [w]}, w]),
+        TypeError,
+        r"^params\[1\]: Parameter, expected a mapping",
+    ),
+    (lambda w: gt.OffloadOptimizer(w), TypeError, "^params: a tensor, expected a sequence of them"),
     (lambda w: gt.OffloadOptimizer([w], state_dtype="int4"), ValueError, "^state_dtype: 'int4'"),
 ]
 

@@ -418,3 +418,17 @@ def test_another_network_than_the_fitted_one_is_not_gone_on_with(
     for norm in ({}, {"batch_norm": True}, {"layer_norm": True}):
         fitted(hidden_layer_sizes=[], warm_start=True, **norm).fit(X, Y)
         fitted(hidden_layer_sizes=3, warm_start=True, **norm).fit(X, Y)
+
+
+def test_targets_of_another_number_are_named() -> None:
+    one, two = Y.astype(float), np.c_[Y, Y].astype(float)
+    why = " as in the fitted network, which warm_start=True and partial_fit go on with"
+    for before, after in ((one, two), (two, one)):
+        model = MLPRegressor(hidden_layer_sizes=[4], warm_start=True, max_iter=2).fit(X, before)
+        found, expected = (1 if y.ndim == 1 else 2 for y in (after, before))
+        for again in (model.fit, model.partial_fit):
+            with raised(f"y: {found} outputs, expected {expected}{why}"):
+                again(X, after)
+            assert model.predict(X).shape == before.shape and model.n_outputs_ == expected
+        with raised(f"y_val: {found} outputs, expected {expected} as in y"):
+            MLPRegressor(early_stopping=True).fit(X, before, X_val=X, y_val=after)

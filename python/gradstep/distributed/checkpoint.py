@@ -24,7 +24,7 @@ from gradstep.checkpoint.file import read, write
 from gradstep.distributed.agreement import flat_view
 from gradstep.distributed.exchange import Exchange
 from gradstep.distributed.plan import Piece, buckets, overlaps
-from gradstep.optim.storage import SCALE
+from gradstep.optim.storage import SCALE, laid_out, saved_state
 from gradstep.spec.storage import SCALE_BLOCK
 
 __all__ = [
@@ -306,16 +306,18 @@ def pieces_of(
         arrays: dict[str, Array] = {}
         numbers: dict[str, float] = {}
         size = math.prod(about["shape"])
-        for key, value in state[about["name"]].items():
-            if not isinstance(value, np.ndarray):
-                numbers[key] = value
-                continue
+        saved = state[about["name"]]
+        for key, value in saved.items():
             unit = SCALE_BLOCK if key.endswith(SCALE) else 1
-            if value.size != -(-size // unit):
+            if isinstance(value, np.ndarray) and value.size != -(-size // unit):
                 what = f"state_dict: {key!r} of {about['name']!r} has {value.size} elements"
                 raise ValueError(f"{what}, expected {-(-size // unit)}")
-            flat = value.reshape(-1, order=about["order"])
-            arrays[key] = _elements(flat, key, Piece(piece.tensor, 0, size), piece)
+        for key, value in laid_out(saved, about["order"]).items():
+            if isinstance(value, np.ndarray):
+                flat = value.reshape(-1, order=about["order"])
+                arrays[key] = _elements(flat, key, Piece(piece.tensor, 0, size), piece)
+            elif key != "order":
+                numbers[key] = value
         found.append((arrays, numbers))
     return found
 
@@ -342,7 +344,7 @@ def to_plain(folder: StrPath, path: StrPath) -> None:
     for about, (arrays, numbers) in zip(tensors, found, strict=True):
         own = {key: _as_in(array, key, about) for key, array in arrays.items()}
         leaves.append(own.pop(PARAMETER))
-        state[about["name"]] = {"step": int(numbers["step"]), **own}
+        state[about["name"]] = saved_state(int(numbers["step"]), own)
     about = {key: index[key] for key in ("optimizer", "step", "options", "param_groups")}
     model = _filled(index["arrangement"], iter(leaves))
     save(path, model=model, optimizer={**about, "state": state}, extra=index["extra"])
@@ -378,7 +380,8 @@ def from_plain(path: StrPath, folder: StrPath) -> None:
         raise ValueError(f"{path}: model and optimizer have arrays of other names")
     held = []
     for tensor, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
-        own = dict(optimizer["state"][name])
+        own = dict(laid_out(optimizer["state"][name], "C"))
+        own.pop("order", None)
         numbers = {"step": own.pop("step")}
         arrays = {PARAMETER: leaf, **own}
         flat = {key: array.reshape(-1) for key, array in arrays.items()}

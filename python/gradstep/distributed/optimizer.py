@@ -49,7 +49,7 @@ from gradstep.optim.groups import arranged
 from gradstep.optim.hyperparameters import is_schedule
 from gradstep.optim.optimizer import OPTIONS, Optimizer, StepInfo
 from gradstep.optim.state import verify
-from gradstep.optim.storage import Layout, check_own_values, first_tiles, layout_of
+from gradstep.optim.storage import Layout, check_own_values, first_tiles, layout_of, saved_state
 from gradstep.spec.optim import clip_coefficient
 
 __all__ = ["ShardedOptimizer"]
@@ -361,7 +361,7 @@ class ShardedOptimizer:
         state: dict[Any, Any] = {}
         for name, (arrays, numbers) in zip(self._names, found, strict=False):
             del arrays[PARAMETER]
-            state[name] = {"step": int(numbers["step"]), **arrays}
+            state[name] = saved_state(int(numbers["step"]), arrays)
         return {**about, "step": self.step_count, "state": state}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from gradstep.arguments import floating, generator, number, real
+from gradstep.arguments import floating, generator, number
 from gradstep.arguments import shape as checked_shape
 from gradstep.arrays import Array
 
@@ -56,6 +56,14 @@ def _mean_fan(shape: Shape) -> float:
     return sum(fans(shape)) / 2
 
 
+def _held(kind: np.dtype[Any], name: str, value: float, *rule: Any) -> float:
+    """The value as a finite number, which those of this type can be."""
+    found = number(name, value, *rule)
+    if abs(found) > float(np.finfo(kind).max):
+        raise ValueError(f"{name}: {found:g}, expected a number that {kind} can hold")
+    return found
+
+
 def _scaled_normal(shape: Shape, deviation: float, rng: Seed, dtype: Any) -> Array:
     kind = floating("dtype", dtype)
     drawn: Array = generator("rng", rng).standard_normal(checked_shape("shape", shape), dtype=kind)
@@ -92,7 +100,8 @@ def xavier_uniform(
     >>> abs(gs.init.xavier_uniform((300, 100), rng=0)).max() <= (6 / 400) ** 0.5
     np.True_
     """
-    deviation = number("gain", gain, *AT_LEAST_0) * _over(1, _mean_fan(shape))
+    scale = _held(floating("dtype", dtype), "gain", gain, *AT_LEAST_0)
+    deviation = scale * _over(1, _mean_fan(shape))
     return _scaled_uniform(shape, deviation, rng, dtype)
 
 
@@ -107,7 +116,8 @@ def xavier_normal(
     >>> round(float(gs.init.xavier_normal((200, 200), rng=0).std()), 3)
     0.071
     """
-    deviation = number("gain", gain, *AT_LEAST_0) * _over(1, _mean_fan(shape))
+    scale = _held(floating("dtype", dtype), "gain", gain, *AT_LEAST_0)
+    deviation = scale * _over(1, _mean_fan(shape))
     return _scaled_normal(shape, deviation, rng, dtype)
 
 
@@ -151,7 +161,8 @@ def normal(shape: Shape, std: float = 0.01, *, rng: Seed = None, dtype: Any = np
     >>> gs.init.normal((2, 3), rng=0).shape
     (2, 3)
     """
-    return _scaled_normal(shape, number("std", std, *AT_LEAST_0), rng, dtype)
+    deviation = _held(floating("dtype", dtype), "std", std, *AT_LEAST_0)
+    return _scaled_normal(shape, deviation, rng, dtype)
 
 
 def zeros(shape: Shape, *, dtype: Any = np.float32) -> Array:
@@ -165,10 +176,13 @@ def zeros(shape: Shape, *, dtype: Any = np.float32) -> Array:
 
 
 def constant(shape: Shape, value: float, *, dtype: Any = np.float32) -> Array:
-    """One value everywhere. shape: any. dtype: float32 or float64. Raises TypeError or ValueError.
+    """One finite value everywhere. shape: any. dtype: float32 or float64.
+
+    Raises TypeError or ValueError.
 
     >>> import gradstep as gs
     >>> gs.init.constant((2,), 0.25)
     array([0.25, 0.25], dtype=float32)
     """
-    return np.full(checked_shape("shape", shape), real("value", value), floating("dtype", dtype))
+    kind = floating("dtype", dtype)
+    return np.full(checked_shape("shape", shape), _held(kind, "value", value), kind)

@@ -35,7 +35,14 @@ from gradstep.optim.hyperparameters import (
 )
 from gradstep.optim.locks import new_lock
 from gradstep.optim.state import Expected, Loaded, check_array, copies_between, verify
-from gradstep.optim.storage import Layout, check_own_values, first_tiles, layout_of, values_of
+from gradstep.optim.storage import (
+    Layout,
+    check_own_values,
+    first_tiles,
+    layout_of,
+    saved_state,
+    values_of,
+)
 from gradstep.spec import optim as spec
 from gradstep.spec import sums as spec_sums
 from gradstep.spec.optim import Round, Scalars
@@ -344,7 +351,9 @@ class Optimizer:
             pairs = self._averages()
             copies = zip(self._copies, self._states, strict=True)
             pairs += [
-                (copy, own["ema"]) for copy, own in copies if copy is not None and "ema" in own
+                (copy.view(), own["ema"])
+                for copy, own in copies
+                if copy is not None and "ema" in own
             ]
             kept = [array.copy(order="K") for array, _ in pairs]
             self._hold_averages(True)
@@ -359,9 +368,9 @@ class Optimizer:
                 self._hold_averages(False)
 
     def _averages(self) -> list[tuple[Array, Array]]:
-        """Parameters that have one, and their averages."""
+        """The memory of parameters that have one, and their averages."""
         rows = zip(self._arrays, self._states, strict=True)
-        return [(array, own["ema"]) for array, own in rows if "ema" in own]
+        return [(array.view(), own["ema"]) for array, own in rows if "ema" in own]
 
     def _hold_averages(self, held: bool) -> None:
         self._holds_averages, self._stale = held, True
@@ -585,7 +594,7 @@ class Optimizer:
         options = {key: value for key, value in options.items() if not is_schedule(value)}
         steps = self._plan.steps
         state = {
-            self._key(i): {"step": steps[i], **{k: a.copy(order="K") for k, a in own.items()}}
+            self._key(i): saved_state(steps[i], {k: a.copy(order="K") for k, a in own.items()})
             for i, own in enumerate(self._states)
         }
         return {

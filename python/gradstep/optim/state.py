@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradstep.arguments import entry, integer, kind, mapping
+from gradstep.arguments import choice, entry, integer, kind, mapping
 from gradstep.arrays import Array, Name
 from gradstep.optim.hyperparameters import FIXED, check_hyperparameter, is_schedule
-from gradstep.optim.storage import SCALE, Layout
+from gradstep.optim.storage import SCALE, Layout, laid_out, order_of
 
 __all__ = ["Expected", "Loaded", "check_array", "check_scales", "copies_between", "verify"]
 
@@ -80,9 +80,12 @@ def check_array(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> N
 
 
 def check_scales(found: Array, where: str) -> None:
-    """Raises ValueError for what cannot be the scales of 8-bit states."""
-    if not (np.isfinite(found) & (found >= 0)).all():
-        raise ValueError(f"{where}: not finite or negative, expected the scales of 8-bit states")
+    """Raises ValueError for what no step writes as the scales of 8-bit states.
+
+    NaN is the scale of a block that holds something that is not finite.
+    """
+    if (np.isinf(found) | (np.signbit(found) & ~np.isnan(found))).any():
+        raise ValueError(f"{where}: infinite or negative, expected numbers >= 0 or NaN")
 
 
 def _groups(saved: Any, common: Mapping[str, Any], expected: Expected) -> list[dict[str, Any]]:
@@ -159,15 +162,17 @@ def _state(
         where = f"state_dict['state'][{key!r}]"
         found = entry(saved, key, "state_dict['state']")
         kernel = expected.kernel({**expected.groups[number], **groups[number]})
-        own = {}
         names = expected.kernels[kernel]
         specs = {name: (array.dtype, array.shape) for name in names}
-        for name, (dtype, shape) in (layout.specs(names) if layout else specs).items():
-            own[name] = entry(found, name, where)
-            check_array(own[name], dtype, shape, f"{where}[{name!r}]")
+        wanted = layout.specs(names) if layout else specs
+        for name, (dtype, shape) in wanted.items():
+            check_array(entry(found, name, where), dtype, shape, f"{where}[{name!r}]")
             if layout and name.endswith(SCALE):
-                check_scales(own[name], f"{where}[{name!r}]")
-        arrays.append(own)
+                check_scales(found[name], f"{where}[{name!r}]")
+        if "order" in found:
+            choice(f"{where}['order']", found["order"], ("C", "F"))
+        own = laid_out(found, order_of(array))
+        arrays.append({name: own[name] for name in wanted})
         steps.append(_step(found, where))
     return arrays, steps
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,11 @@ __all__ = [
     "bfloat16",
     "check_own_values",
     "first_tiles",
+    "laid_out",
     "layout_of",
+    "order_of",
     "put_state",
+    "saved_state",
     "state_values",
     "tiles_of_sizes",
     "values_of",
@@ -200,6 +203,38 @@ def state_values(array: Array, scale: Array | None) -> Array:
         return _values(array)
     bits = array.reshape(-1, order="A").view(np.uint8)
     return spec.from_blocks(bits, scale, array.dtype == np.int8)
+
+
+def order_of(array: Array) -> Literal["C", "F"]:
+    """The order of a contiguous array's memory."""
+    return "C" if array.flags.c_contiguous else "F"
+
+
+def saved_state(step: int, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """What a state dict has of a parameter: beside the arrays the number of its step and, with
+    scales, which are of blocks of memory, the order of that: files keep elements in C order.
+    """
+    codes = [arrays[name.removesuffix(SCALE)] for name in arrays if name.endswith(SCALE)]
+    return {"step": step, **({"order": order_of(codes[0])} if codes else {}), **arrays}
+
+
+def laid_out(saved: Mapping[str, Any], order: Literal["C", "F"]) -> Mapping[str, Any]:
+    """The state of a parameter that lies in memory in this order.
+
+    8-bit arrays that were saved in another are rounded anew, to nearest, as other elements share
+    their scales.
+    """
+    given: Literal["C", "F"] = saved.get("order", order)
+    if given == order:
+        return saved
+    found = dict(saved)
+    for name in [name.removesuffix(SCALE) for name in saved if name.endswith(SCALE)]:
+        codes, scales = np.asarray(saved[name], order=given), saved[name + SCALE]
+        values = state_values(codes, scales).reshape(codes.shape, order=given)
+        found[name] = np.empty(codes.shape, codes.dtype, order=order)
+        found[name + SCALE] = np.empty_like(scales)
+        put_state(found[name], found[name + SCALE], values.reshape(-1, order=order))
+    return found
 
 
 def put_state(

@@ -122,7 +122,15 @@ class Perceptron(Arguments, BaseEstimator, ABC):
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         weight = self._weights(y, sample_weight, incremental)
         y = y.reshape(len(y), -1)
+        if not first and y.shape[1] != self.n_outputs_:
+            raise ValueError(
+                f"y: {y.shape[1]} outputs, expected {self.n_outputs_} as in the fitted network, "
+                "which warm_start=True and partial_fit go on with"
+            )
         validation = self._given_validation(X_val, y_val)
+        if validation is not None and validation[1].shape[1] != y.shape[1]:
+            found = f"y_val: {validation[1].shape[1]} outputs"
+            raise ValueError(f"{found}, expected {y.shape[1]} as in y")
         self._check_combinations()
         self.n_outputs_ = y.shape[1]
         self._random_state = check_random_state(self.random_state)

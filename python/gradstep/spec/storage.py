@@ -117,7 +117,8 @@ def to_blocks(
 
     A code counts steps of float32 bits below the scale: 8 to an octave for signed numbers, whose
     sign is bit 7, and 16 for those >= 0, over 16 octaves. What is less becomes 0, and code 1 where
-    all are >= 0. Where a block holds something that is not finite, all of it becomes NaN.
+    all are >= 0. Where a block holds something that is not finite, all of it becomes NaN: codes 0
+    under a scale of NaN.
 
     random: (N,), 32-bit words: a code is rounded up with the probability that is due; without them
     to the nearest.
@@ -137,6 +138,7 @@ def to_blocks(
     code = np.maximum(steps >> shift, 0 if signed else np.minimum(magnitude, 1))
     if signed:
         code |= (bits < 0) * np.int32(128)
+    code[most == NAN] = 0
     return code.astype(np.uint8).reshape(-1)[:n], most.astype(np.int32).view(np.float32)
 
 

@@ -180,14 +180,16 @@ lend_results()
 def keep_memory(limit: SupportsIndex) -> None:
     """Sets how much memory of large results (8 MiB or more) is kept for reuse, in bytes.
 
-    limit: for all that is in use or idle; 512 MiB to begin with. 0 keeps none; what is idle and
-    above the limit is given back at once. Raises TypeError or ValueError, and RuntimeError for
-    more than 0 where it cannot be told whether memory is in use.
+    limit: for all that is in use or idle, 512 MiB to begin with; 0, which keeps none, or from 8 MiB
+    on. What is idle and above it is given back at once. Raises TypeError or ValueError, and
+    RuntimeError for more than 0 where it cannot be told whether memory is in use.
 
     >>> import gradstep.torch as gt
     >>> gt.keep_memory(1 << 30)
     """
     checked = integer("limit", limit, 0)
+    if 0 < checked < LARGE:
+        raise ValueError(f"limit: {checked} bytes, expected 0, or at least {LARGE} (8 MiB)")
     if checked and _IDLE is None:
         raise RuntimeError(
             f"limit: {checked}, expected 0: with torch {torch.__version__} it cannot be told "

@@ -17,10 +17,16 @@ from gradstep.optim.optimizer import Optimizer as Formula
 from gradstep.optim.storage import SCALE, Layout, is_bfloat16
 from gradstep.spec.storage import SCALE_BLOCK
 from gradstep.torch.distributed.pieces import OfPieces
-from gradstep.torch.optim.groups import Groups
-from gradstep.torch.optim.loading import adapted_state, kept_here, without_bitsandbytes
-from gradstep.torch.optim.memory import array_of, flat_of, same_layout
-from gradstep.torch.optim.participants import NUMBERS, Member
+from gradstep.torch.optim.groups import Groups, plain
+from gradstep.torch.optim.loading import (
+    adapted_state,
+    check_state_dict,
+    kept_here,
+    laid_out,
+    without_bitsandbytes,
+)
+from gradstep.torch.optim.memory import array_of, flat_of
+from gradstep.torch.optim.participants import NUMBERS, Member, step_of
 from gradstep.torch.optim.storage import layout_for
 
 __all__ = ["check_groups", "cut", "described", "divided", "read_pieces", "to_state_dict"]
@@ -60,9 +66,7 @@ def cut(
     groups, members: of the whole; how these keep their arrays stays. Raises TypeError or
     ValueError.
     """
-    for key in ("state", "param_groups"):
-        if key not in state_dict:
-            raise ValueError(f"state_dict: no {key!r}, expected what a state_dict() gave")
+    check_state_dict(state_dict)
     check_groups(groups, state_dict["param_groups"], "state_dict")
     whole = without_bitsandbytes(state_dict, groups, formula)
     keys = [key for group in whole["param_groups"] for key in group["params"]]
@@ -112,28 +116,22 @@ def _fitting(
     state: Mapping[str, Any] = saved if own is None else own
     found: dict[str, Any] = {}
     for name, value in state.items():
+        what = f"{where}[{name!r}]"
         if name in NUMBERS:
-            found[name] = torch.tensor(float(value))
-        elif not isinstance(value, torch.Tensor):
-            found[name] = value
+            found[name] = torch.tensor(plain(what, value, 0.0))
+            if name == "step":
+                step_of(what, value)
+        elif value is None:
+            found[name] = None
         elif name.endswith(SCALE) and name.removesuffix(SCALE) in state:
             blocks = slice(piece.start // SCALE_BLOCK, -(-piece.stop // SCALE_BLOCK))
             found[name] = value[blocks].clone()
         else:
-            part = _memory_of(value, parameter, f"{where}[{name!r}]")[piece.start : piece.stop]
             # Without a layout as torch's own loading casts it.
-            found[name] = part.to(parameter.dtype if layout is None else value.dtype, copy=True)
+            dtype = parameter.dtype if layout is None else getattr(value, "dtype", None)
+            whole = laid_out(value, parameter, dtype, what)
+            found[name] = flat_of(whole)[piece.start : piece.stop].clone()
     return found
-
-
-def _memory_of(value: Any, parameter: Any, where: str) -> Any:
-    """The elements in the order of the parameter's memory."""
-    if value.shape != parameter.shape:
-        shapes = f"shape {tuple(value.shape)}, expected {tuple(parameter.shape)}"
-        raise ValueError(f"{where}: {shapes} as in the parameter")
-    if not same_layout(value, parameter):
-        value = torch.empty_like(parameter.detach(), dtype=value.dtype).copy_(value.detach())
-    return flat_of(value.detach())
 
 
 def _tensor_of(array: Array) -> Any:

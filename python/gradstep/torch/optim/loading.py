@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradstep.arguments import entry, mapping, several
 from gradstep.arrays import Array
 from gradstep.optim.optimizer import Optimizer as Formula
 from gradstep.optim.state import check_array, check_scales
@@ -16,16 +17,18 @@ from gradstep.optim.storage import SCALE, Layout, put_state, state_values
 from gradstep.spec.storage import SCALE_BLOCK
 from gradstep.torch.optim.groups import KEPT, Groups
 from gradstep.torch.optim.memory import array_of, is_dense, same_layout
-from gradstep.torch.optim.participants import Member, State
+from gradstep.torch.optim.participants import Member, State, step_of
 from gradstep.torch.optim.shards import part_of
-from gradstep.torch.optim.storage import MASTERS, layout_for
+from gradstep.torch.optim.storage import MASTERS, check_kept, layout_for
 
 __all__ = [
     "Adapted",
     "adapted",
     "adapted_state",
+    "check_state_dict",
     "copied",
     "kept_here",
+    "laid_out",
     "without_bitsandbytes",
 ]
 
@@ -43,6 +46,19 @@ class Adapted:
         self.own = own
 
 
+def check_state_dict(state_dict: Any) -> None:
+    """Raises TypeError or ValueError for what cannot be the state of an optimizer of torch."""
+    where = "state_dict['param_groups']"
+    keys: list[Any] = []
+    groups = several(where, entry(state_dict, "param_groups", "state_dict"), mapping)
+    for number, group in enumerate(groups):
+        given = entry(group, "params", f"{where}[{number}]")
+        keys += several(f"{where}[{number}]['params']", given, lambda _, key: key)
+    state = mapping("state_dict['state']", entry(state_dict, "state", "state_dict"))
+    for key in keys:
+        mapping(f"state_dict['state'][{key!r}]", state.get(key, {}))
+
+
 def adapted(
     state_dict: dict[str, Any],
     groups: list[dict[str, Any]],
@@ -53,6 +69,7 @@ def adapted(
 
     members: all parameters. Raises TypeError or ValueError.
     """
+    check_state_dict(state_dict)
     sizes = [len(group["params"]) for group in groups]
     if sizes != [len(group["params"]) for group in state_dict["param_groups"]]:
         return state_dict  # torch says so
@@ -60,10 +77,11 @@ def adapted(
     state, kept = dict(found["state"]), Groups.kept(groups)
     keys = [key for group in found["param_groups"] for key in group["params"]]
     for key, member in zip(keys, members, strict=True):
-        if not isinstance(state.get(key), dict):
+        if key not in state:
             continue
         layout = layout_for(member, formula, kept[member.group])
         where = f"state_dict['state'][{key!r}]"
+        step_of(f"{where}['step']", state[key].get("step", 0.0))
         own = adapted_state(state[key], member.parameter, layout, where)
         state[key] = state[key] if own is None else Adapted(own)
     given = list(map(kept_here, groups, found["param_groups"]))
@@ -85,12 +103,7 @@ def adapted_state(
     States of another type are converted, rounded to nearest. where: what messages call it. Raises
     TypeError or ValueError.
     """
-    master = None if layout is None else layout.master
-    for kind, name in MASTERS.items():
-        if name in found and kind != master:
-            raise ValueError(f"{where}[{name!r}]: of master={kind!r}, expected master={master!r}")
-    if "ema" in found and (layout is None or layout.ema is None):
-        raise ValueError(f"{where}['ema']: an average, expected none as ema=None here")
+    check_kept(found, layout, False, where)
     if layout is None and not any(f"{name}{SCALE}" in found for name in found):
         return None
     model = part_of(parameter).detach()
@@ -100,10 +113,10 @@ def adapted_state(
         if not isinstance(value, torch.Tensor):
             own[name] = value
         elif name == "ema" and layout:
-            own[name] = _laid_out(value, parameter, getattr(torch, str(layout.ema)), at)
+            own[name] = laid_out(value, parameter, getattr(torch, str(layout.ema)), at)
         elif name in MASTERS.values():
             dtype = torch.int16 if name == "master_low" else torch.float32
-            own[name] = _laid_out(value, parameter, dtype, at)
+            own[name] = laid_out(value, parameter, dtype, at)
         elif f"{name}{SCALE}" in found or (layout is not None and name in layout.states):
             scale = found.get(name + SCALE)
             kept = layout.states[name] if layout else array_of(model).dtype
@@ -113,7 +126,10 @@ def adapted_state(
     return own
 
 
-def _laid_out(value: Any, parameter: Any, dtype: torch.dtype, where: str) -> Any:
+def laid_out(value: Any, parameter: Any, dtype: torch.dtype, where: str) -> Any:
+    """A copy of the value in the parameter's order of memory. Raises TypeError or ValueError."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{where}: {type(value).__name__}, expected a tensor")
     if value.shape != parameter.shape:
         shapes = f"shape {tuple(value.shape)}, expected {tuple(parameter.shape)}"
         raise ValueError(f"{where}: {shapes} as in the parameter")
@@ -136,11 +152,11 @@ def _converted(
         array_of(plain).reshape(-1, order="A")[...] = values
         value = plain
     if dtype not in EIGHT:
-        return {name: _laid_out(value, parameter, dtype, where)}
-    laid_out = _laid_out(value, parameter, torch.float32, where)
-    new = torch.empty_like(laid_out, dtype=dtype)
+        return {name: laid_out(value, parameter, dtype, where)}
+    plain = laid_out(value, parameter, torch.float32, where)
+    new = torch.empty_like(plain, dtype=dtype)
     scales = torch.empty(-(-new.numel() // SCALE_BLOCK))
-    put_state(array_of(new), array_of(scales), array_of(laid_out).reshape(-1, order="A"))
+    put_state(array_of(new), array_of(scales), array_of(plain).reshape(-1, order="A"))
     return {name: new, name + SCALE: scales}
 
 

@@ -114,7 +114,7 @@ def _advice(tensor: Any, reason: str, optimizer: str) -> str:
             "; sparse gradients are for SparseAdam, SGD and Adagrad of gradstep.torch, and an "
             "embedding gives dense ones with sparse=False"
         )
-    if "use ." in reason:
+    if "use ." in reason or not optimizer:
         return ""
     other = f"use torch.optim.{optimizer}" if hasattr(torch.optim, optimizer) else "leave it out"
     half = tensor.device.type == "cpu" and tensor.dtype not in DTYPES

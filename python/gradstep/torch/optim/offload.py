@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from gradstep import _core
-from gradstep.arguments import integer, several, shown
+from gradstep.arguments import entry, integer, several, shown
 from gradstep.optim.gradients import accumulate
 from gradstep.optim.storage import check_own_values
 from gradstep.spec import sums as spec_sums
-from gradstep.torch.optim.memory import array_of
+from gradstep.torch.optim.memory import DTYPES, array_of
 from gradstep.torch.optim.optimizer import NativeOptimizer
 from gradstep.torch.optim.optimizers import AdamW
 from gradstep.torch.threads import on_team
@@ -86,7 +86,8 @@ class OffloadOptimizer:
     the first step. The result is that of `optimizer` on the host, to the bit. Schedulers take
     `offload.optimizer`, whose `param_groups` are the groups.
 
-    Raises TypeError or ValueError for what the optimizer refuses, and parameters of two devices.
+    Raises TypeError or ValueError for what the optimizer refuses, parameters of two devices or that
+    come twice.
     Ren et al. 2021 (arXiv:2101.06840).
 
     >>> import torch, gradstep.torch
@@ -115,34 +116,46 @@ class OffloadOptimizer:
             raise ValueError("zero_grads: True, expected False; call zero_grad()")
         self._size = integer("bucket", bucket, 1)
         self._places: list[_Place] = []
-        entries = list(several("params", params, lambda name, entry: entry))
+        if isinstance(params, torch.Tensor):  # whose elements would be taken for parameters
+            raise TypeError("params: a tensor, expected a sequence of them, or groups")
+        entries = list(several("params", params, lambda name, own: own))
         if not entries:
             raise ValueError("params: none, expected at least one")
-        if entries and isinstance(entries[0], dict):
-            hosted: list[Any] = [
-                {**group, "params": self._hosted(group["params"])} for group in entries
-            ]
+        hosted: list[Any] = []
+        if isinstance(entries[0], dict):
+            for number, group in enumerate(entries):
+                given = entry(group, "params", f"params[{number}]")
+                hosted.append({**group, "params": self._hosted(given)})
         else:
             hosted = self._hosted(entries)
         self.optimizer: NativeOptimizer = optimizer(hosted, **options)
         self.reload()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Streams are made anew when needed; a scaler's numbers are those of one step.
+        left_out = ("_device", "_both", "found_inf", "grad_scale")
+        return {key: value for key, value in self.__dict__.items() if key not in left_out}
+
     def _hosted(self, entries: Any) -> list[Any]:
         """Parameters of the host for these, with their names if they have some."""
         found: list[Any] = []
-        for entry in [entries] if isinstance(entries, torch.Tensor) else entries:
-            parameter = entry[1] if isinstance(entry, tuple) else entry
+        for own in [entries] if isinstance(entries, torch.Tensor) else entries:
+            parameter = own[1] if isinstance(own, tuple) else own
             if not isinstance(parameter, torch.Tensor):
                 raise TypeError(f"params: {type(parameter).__name__}, expected tensors")
             if not parameter.is_floating_point():
                 raise TypeError(f"params: dtype {parameter.dtype}, expected floating-point numbers")
+            if any(parameter is place.parameter for place in self._places):
+                raise ValueError("params: a tensor that comes twice, expected each once")
             if self._places and parameter.device != self._places[0].parameter.device:
                 where = self._places[0].parameter.device
                 raise ValueError(f"params: on {parameter.device}, expected {where} as the first")
-            pinned = parameter.device.type not in ("cpu", "meta")
+            if parameter.is_meta:
+                raise TypeError("params: on meta, expected a device with memory")
+            pinned = parameter.device.type != "cpu"
             self._places.append(_Place(parameter, pinned))
             host = self._places[-1].host
-            found.append((entry[0], host) if isinstance(entry, tuple) else host)
+            found.append((own[0], host) if isinstance(own, tuple) else host)
         return found
 
     # A GradScaler hands its scale and what it found to the step, as to torch's fused ones.
@@ -219,11 +232,8 @@ class OffloadOptimizer:
 
         Raises TypeError or ValueError for gradients that cannot be added; then nothing was.
         """
-        given = [place for place in self._places if place.parameter.grad is not None]
+        given = self._with_gradients(ADDED)
         for place in given:
-            dtype = place.parameter.grad.dtype
-            if dtype not in ADDED:
-                raise TypeError(f"gradients: {dtype}, expected {', '.join(map(str, ADDED))}")
             if place.total is None:
                 place.total = place.like(torch.float32)
         for bucket, arrived in self._fetched(given):
@@ -233,6 +243,18 @@ class OffloadOptimizer:
             for place, sums in zip(bucket, found, strict=True):
                 place.sums = sums
                 place.parameter.grad = None  # at once: if a later bucket fails, none is added twice
+
+    def _with_gradients(self, dtypes: Sequence[torch.dtype] = DTYPES) -> list[_Place]:
+        """Those with a gradient. Raises TypeError for one that is sparse, or of another type."""
+        for place, member in zip(self._places, self.optimizer._members(), strict=True):
+            grad = place.parameter.grad
+            if grad is not None and grad.layout is not torch.strided:
+                found = f"{member.label}.grad: layout {grad.layout}"
+                raise TypeError(f"{found}, expected a dense tensor; sparse=False in the embedding")
+            if grad is not None and grad.dtype not in dtypes:
+                expected = ", ".join(map(str, dtypes))
+                raise TypeError(f"{member.label}.grad: {grad.dtype}, expected {expected}")
+        return [place for place in self._places if place.parameter.grad is not None]
 
     def step(self) -> None:
         """Updates the parameters that have a gradient, or had one since the last step.
@@ -250,7 +272,7 @@ class OffloadOptimizer:
             given = [place for place in self._places if place.sums is not None]
             arriving = [(bucket, _arrived) for bucket in self._buckets(given)]
         else:
-            given = [place for place in self._places if place.parameter.grad is not None]
+            given = self._with_gradients()
             arriving = list(self._fetched(given))
         if not given:
             return
@@ -260,7 +282,7 @@ class OffloadOptimizer:
         # All is checked before the first bucket is written.
         every = [grads.get(id(host)) for host in hosts]
         participants = optimizer._current(hosts, every)
-        participants.check_gradients([g for g in every if g is not None])
+        participants.check_gradients(participants.own(every))
         checks = optimizer.on_nonfinite != "apply"
         try:
             if checks or optimizer.clip_norm:

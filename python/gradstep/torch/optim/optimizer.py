@@ -20,6 +20,7 @@ from torch.autograd.graph import increment_version
 from torch.optim import optimizer as torch_optimizer
 
 from gradstep import _core
+from gradstep.arguments import mapping
 from gradstep.optim.hyperparameters import EMA_DECAY, check_ema, check_range
 from gradstep.optim.optimizer import Optimizer as Formula
 from gradstep.optim.storage import check_own_values
@@ -35,7 +36,7 @@ from gradstep.torch.optim.groups import (
 )
 from gradstep.torch.optim.loading import adapted, copied
 from gradstep.torch.optim.memory import array_of, fill_with_zeros, is_fake
-from gradstep.torch.optim.participants import Member, Participants, raise_nonfinite
+from gradstep.torch.optim.participants import Member, Participants, raise_nonfinite, steps_taken
 from gradstep.torch.optim.rows import Rows, check_sparse, is_sparse
 from gradstep.torch.optim.shards import sum_over_parts
 from gradstep.torch.optim.storage import (
@@ -286,7 +287,7 @@ class NativeOptimizer(torch.optim.Optimizer):
                 dense[member.position] = model.copy_(grad.detach().to_dense())
                 continue
             dense[member.position] = None
-            t = 1 + int(self.state.get(member.parameter, {}).get("step", 0))
+            t = 1 + steps_taken(self.state, member)
             made = Rows(member, grad, self.state, self.FORMULA, group, self.defaults)
             made.at_step(t, self._row_scalars(group, t))
             rows.append(made)
@@ -466,12 +467,11 @@ class NativeOptimizer(torch.optim.Optimizer):
         """Goes on where `state_dict()` was taken, by a class of ours, torch's or bitsandbytes'.
 
         How arrays are kept stays as it is here: states of another type are converted, as they are
-        not by torch. Raises TypeError or ValueError, also for scales that are not finite and for
-        masters of another kind; then nothing has changed.
+        not by torch. Raises TypeError or ValueError; then nothing has changed.
         """
         handle = self.register_load_state_dict_pre_hook(NativeOptimizer._adapt)
         try:
-            super().load_state_dict(state_dict)
+            super().load_state_dict(dict(mapping("state_dict", state_dict)))
         finally:
             handle.remove()
 

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 
 from gradstep import _core
+from gradstep.arguments import number
 from gradstep.optim.gradients import nonfinite
 from gradstep.optim.optimizer import Optimizer as Formula
+from gradstep.optim.state import MAX_STEP
 from gradstep.optim.storage import SCALE, Layout, tiles_of_sizes
 from gradstep.spec.storage import SCALE_BLOCK
-from gradstep.torch.optim.groups import keys_of
+from gradstep.torch.optim.groups import keys_of, plain
 from gradstep.torch.optim.memory import (
+    WHOLE,
     array_of,
     check_gradient,
     check_like,
@@ -23,10 +26,10 @@ from gradstep.torch.optim.memory import (
     same_layout,
 )
 from gradstep.torch.optim.shards import check_placement, is_spread, part_of
-from gradstep.torch.optim.storage import check_copy
+from gradstep.torch.optim.storage import MASTERS, check_copy, check_kept
 from gradstep.torch.tensors import refusal
 
-__all__ = ["Member", "Participants", "raise_nonfinite", "state_array"]
+__all__ = ["Member", "Participants", "raise_nonfinite", "state_array", "step_of", "steps_taken"]
 
 State = dict[str, Any]
 NO_STATE: State = {}
@@ -133,6 +136,9 @@ class Participants:
         numbers: Sequence[str],
         defaults: Mapping[str, Any],
     ) -> None:
+        for member, part, layout in zip(self.members, self.parts, self.layouts, strict=True):
+            own = state.get(member.parameter, NO_STATE)
+            check_kept(own, layout, part.dtype in WHOLE, f"state[{member.name!r}]")
         begun = self._begun(state)
         first = {name: [value] * len(begun) for name, value in NUMBERS.items()}
         if not numbers and any(self.layouts):  # whose random bits are by the number of the step
@@ -142,7 +148,7 @@ class Participants:
             for member, names, layout in zip(self.members, self.names, self.layouts, strict=True)
         ]
         self.scalars: dict[str, list[Any]] = {
-            name: numbers_of(state, name, self.parameters, first[name]) for name in numbers
+            name: numbers_of(state, name, self.members, first[name]) for name in numbers
         }
         # Of their own: these keep the memory where the numbers are counted.
         kept = {name: [t.detach() for t in tensors] for name, tensors in self.scalars.items()}
@@ -153,7 +159,9 @@ class Participants:
 
     def _first_steps(self, state: Mapping[Any, State]) -> list[int]:
         if self.numbers:
-            return [int(count) for count in self.numbers["step"].values]
+            counts = self.numbers["step"].values
+            names = [f"state[{member.name!r}]['step']" for member in self.members]
+            return list(map(step_of, names, counts))
         # Only whether it is 0 matters: the first gradient enters a momentum buffer undampened.
         return list(map(int, self._begun(state)))
 
@@ -170,7 +178,11 @@ class Participants:
             own = {name: tensors[i] for name, tensors in self.scalars.items()}
             own.update(zip(self.names[i], self.arrays[i], strict=True))
             if own:
-                state.setdefault(member.parameter, {}).update(own)
+                kept = state.setdefault(member.parameter, {})
+                kept.update(own)
+                for name in MASTERS.values():
+                    if name not in own:
+                        kept.pop(name, None)
         self.entered: list[Any] = [array for own in self.arrays for array in own]
         moving = [*self.parts, *map(part_of, self.entered)]
         for tensors in self.scalars.values():
@@ -244,20 +256,32 @@ def raise_nonfinite(grads: Iterable[tuple[Member, Any]], part: bool) -> NoReturn
     raise FloatingPointError(f"gradients: {elsewhere}the sum of their squares overflows float64")
 
 
+def step_of(what: str, count: Any) -> int:
+    """The steps taken, as a state tells. Raises TypeError or ValueError, calling it `what`."""
+    expected = f"a number from 0 to 2**{MAX_STEP.bit_length() - 1}"
+    return int(number(what, plain(what, count, 0.0), expected, lambda n: 0 <= n <= MAX_STEP))
+
+
+def steps_taken(state: Mapping[Any, State], member: Member) -> int:
+    """Those of a parameter. Raises TypeError or ValueError."""
+    count = state.get(member.parameter, NO_STATE).get("step", 0.0)
+    return step_of(f"state[{member.name!r}]['step']", count)
+
+
 def numbers_of(
-    state: Mapping[Any, State], name: str, parameters: list[Any], first: Sequence[float]
+    state: Mapping[Any, State], name: str, members: Sequence[Member], first: Sequence[float]
 ) -> list[Any]:
     """The state `name` of each as a tensor with memory of its own, new ones where need be.
 
-    first: their values there.
+    first: their values there. Raises TypeError or ValueError.
     """
     found: list[Any] = []
     taken: set[int] = set()
     kind = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-    for parameter, initial in zip(parameters, first, strict=True):
-        value = state.get(parameter, NO_STATE).get(name, initial)
+    for member, initial in zip(members, first, strict=True):
+        value = state.get(member.parameter, NO_STATE).get(name, initial)
         if not is_number(value) or value.data_ptr() in taken:
-            value = torch.tensor(float(value), dtype=kind)
+            value = torch.tensor(plain(f"state[{member.name!r}][{name!r}]", value, 0.0), dtype=kind)
         taken.add(value.data_ptr())
         found.append(value)
     return found

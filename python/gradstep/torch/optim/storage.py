@@ -19,6 +19,7 @@ __all__ = [
     "MASTERS",
     "averages_in_place",
     "check_copy",
+    "check_kept",
     "copies_beside",
     "copies_of",
     "layout_for",
@@ -103,6 +104,19 @@ def copies_of(copy_to: Any, members: Sequence[Any], group: int | None = None) ->
     return found
 
 
+def check_kept(own: Mapping[str, Any], layout: Layout | None, whole: bool, what: str) -> None:
+    """Raises ValueError for a state of another `master` or `ema` than the group has.
+
+    whole: whether the parameter is its own master and drops one of before. what: the state's name.
+    """
+    master = None if layout is None else layout.master
+    for kind, name in MASTERS.items():
+        if name in own and kind != master and not whole:
+            raise ValueError(f"{what}[{name!r}]: of master={kind!r}, expected master={master!r}")
+    if "ema" in own and (layout is None or layout.ema is None):
+        raise ValueError(f"{what}['ema']: an average, expected none as ema=None here")
+
+
 def check_copy(copy: Any, member: Any) -> None:
     """Raises TypeError or ValueError for what cannot be a rounded copy of a parameter."""
     parameter, what = member.parameter, f"copy_to[{member.name!r}]"
@@ -142,12 +156,12 @@ def averages_in_place(
     for parameter, own in state.items():
         if "ema" in own:
             both = (parameter, copies.get(parameter))
-            pairs += [(tensor.detach(), own["ema"]) for tensor in both if tensor is not None]
-    kept = [p.clone() for p, _ in pairs]
+            pairs += [(tensor, own["ema"]) for tensor in both if tensor is not None]
+    kept = [p.detach().clone() for p, _ in pairs]
     try:
         for parameter, average in pairs:
-            parameter.copy_(average)
+            parameter.detach().copy_(average)
         yield
     finally:
         for (parameter, _), own in zip(pairs, kept, strict=True):
-            parameter.copy_(own)
+            parameter.detach().copy_(own)  # to the memory that it has now
