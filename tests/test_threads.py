@@ -230,7 +230,8 @@ def assert_of_one_moment(saved: dict[str, Any]) -> None:
     assert saved["step"] == state["step"]
 
 
-def test_a_checkpoint_during_a_step_waits_for_its_end() -> None:
+def checkpoint_in_a_step() -> bool:
+    """Whether the checkpoint began before the step had ended; it is of one moment anyway."""
     optimizer, w, g = counting(16 * LARGE, momentum=1.0)
     with gs.threads(1):
         begin = threading.Event()  # a new thread may run before `start` returns
@@ -239,10 +240,16 @@ def test_a_checkpoint_during_a_step_waits_for_its_end() -> None:
         begin.set()
         while w[0] == 0:
             time.sleep(0)
-        assert w[-1] == 0, "the step ended before the checkpoint began"
+        during = bool(w[-1] == 0)
         saved = optimizer.state_dict()
         stepping.join()
     assert_of_one_moment(saved)
+    return during
+
+
+def test_a_checkpoint_during_a_step_waits_for_its_end() -> None:
+    # Beside other processes a step may end before this thread sees that it has begun.
+    assert any(checkpoint_in_a_step() for _ in range(20))
 
 
 def test_a_step_waits_until_a_checkpoint_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
