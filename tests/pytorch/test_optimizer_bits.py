@@ -330,8 +330,8 @@ def test_states_of_bitsandbytes_are_read(states: str, wrapped: bool) -> None:
 # What is refused
 
 
-def scale_is_infinite(state: Any) -> None:
-    state[0]["exp_avg_scale"][3] = float("inf")
+def scale_is_nan(state: Any) -> None:
+    state[0]["exp_avg_scale"][3] = float("nan")
 
 
 def scale_is_negative(state: Any) -> None:
@@ -355,8 +355,8 @@ def master_of_another_kind(state: Any) -> None:
 
 
 WRONG = {
-    scale_is_infinite: r"\[0\]\['exp_avg_scale'\]: infinite or negative",
-    scale_is_negative: r"\[0\]\['exp_avg_sq_scale'\]: infinite or negative",
+    scale_is_nan: r"\[0\]\['exp_avg_scale'\]: not finite or negative",
+    scale_is_negative: r"\[0\]\['exp_avg_sq_scale'\]: not finite or negative",
     scale_is_missing: r"\[0\]\['exp_avg_scale'\]: NoneType, expected a numpy.ndarray",
     scale_is_short: r"\[0\]\['exp_avg_scale'\]: shape \(21,\), expected \(22,\)",
     state_has_another_shape: r"\[1\]\['exp_avg'\]: shape \(6,\), expected \(5,\) as in the param",
@@ -376,24 +376,6 @@ def test_states_that_do_not_fit_are_refused_and_nothing_changes(spoil: Any) -> N
     assert contents(params, opt) == before
     assert opt.param_groups[0]["lr"] == 0.01
     assert not opt._optimizer_load_state_dict_pre_hooks
-
-
-def test_a_block_of_nans_is_loaded() -> None:
-    opt, params = made("AdamW", "bfloat16, split", "int8")
-    give(params, 0)
-    params[0].grad.view(-1)[3] = float("nan")
-    opt.step()
-    saved = opt.state_dict()
-    assert saved["state"][0]["exp_avg_scale"][0].isnan()
-    for states in ("int8", "float32"):
-        other, weights = made("AdamW", "bfloat16, split", states)
-        other.load_state_dict(saved)
-        found = other.state[weights[0]]
-        if states == "int8":
-            assert found["exp_avg_scale"][0].isnan() and found["exp_avg_scale"][1:].isfinite().all()
-        else:
-            nans = found["exp_avg"].view(-1).isnan()
-            assert nans[:256].all() and not nans[256:].any()
 
 
 @pytest.mark.parametrize("key", ["master", "state_dtype", "ema"])

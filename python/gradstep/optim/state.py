@@ -80,12 +80,12 @@ def check_array(found: Any, dtype: Any, shape: tuple[int, ...], where: str) -> N
 
 
 def check_scales(found: Array, where: str) -> None:
-    """Raises ValueError for what no step writes as the scales of 8-bit states.
+    """Raises ValueError for scales of 8-bit states that nothing can go on from.
 
-    NaN is the scale of a block that holds something that is not finite.
+    NaN among them, which a step writes for a block that holds something that is not finite.
     """
-    if (np.isinf(found) | (np.signbit(found) & ~np.isnan(found))).any():
-        raise ValueError(f"{where}: infinite or negative, expected numbers >= 0 or NaN")
+    if not (np.isfinite(found) & ~np.signbit(found)).all():
+        raise ValueError(f"{where}: not finite or negative, expected finite numbers >= 0")
 
 
 def _groups(saved: Any, common: Mapping[str, Any], expected: Expected) -> list[dict[str, Any]]:
