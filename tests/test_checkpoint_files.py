@@ -115,6 +115,19 @@ gs.save(sys.argv[1], model=1)
     assert gs.load(path)["model"] == 3
 
 
+def test_a_program_that_keeps_the_folder_locked_is_not_waited_for(tmp_path: Path) -> None:
+    code = """
+import fcntl, os, sys
+import gradstep as gs
+place = os.open(os.path.dirname(sys.argv[1]), os.O_RDONLY)
+fcntl.flock(place, fcntl.LOCK_EX)
+gs.save(sys.argv[1], model=1)
+print(gs.load(sys.argv[1])["model"])
+"""
+    pytest.importorskip("fcntl")
+    assert run(code, str(tmp_path / "run.safetensors")) == "1"  # `run` waits for a time at most
+
+
 FULL = """
 import os, sys
 import gradstep as gs, numpy as np

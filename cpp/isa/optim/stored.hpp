@@ -243,7 +243,7 @@ __attribute__((noinline)) static void draw(const Layout& layout, int64_t step, i
 
 // The pairs of n elements, whole ones, of arrays that are kept so, where nothing else is written.
 // reach: as in update_stored, from the first of them on.
-template <Keep kParameter, Keep kStates, class F, int... kState>
+template <Keep kParameterAs, Keep kStatesAs, class F, int... kState>
 __attribute__((noinline)) static void update_pairs(const F& formula,
                                                    const Preparation<float>& preparation,
                                                    const Block<sizeof...(kState)>& block, int64_t n,
@@ -251,22 +251,23 @@ __attribute__((noinline)) static void update_pairs(const F& formula,
   const F f = formula;  // copies, which no store can change
   const Preparation<float> prepare = preparation;
   Run p = block.p, g = block.g, states[] = {block.state[kState]..., {}};
-  p.as = kParameter, g.as = Keep::kBfloat16;
-  ((states[kState].as = kStates), ...);
+  p.as = kParameterAs, g.as = Keep::kBfloat16;
+  ((states[kState].as = kStatesAs), ...);
   for (int64_t i = 0; i < n; i += storage::kPair) {
     if constexpr (kBytes == 64) {
       const int64_t at = asked_for(i, reach - i);
       p.ask<unsigned char>(at), g.ask<const unsigned char>(at);
       (states[kState].template ask<unsigned char>(at), ...);
     }
-    storage::Pair parameter = load_as<kParameter>(p, i), gradient = load_as<Keep::kBfloat16>(g, i);
-    storage::Pair state[] = {load_as<kStates>(states[kState], i)..., {}};
+    storage::Pair parameter = load_as<kParameterAs>(p, i),
+                  gradient = load_as<Keep::kBfloat16>(g, i);
+    storage::Pair state[] = {load_as<kStatesAs>(states[kState], i)..., {}};
     if (prepare.active)
       gradient = {prepare(gradient.even, parameter.even), prepare(gradient.odd, parameter.odd)};
     f(parameter.even, gradient.even, state[kState].even...);
     f(parameter.odd, gradient.odd, state[kState].odd...);
-    store_as<kParameter, kTurns[0]>(p, i, parameter, bits);
-    (store_as<kStates, kTurns[1 + kState]>(states[kState], i, state[kState], bits), ...);
+    store_as<kParameterAs, kTurns[0]>(p, i, parameter, bits);
+    (store_as<kStatesAs, kTurns[1 + kState]>(states[kState], i, state[kState], bits), ...);
   }
 }
 
@@ -278,9 +279,9 @@ ALWAYS_INLINE bool update_common(const F& f, const Preparation<float>& prepare,
   const auto is = [&](Keep parameter, [[maybe_unused]] Keep states) __attribute__((always_inline)) {
     return block.p.as == parameter && ((block.state[kState].as == states) && ...);
   };
-  const auto done = [&]<Keep kParameter, Keep kStates>() __attribute__((always_inline)) {
-    if (!is(kParameter, kStates)) return false;
-    update_pairs<kParameter, kStates, F, kState...>(f, prepare, block, n, reach, bits);
+  const auto done = [&]<Keep kParameterAs, Keep kStatesAs>() __attribute__((always_inline)) {
+    if (!is(kParameterAs, kStatesAs)) return false;
+    update_pairs<kParameterAs, kStatesAs, F, kState...>(f, prepare, block, n, reach, bits);
     return true;
   };
   return done.template operator()<Keep::kSplit, Keep::kBfloat16>() ||

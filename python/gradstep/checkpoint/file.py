@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -194,8 +195,14 @@ def _share(folder: int | None, start: str) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for left in glob.glob(f"{glob.escape(start)}{'[0-9a-f]' * 16}.tmp"):
             os.unlink(left)
-    with suppress(OSError):
-        fcntl.flock(folder, fcntl.LOCK_SH)
+    for _ in range(100):
+        try:
+            fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:  # somebody removes; a program that keeps the lock is not waited for
+            time.sleep(0.01)
+        except OSError:
+            return
 
 
 @contextmanager
